@@ -1,0 +1,277 @@
+"""What a run is: one frozen dataclass per concern, their sum `TrainRun`, an exact JSON round trip.
+
+Field names are unique across the concerns, so an option, a key of a config file and a task default
+all name a setting by its field name alone. Precedence: option > config file > default of the task for
+that method > default of the field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from explora.core.registry import EMBEDDED, METHODS, TARGETS, TASKS, Shape
+from explora.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """How the weights are trained; the fields after `method` belong to LoRA."""
+
+    method: str = "lora"
+    rank: int = 8
+    alpha: float | None = None
+    lora_dropout: float = 0.0
+    targets: tuple[str, ...] = ("key", "value")
+    layers: tuple[int, int] | None = None
+
+    @property
+    def scale(self) -> float:
+        """The factor alpha / rank in front of B A (Hu et al. 2021, section 4.1)."""
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the rows come from. `data` is a file, a folder, a known name, or None for the samples."""
+
+    data: str | None = None
+    dev: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    format: str = "auto"
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """How a row becomes token ids; stored with the adapter and enforced when it is used."""
+
+    template: str | None = None
+    label_words: tuple[str, str] | None = None
+    max_length: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its schedule. `warmup` is a fraction of all steps.
+
+    `muon` orthogonalises the updates of the blocks' matrices (Jordan et al. 2024) and leaves the rest
+    to AdamW.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    warmup: float = 0.06
+    schedule: str = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and in what portions. `eval_every` counts steps; None means once an epoch."""
+
+    epochs: int = 3
+    max_steps: int | None = None
+    batch_size: int = 16
+    accumulate: int = 1
+    dropout: float = 0.0
+    seed: int = 11711
+    eval_every: int | None = None
+    save_every: int | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """What the machine contributes. `auto` and None are resolved once and recorded as resolved."""
+
+    device: str = "auto"
+    amp: str = "auto"
+    grad_checkpoint: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """One training run, complete: with the same data it gives the same bits."""
+
+    task: str
+    model: str = EMBEDDED
+    tokenizer: str | None = None
+    from_scratch: Shape | None = None
+    method: MethodConfig = MethodConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    encoding: EncodingConfig = EncodingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, dicts, numbers, strings."""
+        plain = dataclasses.asdict(self)
+        return typing.cast(dict[str, Any], _plain(plain))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainRun:
+        """The inverse of `to_json`; a key that no field has raises UsageError."""
+        return typing.cast(TrainRun, _from_plain(cls, value, "run"))
+
+
+CONCERNS: dict[str, type[Any]] = {
+    "method": MethodConfig,
+    "data": DataConfig,
+    "encoding": EncodingConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "runtime": RuntimeConfig,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(METHODS),
+    "format": ("auto", "msr"),
+    "optimizer": ("adamw", "muon"),
+    "schedule": ("linear", "cosine", "constant"),
+    "amp": ("auto", "off", "bf16", "fp16"),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _from_plain(kind: Any, value: Any, where: str) -> Any:
+    """Build `kind` (a field's type) from plain JSON data."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} should be an object, not {value!r}")
+        hints = typing.get_type_hints(kind)
+        _refuse_unknown(value, hints, where)
+        return kind(**{name: _from_plain(hints[name], v, f"{where}.{name}") for name, v in value.items()})
+    arguments = typing.get_args(kind)
+    if type(None) in arguments:
+        if value is None:
+            return None
+        return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"{where} should be a list, not {value!r}")
+        return tuple(_from_plain(arguments[0], item, where) for item in value)
+    if origin is not None:
+        return dict(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UsageError(f"{where} should be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _refuse_unknown(keys: typing.Iterable[str], known: typing.Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in known:
+            raise UsageError(f"{where} has no setting {key!r}{did_you_mean(key, known)}")
+
+
+def _field_names(kind: type[Any]) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def settings_of(run: TrainRun) -> dict[str, Any]:
+    """Return every setting of a run by its field name alone."""
+    flat: dict[str, Any] = {"model": run.model, "tokenizer": run.tokenizer}
+    flat["from_scratch"] = run.from_scratch
+    for concern, kind in CONCERNS.items():
+        part = getattr(run, concern)
+        flat |= {name: getattr(part, name) for name in _field_names(kind)}
+    return flat
+
+
+def resolve(
+    task: str, options: Mapping[str, Any], recorded: TrainRun | None = None
+) -> tuple[TrainRun, dict[str, str]]:
+    """Combine options, a recorded run and the defaults of task and method into one TrainRun.
+
+    `options` holds only what the user gave, by field name. Returns the run and, by field name, where
+    each value came from. Raises UsageError for what cannot be.
+    """
+    row = TASKS[task]
+    from_file = settings_of(recorded) if recorded else {}
+    method = options.get("method", from_file.get("method", "lora"))
+    if method in row.refused:
+        raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("option", options),
+        ("config file", from_file),
+        (f"{task} with {method}", row.by_method.get(method, {})),
+        (task, row.defaults),
+    ]
+    _refuse_unknown(options, settings_of(TrainRun(task=task)), "the command")
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name in settings_of(TrainRun(task=task)):
+        found = next(((origin, layer[name]) for origin, layer in layers if name in layer), None)
+        if found is None:
+            origins[name] = "default"
+            continue
+        origins[name], values[name] = found
+    parts = {
+        concern: kind(**{n: values[n] for n in _field_names(kind) if n in values})
+        for concern, kind in CONCERNS.items()
+    }
+    whole = {name: values[name] for name in ("model", "tokenizer", "from_scratch") if name in values}
+    run = TrainRun(task=task, **whole, **parts)
+    validate(run)
+    return run, origins
+
+
+def validate(run: TrainRun) -> None:
+    """Raise UsageError, naming the setting, for a value outside its range."""
+    flat = settings_of(run)
+    for name, choices in CHOICES.items():
+        if flat[name] not in choices:
+            expected = ", ".join(choices)
+            raise UsageError(
+                f"{name} {flat[name]!r} is not one of {expected}{did_you_mean(str(flat[name]), choices)}"
+            )
+    at_least: dict[str, float] = {
+        "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "max_steps": 1,
+        "eval_every": 1, "save_every": 1, "patience": 1, "threads": 1, "weight_decay": 0, "clip": 0,
+        "seed": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if flat[name] is not None and flat[name] < least:
+            raise UsageError(f"{name} must be at least {least:g}, not {flat[name]!r}")
+    for name in ("lora_dropout", "dropout", "warmup"):
+        if not 0 <= flat[name] < 1:
+            raise UsageError(f"{name} must be in [0, 1), not {flat[name]!r}")
+    for name in ("learning_rate", "alpha"):
+        if flat[name] is not None and not 0 < flat[name] < float("inf"):
+            raise UsageError(f"{name} must be a positive number, not {flat[name]!r}")
+    _validate_targets(run.method)
+    if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
+        raise UsageError("label words are two different words: --label-words yes,no")
+    if run.from_scratch is not None and (run.task != "text" or run.method.method != "full"):
+        raise UsageError("--from-scratch trains every weight on plain text: train text --full --from-scratch ...")
+
+
+def _validate_targets(method: MethodConfig) -> None:
+    if method.method != "lora":
+        return
+    for target in method.targets:
+        if target not in TARGETS:
+            known = ", ".join(TARGETS)
+            raise UsageError(f"no target {target!r}{did_you_mean(target, TARGETS)} (targets: {known})")
+    if not method.targets or len(set(method.targets)) != len(method.targets):
+        raise UsageError(f"targets must be distinct and at least one: {','.join(method.targets)!r}")
+    if "c_attn" in method.targets and {"query", "key", "value"} & set(method.targets):
+        raise UsageError("c_attn is one adapter on query, key and value together; name it or them, not both")

@@ -1,0 +1,72 @@
+"""What can go wrong, as a tree.
+
+    ExploraError            exit 1: an expected failure, told in one line and a hint
+    ├── UsageError          exit 2: the call itself is wrong (an option, a combination, a name)
+    ├── DataError           a data file or a row: knows file, line and column
+    ├── WeightsError        a base model: missing, unreadable, misshapen
+    ├── AdapterError        an adapter or run folder that does not fit
+    ├── TrainingError       training cannot go on (a non-finite loss, no memory)
+    └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
+
+Anything else that escapes is a bug: traceback, exit 70.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExploraError(Exception):
+    """An expected failure: what and where in `message`, what would be right in `hint`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(ExploraError):
+    """The call itself is wrong."""
+
+    exit_code = 2
+
+
+class DataError(ExploraError):
+    """A data file or one of its rows is unusable; `line` is 1-based, 0 for the whole file."""
+
+    def __init__(
+        self, message: str, hint: str = "", *, file: str = "", line: int = 0, column: str = ""
+    ) -> None:
+        where = ":".join(str(part) for part in (file, line) if part)
+        what = f"column {column}: {message}" if column else message
+        super().__init__(f"{where}: {what}" if where else what, hint)
+        self.file, self.line, self.column = file, line, column
+
+
+class WeightsError(ExploraError):
+    """A base model is missing, unreadable or misshapen."""
+
+
+class AdapterError(ExploraError):
+    """An adapter or run folder does not fit what it is used for."""
+
+
+class TrainingError(ExploraError):
+    """Training cannot go on."""
+
+
+class Interrupted(ExploraError):
+    """A signal asked the program to stop."""
+
+    def __init__(self, signal_number: int, message: str = "interrupted", hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
