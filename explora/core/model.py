@@ -1,0 +1,218 @@
+"""GPT-2 on one page (Radford et al. 2019), with the names of Hugging Face's GPT-2.
+
+The model returns hidden states; `logits` is asked only for the positions and the vocabulary rows that a
+task needs. Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, S cached tokens.
+
+Precision: weights that are trained stay fp32 and are cast where they are used, frozen ones are stored in
+`compute_dtype` and the cast is free. The residual stream is in `compute_dtype`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from explora.core.registry import Shape
+
+LAYER_NORM_EPSILON = 1e-5
+# Below this many keys torch's CPU attention is two to three times faster in fp32 than in bf16.
+BF16_ATTENTION_FROM = 512
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is (in, out), as GPT-2 stores it."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(fan_in, fan_out))
+        self.bias = nn.Parameter(torch.empty(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.addmm(self.bias.to(x.dtype), rows, self.weight.to(x.dtype))
+        return y.view(*x.shape[:-1], -1)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with scale and shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last dimension."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPSILON)
+
+
+class Cache:
+    """Keys and values of the tokens read so far; each row has its own length, the rest is masked.
+
+    Prompts are padded on the right: the first token that is decoded overwrites the first pad.
+    """
+
+    def __init__(self, shape: Shape, rows: int, capacity: int, dtype: torch.dtype, device: torch.device):
+        size = (shape.n_layer, rows, shape.n_head, capacity, shape.n_embd // shape.n_head)
+        self.keys = torch.zeros(size, dtype=dtype, device=device)  # (L, B, H, S, D)
+        self.values = torch.zeros(size, dtype=dtype, device=device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,)
+        self.span = 0  # the longest row
+        self.even = True  # all rows have the same length
+
+    def advance(self, lengths: Tensor) -> None:
+        """Set how many tokens of each row (B,) count."""
+        self.lengths = lengths
+        self.span = int(lengths.max())
+        self.even = int(lengths.min()) == self.span
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but these rows."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.advance(self.lengths[rows])
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new token a row, (B, H, 1, D), and return all up to it, (B, H, S, D)."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.even:
+            keys[:, :, self.span] = key[:, :, 0]
+            values[:, :, self.span] = value[:, :, 0]
+        else:
+            rows = torch.arange(len(key), device=key.device)
+            keys[rows, :, self.lengths] = key[:, :, 0]
+            values[rows, :, self.lengths] = value[:, :, 0]
+        return keys[:, :, : self.span + 1], values[:, :, : self.span + 1]
+
+    def mask(self) -> Tensor | None:
+        """Return which stored tokens a row's new token sees, (B, 1, 1, S), or None for all."""
+        if self.even:
+            return None
+        seen = torch.arange(self.span + 1, device=self.lengths.device) <= self.lengths[:, None]
+        return seen[:, None, None, :]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention, (B, H, T, D) on (B, H, S, D); causal where T = S and no mask is given."""
+    dtype = query.dtype
+    if dtype is torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] < BF16_ATTENTION_FROM:
+        query, key, value = query.float(), key.float(), value.float()
+    causal = mask is None and query.shape[-2] > 1
+    attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
+    return attended.to(dtype)
+
+
+class Attention(nn.Module):
+    """Masked multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.layer, self.dropout = shape.n_head, layer, dropout
+        self.c_attn: nn.Module = Conv1D(shape.n_embd, 3 * shape.n_embd)
+        self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or to (B, 1, C) where only one position a row is asked for."""
+        batch, length, width = x.shape
+        parts = self.c_attn(x).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        mask = None
+        if cache is not None and cache.span > 0:
+            mask = cache.mask()
+            key, value = cache.extend(self.layer, key, value)
+        elif cache is not None:
+            cache.keys[self.layer, :, :, :length] = key
+            cache.values[self.layer, :, :, :length] = value
+        if positions is not None:
+            query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
+            mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, mask, dropout)
+        return self.c_proj(attended.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block; GPT-2's GELU is the tanh approximation."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.c_fc: nn.Module = Conv1D(shape.n_embd, 4 * shape.n_embd)
+        self.c_proj: nn.Module = Conv1D(4 * shape.n_embd, shape.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(shape.n_embd)
+        self.attn = Attention(shape, layer, dropout)
+        self.ln_2 = LayerNorm(shape.n_embd)
+        self.mlp = MLP(shape)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or to the (B, 1, C) of `positions`."""
+        attended = self.attn(self.ln_1(x), positions, cache)
+        if positions is not None:
+            x = x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)  # (B, 1, C)
+        x = x + self.drop(attended)
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT2(nn.Module):
+    """GPT-2 without a separate head: `logits` uses the tied embedding, `score` is a task's own head."""
+
+    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.compute_dtype = torch.float32
+        self.grad_checkpoint = False
+        self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
+        self.wpe = nn.Embedding(shape.n_positions, shape.n_embd)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(shape, layer, dropout) for layer in range(shape.n_layer))
+        self.ln_f = LayerNorm(shape.n_embd)
+        self.score: nn.Linear | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.wte.weight.device
+
+    def forward(self, input_ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Return the hidden states (B, T, C) of input_ids (B, T), rows padded on the right.
+
+        With `positions` (B,), only those of one position a row, (B, 1, C): the last block computes nothing
+        else. With an empty `cache` the keys and values are kept there; with a filled one, T = 1 and the
+        token follows what is cached.
+        """
+        start = cache.lengths[:, None] if cache is not None else 0
+        place = start + torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,) or (B, T)
+        x = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
+        last = len(self.h) - 1
+        for layer, block in enumerate(self.h):
+            asked = positions if layer == last else None
+            if self.grad_checkpoint and self.training:
+                x = checkpoint(block, x, asked, cache, use_reentrant=False)
+            else:
+                x = block(x, asked, cache)
+        return self.ln_f(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""
+        if rows is None:
+            return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
+        return F.linear(hidden.float(), self.wte.weight[rows].float())
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Return the fp32 class logits of the `score` head, (..., classes)."""
+        assert self.score is not None, "the task added no score head"
+        return self.score(hidden.float())  # type: ignore[no-any-return]
