@@ -1,0 +1,345 @@
+"""The options that several commands share, each declared once, and the parsing of their values.
+
+Where `explora.core.config` has the default, an option's value is None when it was not given, so that
+option > config file > task default > field default holds. `given` makes `resolve`'s options of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from explora.core.config import (
+    CHOICES,
+    EncodingConfig,
+    MethodConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
+from explora.core.registry import MODELS, TARGETS, TASKS
+from explora.errors import UsageError, did_you_mean
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """`query,attn_out` -> ("query", "attn-out"); which targets exist is checked with the configuration."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--targets names at least one target", f"--targets {','.join(TARGETS)}")
+    return tuple(name if name in TARGETS else name.replace("_", "-") for name in names)
+
+
+def parse_layers(text: str) -> tuple[int, int]:
+    """`6-11` -> (6, 11), both ends inclusive; `6` -> (6, 6)."""
+    match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", text)
+    if match is None:
+        raise UsageError(f"--layers {text!r} is not a range of blocks", "--layers 6-11 or --layers 11")
+    first = int(match[1])
+    last = int(match[2] or first)
+    if last < first:
+        raise UsageError(f"--layers {text!r} ends before it starts", f"--layers {last}-{first}")
+    return first, last
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`label=is_dup,sentence1=q1` -> {"label": "is_dup", "sentence1": "q1"} (ours -> the file's)."""
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        ours, equals, theirs = (piece.strip() for piece in part.partition("="))
+        if not (ours and equals and theirs):
+            raise UsageError(f"--columns {text!r}: {part!r} is not OURS=THEIRS", "--columns label=is_dup")
+        if ours in columns:
+            raise UsageError(f"--columns {text!r} names {ours!r} twice")
+        columns[ours] = theirs
+    return columns
+
+
+def parse_label_words(text: str) -> tuple[str, str]:
+    """`yes,no` -> ("yes", "no"): the word for label 1, then the word for label 0."""
+    words = [word.strip() for word in text.split(",")]
+    if len(words) != 2 or not all(words) or words[0] == words[1]:
+        raise UsageError(f"--label-words {text!r} is not two different words", "--label-words yes,no")
+    return words[0], words[1]
+
+
+def parse_method(lora: int | None, full: bool, last_linear: bool) -> dict[str, Any]:
+    """Return the settings `method` and `rank` that `--lora R`, `--full`, `--last-linear` stand for."""
+    chosen = {"lora": lora is not None, "full": full, "last-linear": last_linear}
+    names = [name for name, is_chosen in chosen.items() if is_chosen]
+    if len(names) > 1:
+        raise UsageError(f"one method at a time, not {' and '.join('--' + name for name in names)}")
+    settings: dict[str, Any] = {"method": names[0]} if names else {}
+    if lora is not None:
+        settings["rank"] = lora
+    return settings
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "targets": parse_targets,
+    "layers": parse_layers,
+    "columns": parse_columns,
+    "label_words": parse_label_words,
+}
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what the user gave (not None), by field name, and parse what is a list in one string."""
+    return {
+        name: _PARSERS[name](value) if name in _PARSERS else value
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def check_task(task: str) -> str:
+    """Return `task`, or raise UsageError for a name that the registry does not have."""
+    if task in TASKS:
+        return task
+    raise UsageError(f"no task {task!r}{did_you_mean(task, TASKS)}", f"tasks: {', '.join(TASKS)}")
+
+
+def _complete(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
+def _choice(panel: Callable[..., Any], option: str, name: str, about: str) -> Any:
+    """An option of `panel` whose value is one of CHOICES[name], which the configuration checks."""
+    choices = CHOICES[name]
+    return panel(option, metavar="|".join(choices), autocompletion=_complete(choices), help=about)
+
+
+# One panel of --help each.
+_model = partial(typer.Option, rich_help_panel="Model")
+_method = partial(typer.Option, rich_help_panel="Method")
+_data = partial(typer.Option, rich_help_panel="Data")
+_optimizer = partial(typer.Option, rich_help_panel="Optimizer")
+_training = partial(typer.Option, rich_help_panel="Training")
+_machine = partial(typer.Option, rich_help_panel="Machine")
+_output = partial(typer.Option, rich_help_panel="Output")
+
+Task = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        callback=check_task,
+        autocompletion=_complete(tuple(TASKS)),
+        help=f"What is learned: {', '.join(TASKS)}.",
+    ),
+]
+
+Model = Annotated[
+    str | None,
+    _model(
+        "--model",
+        metavar="NAME|FOLDER",
+        autocompletion=_complete(tuple(MODELS)),
+        help=f"The base: {', '.join(MODELS)}, a hub id, a local Hugging Face folder, or random:NAME "
+        "(random weights, for timing only). Default: the small base inside the package.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    _model(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="A folder with tokenizer.json, or vocab.json and merges.txt. Default: the base's own.",
+    ),
+]
+
+LoraRank = Annotated[
+    int | None,
+    _method(
+        "--lora",
+        metavar="R",
+        help=f"Train low-rank adapters of rank R; the default method, with R {MethodConfig.rank}.",
+    ),
+]
+Full = Annotated[bool, _method("--full", help="Train every weight.")]
+LastLinear = Annotated[bool, _method("--last-linear", help="Train only a fresh linear head.")]
+Alpha = Annotated[
+    float | None, _method("--alpha", help="LoRA's scale is alpha / R. Default: 2 R, a scale of 2.")
+]
+LoraDropout = Annotated[
+    float | None,
+    _method(
+        "--lora-dropout", metavar="P", help=f"On the adapters' input (default {MethodConfig.lora_dropout:g})."
+    ),
+]
+Targets = Annotated[
+    str | None,
+    _method(
+        "--targets",
+        metavar="NAME,...",
+        help=f"Where adapters sit: {', '.join(TARGETS)} (one on query, key and value together). "
+        "Default: by task.",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    _method(
+        "--layers",
+        metavar="A-B",
+        help="Only these blocks get adapters: 6-11 (from 0, both ends included) or one number. Default: all.",
+    ),
+]
+
+Data = Annotated[
+    str | None,
+    _data(
+        "--data",
+        metavar="FILE|FOLDER|NAME",
+        help="CSV, TSV, JSONL or CS224N's own; a folder with train, dev and test files. "
+        "Default: the package's sample data.",
+    ),
+]
+Dev = Annotated[
+    str | None, _data("--dev", metavar="FILE", help="Rows for dev scores. Default: 10 % of --data.")
+]
+Columns = Annotated[
+    str | None,
+    _data(
+        "--columns", metavar="OURS=THEIRS,...", help="The file's own column names: label=is_dup,sentence1=q1."
+    ),
+]
+Format = Annotated[
+    str | None,
+    _choice(_data, "--format", "format", "msr: MSR's unquoted paraphrase file (default auto)."),
+]
+SkipBad = Annotated[
+    bool | None, _data("--skip-bad/--no-skip-bad", help="Count bad rows instead of stopping at the first.")
+]
+Template = Annotated[
+    str | None,
+    _data(
+        "--template",
+        metavar="TEXT",
+        help="The cloze of paraphrase, with {sentence1} and {sentence2}; kept with the adapter.",
+    ),
+]
+LabelWords = Annotated[
+    str | None,
+    _data(
+        "--label-words",
+        metavar="YES,NO",
+        help="The words that answer the cloze (default yes,no); kept with the adapter.",
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    _data(
+        "--max-length",
+        metavar="TOKENS",
+        help=f"Longer texts are cut. Default: by task, else {EncodingConfig.max_length}.",
+    ),
+]
+
+LearningRate = Annotated[
+    float | None, _optimizer("--learning-rate", metavar="LR", help="The peak. Default: by task and method.")
+]
+Optimizer = Annotated[
+    str | None, _choice(_optimizer, "--optimizer", "optimizer", f"Default {OptimizerConfig.optimizer}.")
+]
+WeightDecay = Annotated[
+    float | None,
+    _optimizer(
+        "--weight-decay",
+        help=f"On the base's matrices, never on adapters (default {OptimizerConfig.weight_decay:g}).",
+    ),
+]
+Beta1 = Annotated[float | None, _optimizer("--beta1", help=f"Adam's (default {OptimizerConfig.beta1:g}).")]
+Beta2 = Annotated[float | None, _optimizer("--beta2", help=f"Adam's (default {OptimizerConfig.beta2:g}).")]
+Clip = Annotated[
+    float | None,
+    _optimizer(
+        "--clip", metavar="NORM", help=f"Largest gradient norm; 0: any (default {OptimizerConfig.clip:g})."
+    ),
+]
+Warmup = Annotated[
+    float | None,
+    _optimizer(
+        "--warmup",
+        metavar="FRACTION",
+        help=f"The part of all steps in which the rate rises (default {OptimizerConfig.warmup:g}).",
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    _choice(_optimizer, "--schedule", "schedule", f"How it falls (default {OptimizerConfig.schedule})."),
+]
+
+Epochs = Annotated[int | None, _training("--epochs", help=f"Default: by task, else {TrainingConfig.epochs}.")]
+MaxSteps = Annotated[int | None, _training("--max-steps", metavar="N", help="Stop after N optimizer steps.")]
+BatchSize = Annotated[
+    int | None, _training("--batch-size", help=f"Default: by task, else {TrainingConfig.batch_size}.")
+]
+Accumulate = Annotated[
+    int | None,
+    _training("--accumulate", metavar="K", help=f"Batches to a step (default {TrainingConfig.accumulate})."),
+]
+Dropout = Annotated[
+    float | None,
+    _training(
+        "--dropout", metavar="P", help=f"In the base while training (default {TrainingConfig.dropout:g})."
+    ),
+]
+Seed = Annotated[
+    int | None,
+    _training("--seed", help=f"The same seed gives the same bits (default {TrainingConfig.seed})."),
+]
+EvalEvery = Annotated[
+    int | None, _training("--eval-every", metavar="N", help="Dev score every N steps. Default: each epoch.")
+]
+SaveEvery = Annotated[
+    int | None, _training("--save-every", metavar="N", help="Save every N steps. Default: each epoch.")
+]
+Patience = Annotated[
+    int | None,
+    _training("--patience", metavar="N", help="Stop after N dev scores without a new best. Default: never."),
+]
+
+Device = Annotated[
+    str | None,
+    _machine(
+        "--device",
+        metavar="NAME",
+        help=f"cpu, cuda, mps or {RuntimeConfig.device}, the default: the fastest.",
+    ),
+]
+Amp = Annotated[
+    str | None,
+    _choice(
+        _machine, "--amp", "amp", "Half precision. auto (the default): bf16 where a probe finds it faster."
+    ),
+]
+GradCheckpoint = Annotated[
+    bool | None,
+    _machine(
+        "--grad-checkpoint/--no-grad-checkpoint",
+        help="Compute activations again instead of keeping them: less memory, more time, the same result.",
+    ),
+]
+Threads = Annotated[int | None, _machine("--threads", metavar="N", help="Default: one per physical core.")]
+
+Output = Annotated[Path | None, _output("--output", "-o", metavar="FOLDER", help="Where the result goes.")]
+Overwrite = Annotated[bool, _output("--overwrite", help="Replace what the folder holds.")]
+Resume = Annotated[bool, _output("--resume", help="Go on where the run in the folder stopped.")]
+Config = Annotated[
+    Path | None,
+    _output(
+        "--config",
+        "-c",
+        metavar="run.json",
+        help="Repeat a recorded run bit for bit; options given here win.",
+    ),
+]
+DryRun = Annotated[bool, _output("--dry-run", help="Show the resolved configuration and counts, and stop.")]
+Json = Annotated[bool, _output("--json", help="The result as JSON on stdout.")]
+Quiet = Annotated[bool, _output("--quiet", "-q", help="No progress on stderr.")]

@@ -1,0 +1,1 @@
+"""The core: everything that computes. It never prints, exits or parses arguments."""
