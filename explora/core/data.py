@@ -1,0 +1,192 @@
+"""Rows of a task's files, with the file and line of each, and the split that a file stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from explora.core import datasets, documents, poems, tables, textfile
+from explora.core.config import DataConfig
+from explora.core.registry import TASKS, TaskRow
+from explora.core.tables import ID, Record
+from explora.errors import DataError, UsageError
+
+SPLITS = ("train", "dev", "test")
+DEV_SHARE = 0.1
+
+_TABLE_SUFFIXES = (".csv", ".tsv")
+_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_SUFFIXES = (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES, ".txt", ".xz", ".gz")
+
+# CS224N's sonnets: whole poems where there are some, not the first lines of the same ones.
+_COURSE_SONNETS = {
+    "train": ("sonnets.txt",),
+    "dev": ("TRUE_sonnets_held_out_dev.txt",),
+    "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One example: where it stands and its values by canonical column, the label absent when unlabelled."""
+
+    file: str
+    line: int
+    id: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a file or a split, and a message for each bad row that was left out."""
+
+    rows: list[Row]
+    skipped: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFile:
+    """The file of a split; `shared` when train and dev both come from it."""
+
+    path: Path
+    shared: bool = False
+
+
+def read_table(source: str, task: str, config: DataConfig) -> Table:
+    """Read the rows of `task` in a file, or in standard input for "-".
+
+    Raises DataError for a file that cannot be read and for the first bad row; with `config.skip_bad`
+    bad rows are left out and reported in `skipped`.
+    """
+    file = textfile.name_of(source)
+    rows, skipped = [], []
+    for record in _records(source, task, config):
+        if not isinstance(record, DataError):
+            line, values = record
+            name = values.pop(ID, "") or str(line)
+            rows.append(Row(file=file, line=line, id=name, values=values))
+        elif config.skip_bad:
+            skipped.append(record.message)
+        else:
+            raise record
+    if not rows:
+        raise DataError("no rows" if not skipped else f"no good row; the first: {skipped[0]}", file=file)
+    return Table(rows=rows, skipped=skipped)
+
+
+def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
+    """Read the rows of a split: "train", "dev" or "test".
+
+    Where train and dev share a file, a tenth of its rows (at least one), chosen by `seed`, is dev; both
+    keep the file's order. Raises DataError where the split has no file, and for unlabelled train rows.
+    """
+    found = find_split(task, config, split)
+    table = read_table(str(found.path), task, config)
+    if found.shared:
+        table = Table(rows=_part(table.rows, split, seed, found.path), skipped=table.skipped)
+    label = TASKS[task].label
+    if split == "train" and label and label not in table.rows[0].values:
+        hint = f"name the column: --columns {label}=NAME"
+        raise DataError(f"no column {label!r}: there is nothing to learn from", hint, file=str(found.path))
+    return table
+
+
+def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
+    """Return the file that a split of `config` is in.
+
+    `config.data` without a separator is first a known name (datasets.py), then a path: `./quora` is the
+    folder, `quora` the data set. Without `config.data` it is the package's samples. Raises DataError.
+    """
+    if config.data == textfile.STDIN:
+        raise UsageError("standard input has no splits", "it can be scored: explora eval TASK --data -")
+    if split == "dev" and config.dev is not None:
+        return SplitFile(path=Path(config.dev))
+    path = _root(task, config.data)
+    if path.is_dir():
+        return SplitFile(path=_file_of(path, task, split))
+    textfile.check_is_file(path)
+    if split == "test":
+        hint = f"score the whole file with explora eval {task} --data {path}"
+        raise DataError("one file has a train and a dev split, but no test split", hint, file=str(path))
+    return SplitFile(path=path, shared=config.dev is None)
+
+
+def _root(task: str, data: str | None) -> Path:
+    if data is None:
+        return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task
+    if data in datasets.SOURCES:
+        return datasets.locate(data)
+    return Path(data)
+
+
+def _file_of(folder: Path, task: str, split: str) -> Path:
+    """Return the one file of a folder whose name has the split as a word, else as a part of one."""
+    names = sorted(item.name for item in folder.iterdir() if item.is_file() and item.suffix in _SUFFIXES)
+    if task == "sonnet" and "sonnets.txt" in names:
+        course = [name for name in _COURSE_SONNETS[split] if name in names]
+        if course:
+            return folder / course[0]
+    word = re.compile(rf"(?<![a-z]){split}(?![a-z])", re.IGNORECASE)
+    found = [n for n in names if word.search(n)] or [n for n in names if split in n.lower()]
+    if len(found) == 1:
+        return folder / found[0]
+    there = ", ".join(found or names) or "no data file"
+    problem = (
+        f"{len(found)} files have {split!r} in their name" if found else f"no file has {split!r} in its name"
+    )
+    hint = "name the files: --data FILE --dev FILE"
+    raise DataError(
+        f"{problem}; there are: {there}" if names else f"{problem}: {there}", hint, file=str(folder)
+    )
+
+
+def _part(rows: list[Row], split: str, seed: int, path: Path) -> list[Row]:
+    if len(rows) < 2:
+        raise DataError("one row cannot be both train and dev", "name a dev file: --dev FILE", file=str(path))
+    dev = dev_indices(len(rows), seed)
+    return [row for index, row in enumerate(rows) if (index in dev) == (split == "dev")]
+
+
+def dev_indices(count: int, seed: int) -> frozenset[int]:
+    """Choose the tenth of `count` rows (at least one) that is dev; the same for a seed on every machine."""
+    ranked = sorted(range(count), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    return frozenset(ranked[: max(1, round(count * DEV_SHARE))])
+
+
+def _records(source: str, task: str, config: DataConfig) -> Iterator[Record | DataError]:
+    """Yield the records of a source in whichever format it has."""
+    row = TASKS[task]
+    suffix = Path(source).suffix.lower()
+    if task == "text" and suffix not in (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES):
+        yield from ((line, {"text": text}) for line, text in documents.numbered_documents(source))
+        return
+    file, text = textfile.name_of(source), textfile.read_text(source)
+    lines = io.StringIO(text, newline="").readlines()
+    if suffix in _JSONL_SUFFIXES or (suffix not in _TABLE_SUFFIXES and tables.is_jsonl(text)):
+        yield from _as_poems(tables.parse_jsonl(lines, row, config.columns, file), task)
+    elif task == "sonnet" and suffix not in _TABLE_SUFFIXES:
+        yield from poems.parse_poems(lines, file)
+    else:
+        yield from _as_poems(_delimited(lines, row, config, file, suffix), task)
+
+
+def _delimited(
+    lines: list[str], row: TaskRow, config: DataConfig, file: str, suffix: str
+) -> Iterator[Record | DataError]:
+    msr = config.format == "msr" or tables.is_msr(lines[0])
+    delimiter = "\t" if msr or suffix == ".tsv" else tables.delimiter_of(lines)
+    return tables.parse_delimited(lines, row, config.columns, file, delimiter=delimiter, quoted=not msr)
+
+
+def _as_poems(records: Iterator[Record | DataError], task: str) -> Iterator[Record | DataError]:
+    """Give the poems of a table the form of those of a text."""
+    for record in records:
+        if task == "sonnet" and not isinstance(record, DataError):
+            line, values = record
+            record = line, values | {"text": poems.poem(values["text"].split("\n"))}
+        yield record
