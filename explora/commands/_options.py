@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from explora import console
 from explora.core.config import (
     CHOICES,
     EncodingConfig,
@@ -110,6 +111,12 @@ def _complete(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
+def _hush(quiet: bool) -> bool:
+    """Make --quiet work in every command that declares it."""
+    console.set_quiet(quiet)
+    return quiet
+
+
 def _choice(panel: Callable[..., Any], option: str, name: str, about: str) -> Any:
     """An option of `panel` whose value is one of CHOICES[name], which the configuration checks."""
     choices = CHOICES[name]
@@ -162,8 +169,8 @@ LoraRank = Annotated[
         help=f"Train low-rank adapters of rank R; the default method, with R {MethodConfig.rank}.",
     ),
 ]
-Full = Annotated[bool, _method("--full", help="Train every weight.")]
-LastLinear = Annotated[bool, _method("--last-linear", help="Train only a fresh linear head.")]
+Full = Annotated[bool, _method("--full", metavar="", help="Train every weight.")]
+LastLinear = Annotated[bool, _method("--last-linear", metavar="", help="Train only a fresh linear head.")]
 Alpha = Annotated[
     float | None, _method("--alpha", help="LoRA's scale is alpha / R. Default: 2 R, a scale of 2.")
 ]
@@ -178,7 +185,7 @@ Targets = Annotated[
     _method(
         "--targets",
         metavar="NAME,...",
-        help=f"Where adapters sit: {', '.join(TARGETS)} (one on query, key and value together). "
+        help=f"Where adapters sit: {', '.join(TARGETS)}; c_attn is one adapter on query, key and value. "
         "Default: by task.",
     ),
 ]
@@ -214,7 +221,8 @@ Format = Annotated[
     _choice(_data, "--format", "format", "msr: MSR's unquoted paraphrase file (default auto)."),
 ]
 SkipBad = Annotated[
-    bool | None, _data("--skip-bad/--no-skip-bad", help="Count bad rows instead of stopping at the first.")
+    bool | None,
+    _data("--skip-bad/--no-skip-bad", metavar="", help="Count bad rows instead of stopping at the first."),
 ]
 Template = Annotated[
     str | None,
@@ -265,9 +273,7 @@ Clip = Annotated[
 Warmup = Annotated[
     float | None,
     _optimizer(
-        "--warmup",
-        metavar="FRACTION",
-        help=f"The part of all steps in which the rate rises (default {OptimizerConfig.warmup:g}).",
+        "--warmup", metavar="SHARE", help=f"Of all steps, for the rise (default {OptimizerConfig.warmup:g})."
     ),
 ]
 Schedule = Annotated[
@@ -308,9 +314,7 @@ Patience = Annotated[
 Device = Annotated[
     str | None,
     _machine(
-        "--device",
-        metavar="NAME",
-        help=f"cpu, cuda, mps or {RuntimeConfig.device}, the default: the fastest.",
+        "--device", metavar="auto|cpu|cuda|mps", help=f"The fastest, unless named ({RuntimeConfig.device})."
     ),
 ]
 Amp = Annotated[
@@ -323,23 +327,21 @@ GradCheckpoint = Annotated[
     bool | None,
     _machine(
         "--grad-checkpoint/--no-grad-checkpoint",
+        metavar="",
         help="Compute activations again instead of keeping them: less memory, more time, the same result.",
     ),
 ]
 Threads = Annotated[int | None, _machine("--threads", metavar="N", help="Default: one per physical core.")]
 
 Output = Annotated[Path | None, _output("--output", "-o", metavar="FOLDER", help="Where the result goes.")]
-Overwrite = Annotated[bool, _output("--overwrite", help="Replace what the folder holds.")]
-Resume = Annotated[bool, _output("--resume", help="Go on where the run in the folder stopped.")]
+Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]
+Resume = Annotated[bool, _output("--resume", metavar="", help="Go on where the run in the folder stopped.")]
 Config = Annotated[
     Path | None,
-    _output(
-        "--config",
-        "-c",
-        metavar="run.json",
-        help="Repeat a recorded run bit for bit; options given here win.",
-    ),
+    _output("--config", "-c", metavar="run.json", help="Repeat a recorded run bit for bit; options win."),
 ]
-DryRun = Annotated[bool, _output("--dry-run", help="Show the resolved configuration and counts, and stop.")]
-Json = Annotated[bool, _output("--json", help="The result as JSON on stdout.")]
-Quiet = Annotated[bool, _output("--quiet", "-q", help="No progress on stderr.")]
+DryRun = Annotated[
+    bool, _output("--dry-run", metavar="", help="Show the resolved configuration and counts, and stop.")
+]
+Json = Annotated[bool, _output("--json", metavar="", help="The result as JSON on stdout.")]
+Quiet = Annotated[bool, _output("--quiet", "-q", metavar="", callback=_hush, help="No progress on stderr.")]

@@ -1,0 +1,215 @@
+"""The two streams: stdout carries the result (text or JSON), stderr the progress.
+
+Only a colour terminal gets colours and a moving bar; a pipe, a file, NO_COLOR and TERM=dumb get plain
+lines. Text that comes from data or a model loses its control characters before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CLEAR_LINE = "\r\x1b[K"
+_RED, _YELLOW, _DIM = "31", "33", "2"
+
+_quiet = False
+_bar_is_drawn = False
+
+
+def start() -> None:
+    """Prepare the streams: UTF-8 wherever no terminal says otherwise, and never an encoding error."""
+    set_quiet(False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def set_quiet(quiet: bool) -> None:
+    """With `quiet`, notes and progress are dropped; warnings, errors and results are not."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether `stream` (default: stderr) may get colours and a moving bar."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return (stream or sys.stderr).isatty()
+
+
+def abandon_closed_streams() -> None:
+    """Point a standard stream whose reader has gone at nothing, so that the exit stays quiet."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def clean(text: str) -> str:
+    """Return `text` without control characters (ESC and its like) other than newline and tab."""
+    return _CONTROL.sub("", text)
+
+
+# --- stdout: the result ---------------------------------------------------------------------------
+
+
+def result(text: str, end: str = "\n") -> None:
+    """Write a part of the result; with another `end` than newline, a stream of pieces."""
+    sys.stdout.write((clean(text) if sys.stdout.isatty() else text) + end)
+    sys.stdout.flush()
+
+
+def result_json(value: Mapping[str, Any]) -> None:
+    """Write one JSON object on one line; NaN and infinity, which JSON does not have, become null."""
+    result(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write aligned columns: the first to the left, the others, mostly numbers, to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        result("  ".join(cells).rstrip())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- stderr: everything else ----------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    """Tell something that is not the result."""
+    if not _quiet:
+        _write_line(text, _DIM)
+
+
+def warn(text: str) -> None:
+    """Tell what may be wrong though the work goes on."""
+    _write_line(f"warning: {text}", _YELLOW)
+
+
+def error(message: str, hint: str = "") -> None:
+    """Tell why the work stopped, and what would be right."""
+    _write_line(f"error: {message}", _RED)
+    if hint:
+        _write_line(f"hint: {hint}")
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """Show how far a loop of `total` steps is; `done` of them were done before.
+
+    Yields `advance(done, facts)`; `facts` is short text, such as the loss. A terminal gets a bar, drawn at
+    most ten times a second; anything else a line every tenth of the way or every half minute.
+    """
+    shown = _Progress(label, total, done)
+    try:
+        yield shown.advance
+    finally:
+        _end_bar()
+
+
+class _Progress:
+    """The state behind `progress`."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self.label, self.total, self.first = label, max(total, 1), done
+        self.started = time.monotonic()
+        self.shown_at = -math.inf
+        self.shown_tenth = 10 * done // self.total
+
+    def advance(self, done: int, facts: str = "") -> None:
+        if _quiet or not self._is_due(done):
+            return
+        self.shown_at = time.monotonic()
+        self.shown_tenth = 10 * done // self.total
+        line = f"{self.label} {done}/{self.total}  {facts}  {self._time_left(done)}".rstrip()
+        if is_terminal():
+            _draw_bar(line, done / self.total)
+        else:
+            _write_line(line)
+
+    def _is_due(self, done: int) -> bool:
+        since = time.monotonic() - self.shown_at
+        if is_terminal():
+            return since >= 0.1 or done >= self.total
+        return since >= 30 or 10 * done // self.total > self.shown_tenth
+
+    def _time_left(self, done: int) -> str:
+        steps = done - self.first
+        if steps <= 0 or done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self.started) / steps * (self.total - done)
+        return f"{duration(seconds)} left"
+
+
+def _draw_bar(line: str, share: float) -> None:
+    global _bar_is_drawn
+    filled = round(20 * min(share, 1.0))
+    bar = "━" * filled + " " * (20 - filled) if _speaks_utf8() else "#" * filled + "." * (20 - filled)
+    width = shutil.get_terminal_size().columns - 1
+    sys.stderr.write(_CLEAR_LINE + clean(f"{bar} {line}")[:width])
+    sys.stderr.flush()
+    _bar_is_drawn = True
+
+
+def _speaks_utf8() -> bool:
+    return (sys.stderr.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _end_bar() -> None:
+    global _bar_is_drawn
+    if _bar_is_drawn:
+        sys.stderr.write("\n")
+        _bar_is_drawn = False
+
+
+def _write_line(text: str, colour: str = "") -> None:
+    global _bar_is_drawn
+    line = clean(text) if sys.stderr.isatty() else text
+    if colour and is_terminal():
+        line = f"\x1b[{colour}m{line}\x1b[0m"
+    sys.stderr.write((_CLEAR_LINE if _bar_is_drawn else "") + line + "\n")
+    sys.stderr.flush()
+    _bar_is_drawn = False
+
+
+# --- numbers for people ---------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """`3:05`, or `1:02:03` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: `1.2 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
