@@ -37,7 +37,7 @@ HELP_OPTIONS = ["-h", "--help"]
 app = typer.Typer(
     name="explora",
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": HELP_OPTIONS},
 )
 app.command("train")(train)
@@ -66,7 +66,10 @@ def _root(
 ) -> None:
     """Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
 
-    Start with `explora train paraphrase --lora 8`, then `explora eval paraphrase`.
+    Examples:
+      explora train paraphrase --lora 8
+      explora eval paraphrase
+      explora generate sonnet --prompt "Shall I compare"
     """
 
 

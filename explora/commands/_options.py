@@ -314,7 +314,9 @@ Patience = Annotated[
 Device = Annotated[
     str | None,
     _machine(
-        "--device", metavar="auto|cpu|cuda|mps", help=f"The fastest, unless named ({RuntimeConfig.device})."
+        "--device",
+        metavar="auto|cpu|cuda|mps",
+        help=f"{RuntimeConfig.device} (the default): the fastest there is.",
     ),
 ]
 Amp = Annotated[

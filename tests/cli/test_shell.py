@@ -1,0 +1,369 @@
+"""The shell around the commands: streams, exit codes, signals, synonyms."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from explora import cli, console
+from explora.commands import _options
+from explora.commands._synonyms import SYNONYMS, normalise
+from explora.errors import DataError, ExploraError, Interrupted, UsageError
+
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+@pytest.fixture
+def probe() -> Iterator[Callable[[Callable[..., None]], None]]:
+    """Register a function as the hidden command `probe` of the real app."""
+
+    def register(function: Callable[..., None]) -> None:
+        cli.app.command("probe", hidden=True)(function)
+
+    before = list(cli.app.registered_commands)
+    yield register
+    cli.app.registered_commands[:] = before
+
+
+def start_probe(body: str, **options) -> subprocess.Popen:
+    """Start a fresh process whose command `probe` does `body`."""
+    lines = [
+        "import sys, time",
+        "from explora import cli, console",
+        "@cli.app.command('probe')",
+        "def probe():",
+    ]
+    lines += [f"    {line}" for line in body.splitlines()] + ["sys.exit(cli.main(['probe']))"]
+    return subprocess.Popen([sys.executable, "-c", "\n".join(lines)], **options)
+
+
+# --- exit codes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ExploraError("no such run", "explora train"), 1, "error: no such run\nhint: explora train\n"),
+        (
+            DataError("empty", file="a.csv", line=3, column="label"),
+            1,
+            "error: a.csv:3: column label: empty\n",
+        ),
+        (UsageError("wrong"), 2, "error: wrong\n"),
+        (Interrupted(2), 130, "error: interrupted\n"),
+        (Interrupted(15), 143, "error: interrupted\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "error: Permission denied: x\n"),
+    ],
+)
+def test_an_expected_failure_is_one_line_a_hint_and_a_code(explora, probe, error, code, line):
+    def fail() -> None:
+        raise error
+
+    probe(fail)
+    outcome = explora("probe")
+    assert (outcome.code, outcome.out, outcome.err) == (code, "", line)
+
+
+def test_a_bug_is_told_with_its_traceback_and_70(explora, probe):
+    def fail() -> None:
+        raise ZeroDivisionError("planted")
+
+    probe(fail)
+    outcome = explora("probe")
+    assert outcome.code == 70
+    assert "Traceback" in outcome.err
+    assert "ZeroDivisionError: planted" in outcome.err
+    assert "please report it" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "paraphrase", "--epoch", "1"], "did you mean --epochs"),
+        (["train", "parafrase"], "did you mean paraphrase?"),
+        (["train"], "TASK"),
+        (["train", "paraphrase", "--lora", "eight"], "--lora"),
+        (["train", "paraphrase", "--layers", "6-"], "--layers"),
+        (["train", "paraphrase", "--lora", "8", "--full"], "one method"),
+    ],
+)
+def test_a_wrong_call_is_2_and_says_what_would_be_right(explora, arguments, said):
+    outcome = explora(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_no_arguments_show_the_help(explora):
+    outcome = explora()
+    assert outcome.code == 0
+    assert all(name in outcome.out for name, command in COMMANDS.items() if not command.hidden)
+
+
+def test_version(explora):
+    import explora as package
+
+    outcome = explora("--version")
+    assert (outcome.code, outcome.out) == (0, f"explora {package.__version__}\n")
+
+
+# --- signals and pipes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_code(number, code):
+    process = start_probe(
+        "print('ready', flush=True)\ntime.sleep(30)",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (code, "error: interrupted\n")
+
+
+def test_handlers_of_the_caller_come_back(explora):
+    before = signal.getsignal(signal.SIGTERM)
+    explora("--version")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("write", ["console.result('line')", "print('line')"])
+def test_a_closed_pipe_is_quiet(write):
+    process = start_probe(f"for _ in range(100000): {write}", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=20) == 141
+    process.stderr.close()
+
+
+def test_a_closed_pipe_is_quiet_for_help():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "explora", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=20) == 141
+    process.stderr.close()
+
+
+# --- the result -----------------------------------------------------------------------------------
+
+
+def test_json_is_one_compact_line_and_has_no_nan(capsys):
+    console.result_json({"a": [1.5, float("nan")], "b": {"c": float("inf")}, "é": "ö\n"})
+    assert capsys.readouterr().out == '{"a":[1.5,null],"b":{"c":null},"é":"ö\\n"}\n'
+
+
+def test_a_table_is_aligned(capsys):
+    console.result_table(["method", "tokens/s"], [["full", "1,200"], ["last-linear", "9"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "method       tokens/s",
+        "full            1,200",
+        "last-linear         9",
+    ]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_output_is_utf8_in_any_locale(locale):
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    process = start_probe(
+        "console.result('caf\\u00e9 \\ud800')\nconsole.warn('\\u2665')",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out == "café \\ud800\n".encode()
+    assert err == "warning: ♥\n".encode()
+
+
+# --- progress and terminals -----------------------------------------------------------------------
+
+LOOP = """with console.progress("train", 40) as advance:
+    for step in range(1, 41):
+        advance(step, f"loss {1 / step:.2f}")
+        if step == 20: console.note("halfway")
+        time.sleep(0.01)"""
+
+
+def in_a_terminal(body: str, **variables: str) -> str:
+    """What a terminal of 60 columns would receive from the command."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "60"}
+    environment.pop("NO_COLOR", None)
+    process = start_probe(body, stdout=theirs, stderr=theirs, env=environment | variables)
+    os.close(theirs)
+    received = b""
+    try:
+        while piece := os.read(ours, 4096):
+            received += piece
+    except OSError:  # how Linux tells that the other end was closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=20) == 0
+    return received.decode()
+
+
+def test_a_terminal_gets_a_bar_that_ends_full():
+    shown = in_a_terminal(LOOP)
+    assert "━" * 20 + " train 40/40  loss 0.03\r\n" in shown
+    assert "halfway" in shown
+    frames = shown.split("\r\x1b[K")
+    assert len(frames) >= 4
+    assert all(len(frame.strip()) < 60 for frame in frames if "halfway" not in frame)
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_plain_lines_where_control_codes_are_not_wanted(variables):
+    shown = in_a_terminal(LOOP, **variables)
+    assert "\x1b" not in shown
+    assert "train 40/40  loss 0.03" in shown
+
+
+def test_a_file_gets_a_line_every_tenth_of_the_way(capsys):
+    with console.progress("train", 100) as advance:
+        for step in range(1, 101):
+            advance(step, "loss 0.10")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        f"train {step}/100" for step in (1, *range(10, 101, 10))
+    ]
+    assert lines[-1] == "train 100/100  loss 0.10"
+
+
+def test_quiet_silences_notes_and_progress_only(explora, probe):
+    def talk(quiet: _options.Quiet = False) -> None:
+        console.note("a note")
+        with console.progress("train", 1) as advance:
+            advance(1, "")
+        console.warn("careful")
+        console.result("done")
+
+    probe(talk)
+    assert explora("probe", "-q").err == "warning: careful\n"
+    assert "a note\ntrain 1/1\n" in explora("probe").err
+    assert explora("probe", "--quiet").out == "done\n"
+
+
+def test_control_characters_of_data_do_not_reach_a_terminal():
+    hostile = "'red\\x1b[31m\\x9b2J\\x07\\rover\\x7f\\ttab'"
+    shown = in_a_terminal(f"console.result({hostile})\nconsole.error({hostile})", NO_COLOR="1")
+    assert shown == "red[31m2Jover\ttab\r\nerror: red[31m2Jover\ttab\r\n"
+
+
+def test_a_pipe_gets_the_text_as_it_is(capsys):
+    console.result("a\x1b[31m")
+    assert capsys.readouterr().out == "a\x1b[31m\n"
+
+
+def test_numbers_for_people():
+    assert [console.duration(seconds) for seconds in (0, 59.6, 185, 3723)] == [
+        "0:00",
+        "1:00",
+        "3:05",
+        "1:02:03",
+    ]
+    assert [console.size(count) for count in (0, 999, 1200, 1_200_000, 5e9)] == [
+        "0 B",
+        "999 B",
+        "1.2 kB",
+        "1.2 MB",
+        "5.0 GB",
+    ]
+
+
+# --- synonyms -------------------------------------------------------------------------------------
+
+FLAGS = {"--json", "--full", "-q", "-h"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train --lora_r 8", "train --lora 8"),
+        ("train --lora-rank=8", "train --lora=8"),
+        ("train --learning_rate 1e-3 --lr 2", "train --learning-rate 1e-3 --learning-rate 2"),
+        ("train --bf16 --epochs 1", "train --amp=bf16 --epochs 1"),
+        ("train --gradient_checkpointing", "train --grad-checkpoint"),
+        ("train --label_words=a_b,c_d", "train --label-words=a_b,c_d"),
+        (
+            "generate --prompt --max_tokens --max_tokens 3",
+            "generate --prompt --max_tokens --max-new-tokens 3",
+        ),
+        ("generate --json --max_tokens 3", "generate --json --max-new-tokens 3"),
+        ("train -o --lora_r -q --lora_r 8", "train -o --lora_r -q --lora 8"),
+        ("train -qo --lora_r --lora_r 8", "train -qo --lora_r --lora 8"),
+        ("train -oruns --lora_r 8", "train -oruns --lora 8"),
+        ("eval my_task --full -- --lora_r a_b", "eval my_task --full -- --lora_r a_b"),
+        ("generate --prompt - --temp 1", "generate --prompt - --temperature 1"),
+        ("train --data", "train --data"),
+    ],
+)
+def test_long_options_are_normalised_and_values_are_not(typed, meant):
+    assert normalise(typed.split(), FLAGS) == meant.split()
+
+
+def test_every_synonym_leads_to_an_option_and_hides_none():
+    options = {name for command in COMMANDS.values() for option in command.params for name in option.opts}
+    assert {canonical.partition("=")[0] for canonical in SYNONYMS.values()} <= options
+    assert not SYNONYMS.keys() & options
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def test_values_are_parsed():
+    assert _options.parse_layers("6-11") == (6, 11)
+    assert _options.parse_layers(" 6 ") == (6, 6)
+    assert _options.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
+    assert _options.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
+    assert _options.parse_label_words("yes, no") == ("yes", "no")
+    assert _options.parse_method(4, False, False) == {"method": "lora", "rank": 4}
+    assert _options.parse_method(None, False, True) == {"method": "last-linear"}
+    assert _options.parse_method(None, False, False) == {}
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [(_options.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
+    + [(_options.parse_targets, text) for text in ("", " , ")]
+    + [(_options.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
+    + [(_options.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
+)
+def test_bad_values_are_usage_errors(parse, text):
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert caught.value.message
+
+
+def test_only_what_was_given_is_an_option():
+    options = {"layers": "2-3", "alpha": None, "skip_bad": False, "columns": None, "epochs": 0}
+    assert _options.given(options) == {"layers": (2, 3), "skip_bad": False, "epochs": 0}
+
+
+def test_a_run_of_the_module_is_the_command(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "explora", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout.startswith("explora ")

@@ -1,0 +1,92 @@
+"""Help and counts are light: they work where torch and its company cannot even be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from explora.cli import app
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "sacrebleu",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+)
+COMMANDS = typer.main.get_command(app).commands
+
+WITHOUT_HEAVY = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ImportError(f"{{name}} must not be imported here")
+
+sys.meta_path.insert(0, Refuse())
+from explora.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_light(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_HEAVY, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_is_light_and_has_examples(command):
+    done = run_light(*command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Examples:" in done.stdout
+    assert f"explora {' '.join(command)}".rstrip().replace("fuse", "merge-lora") in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help_and_a_panel(name):
+    for option in COMMANDS[name].params:
+        assert option.help, option.name
+        assert option.param_type_name == "argument" or option.rich_help_panel, option.name
+
+
+def test_options_and_names_known_wrong_are_refused_without_torch():
+    done = run_light("train", "parafrase")
+    assert done.returncode == 2
+    assert "paraphrase" in done.stderr
+
+
+def test_params_is_light_and_exact():
+    done = run_light("params", "--model", "gpt2", "--lora", "8", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    counts = json.loads(done.stdout)
+    assert counts["total"] == 124_439_808
+    assert counts["trainable"] == 294_912
+
+
+def test_the_refusal_itself_works():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HEAVY.replace("from explora.cli import main", "import torch")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "must not be imported" in done.stderr
+
+
+def test_completion_is_kept():
+    done = run_light("--show-completion", "bash")
+    assert "explora" in done.stdout + done.stderr
