@@ -37,7 +37,7 @@ HELP_OPTIONS = ["-h", "--help"]
 app = typer.Typer(
     name="explora",
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": HELP_OPTIONS},
 )
 app.command("train")(train)

@@ -53,17 +53,19 @@ class Count:
         return self.trainable / self.total
 
 
-def count(shape: Shape, method: MethodConfig, classes: int = 0) -> Count:
+def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = "") -> Count:
     """Count for a base of this shape; `classes` is the width of the task's linear head, 0 for none.
 
-    Raises UsageError for `layers` that the base does not have.
+    `header` is what an adapter says of itself (`adapters.Header.to_json`); it is part of the file. Raises
+    UsageError for `layers` that the base does not have.
     """
     held = _by_part(base_tensors(shape))
     trained = _by_part(_trained_tensors(shape, method, classes))
     names = dict.fromkeys([*held, *trained])
+    metadata = {"format": "pt"} if method.method == "full" else {"explora": header}
     return Count(
         parts={name: Part(total=held[name], trainable=trained[name]) for name in names},
-        adapter_bytes=file_bytes(file_tensors(shape, method, classes)),
+        adapter_bytes=file_bytes(file_tensors(shape, method, classes), metadata),
     )
 
 
@@ -102,18 +104,18 @@ def file_tensors(shape: Shape, method: MethodConfig, classes: int = 0) -> Tensor
     return {f"base_model.model.{name}": size for name, size in tensors.items()}
 
 
-def file_bytes(tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """The size of a safetensors file of these fp32 tensors, without the metadata of a run.
+def file_bytes(tensors: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> int:
+    """The size of a safetensors file of these fp32 tensors.
 
-    The format: 8 bytes for the header's length, the header, the numbers. The header is compact JSON with
-    the tensors in order of their names, padded with spaces.
+    The format: 8 bytes for the header's length, the header, the numbers. The header is compact JSON of
+    metadata and tensors, padded with spaces.
     """
-    header: dict[str, object] = {}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name in sorted(tensors):
         start, end = end, end + FLOAT32_BYTES * prod(tensors[name])
         header[name] = {"dtype": "F32", "shape": list(tensors[name]), "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":")))
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     padding = -length % HEADER_ALIGNMENT
     return 8 + length + padding + end
 

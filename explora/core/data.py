@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import io
@@ -51,10 +52,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFile:
-    """The file of a split; `shared` when train and dev both come from it."""
+    """The file of a split; not `whole` when train and dev both come from it.
 
-    path: Path
-    shared: bool = False
+    `pinned` files belong to a data set known by name: nobody can mend them.
+    """
+
+    file: str
+    whole: bool = True
+    pinned: bool = False
 
 
 def read_table(source: str, task: str, config: DataConfig) -> Table:
@@ -83,16 +88,19 @@ def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
     """Read the rows of a split: "train", "dev" or "test".
 
     Where train and dev share a file, a tenth of its rows (at least one), chosen by `seed`, is dev; both
-    keep the file's order. Raises DataError where the split has no file, and for unlabelled train rows.
+    keep the file's order. Bad rows of a data set known by name are always left out and reported. Raises
+    DataError where the split has no file, and for unlabelled train rows.
     """
     found = find_split(task, config, split)
-    table = read_table(str(found.path), task, config)
-    if found.shared:
-        table = Table(rows=_part(table.rows, split, seed, found.path), skipped=table.skipped)
+    if found.pinned:  # Quora's file has three empty questions
+        config = dataclasses.replace(config, skip_bad=True)
+    table = read_table(found.file, task, config)
+    if not found.whole:
+        table = Table(rows=_part(table.rows, split, seed, found.file), skipped=table.skipped)
     label = TASKS[task].label
     if split == "train" and label and label not in table.rows[0].values:
         hint = f"name the column: --columns {label}=NAME"
-        raise DataError(f"no column {label!r}: there is nothing to learn from", hint, file=str(found.path))
+        raise DataError(f"no column {label!r}: there is nothing to learn from", hint, file=found.file)
     return table
 
 
@@ -105,28 +113,31 @@ def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
     if config.data == textfile.STDIN:
         raise UsageError("standard input has no splits", "it can be scored: explora eval TASK --data -")
     if split == "dev" and config.dev is not None:
-        return SplitFile(path=Path(config.dev))
-    path = _root(task, config.data)
+        return SplitFile(file=config.dev)
+    path, pinned = _root(task, config.data)
     if path.is_dir():
-        return SplitFile(path=_file_of(path, task, split))
+        return SplitFile(file=str(_file_of(path, task, split)), pinned=pinned)
     textfile.check_is_file(path)
     if split == "test":
         hint = f"score the whole file with explora eval {task} --data {path}"
         raise DataError("one file has a train and a dev split, but no test split", hint, file=str(path))
-    return SplitFile(path=path, shared=config.dev is None)
+    return SplitFile(file=str(path), whole=config.dev is not None, pinned=pinned)
 
 
-def _root(task: str, data: str | None) -> Path:
+def _root(task: str, data: str | None) -> tuple[Path, bool]:
+    """Return the folder or file of the data, and whether it was fetched and is pinned."""
     if data is None:
-        return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task
+        return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task, False
     if data in datasets.SOURCES:
-        return datasets.locate(data)
-    return Path(data)
+        located = datasets.locate(data)
+        return located.path, located.fetched
+    return Path(data), False
 
 
 def _file_of(folder: Path, task: str, split: str) -> Path:
     """Return the one file of a folder whose name has the split as a word, else as a part of one."""
-    names = sorted(item.name for item in folder.iterdir() if item.is_file() and item.suffix in _SUFFIXES)
+    files = (item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
+    names = sorted(item.name for item in files if item.suffix.lower() in _SUFFIXES)
     if task == "sonnet" and "sonnets.txt" in names:
         course = [name for name in _COURSE_SONNETS[split] if name in names]
         if course:
@@ -136,18 +147,13 @@ def _file_of(folder: Path, task: str, split: str) -> Path:
     if len(found) == 1:
         return folder / found[0]
     there = ", ".join(found or names) or "no data file"
-    problem = (
-        f"{len(found)} files have {split!r} in their name" if found else f"no file has {split!r} in its name"
-    )
-    hint = "name the files: --data FILE --dev FILE"
-    raise DataError(
-        f"{problem}; there are: {there}" if names else f"{problem}: {there}", hint, file=str(folder)
-    )
+    problem = f"one file with {split!r} in its name is expected, {len(found)} found; there are: {there}"
+    raise DataError(problem, "name the files: --data FILE --dev FILE", file=str(folder))
 
 
-def _part(rows: list[Row], split: str, seed: int, path: Path) -> list[Row]:
+def _part(rows: list[Row], split: str, seed: int, file: str) -> list[Row]:
     if len(rows) < 2:
-        raise DataError("one row cannot be both train and dev", "name a dev file: --dev FILE", file=str(path))
+        raise DataError("one row cannot be both train and dev", "name a dev file: --dev FILE", file=file)
     dev = dev_indices(len(rows), seed)
     return [row for index, row in enumerate(rows) if (index in dev) == (split == "dev")]
 

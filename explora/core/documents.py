@@ -65,11 +65,10 @@ def _objects(lines: Iterator[tuple[int, str]], file: str) -> Iterator[tuple[int,
         except (ValueError, RecursionError) as error:
             raise DataError(f"invalid JSON: {error}", file=file, line=number) from None
         text = value.get("text") if isinstance(value, dict) else None
-        if not isinstance(text, str) or not text.strip():
+        wrong = what_is_wrong(text) if isinstance(text, str) and text.strip() else "a text is expected"
+        if wrong:
             hint = 'each line is an object: {"text": "..."}'
-            raise DataError(
-                "a string that is not empty is expected", hint, file=file, line=number, column="text"
-            )
+            raise DataError(wrong, hint, file=file, line=number, column="text")
         yield number, text.strip("\r\n")
 
 

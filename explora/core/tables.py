@@ -4,7 +4,8 @@ How the files of CS224N were written. They are tab-separated in csv quoting (a f
 where it must be), one row a line: parsed strictly and written again they give the same bytes. But
 some had been csv before, and were read then without undoing the quotes, once or twice; there a field,
 read correctly, still is the csv writing of a text: `"What is ""Chajja""?"`. `_unquoted` undoes these
-inner layers too. Without quoting (as most readers of them do) every quote would stay doubled.
+inner layers too. Read without quoting, or with one layer only, every quote would stay doubled. (CFIMDB's
+reviews were tokenized while still in quotes: `" " Goodfellas " "` is what is left of those, and stays.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,322 @@
+"""`explora train`: options to a TrainRun, the run's events to a bar, its result to stdout."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from explora import console
+from explora.commands import _options as o
+from explora.core.config import TrainRun, resolve, settings_of
+from explora.core.counting import count
+from explora.core.recording import read_config
+from explora.core.registry import Shape
+from explora.errors import Interrupted, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from explora.core.running import Completed, Running
+
+SHAPE_FIELDS = {
+    "layers": "n_layer",
+    "heads": "n_head",
+    "width": "n_embd",
+    "context": "n_positions",
+    "vocabulary": "vocab_size",
+}
+LOG_EVERY_SECONDS = 0.1
+
+
+def parse_shape(text: str) -> Shape:
+    """`layers=6,heads=4,width=256,context=512,vocabulary=8192` -> Shape. Raises UsageError."""
+    example = "--from-scratch layers=6,heads=4,width=256,context=512,vocabulary=8192"
+    values: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in SHAPE_FIELDS:
+            raise UsageError(f"--from-scratch has no {name!r}{did_you_mean(name, SHAPE_FIELDS)}", example)
+        if not number.isdigit() or int(number) == 0:
+            raise UsageError(f"--from-scratch: {name} should be a positive whole number, not {number!r}", example)
+        values[SHAPE_FIELDS[name]] = int(number)
+    missing = [name for name, key in SHAPE_FIELDS.items() if key not in values]
+    if missing:
+        raise UsageError(f"--from-scratch does not say {', '.join(missing)}", example)
+    shape = Shape(**values)
+    if shape.n_embd % shape.n_head:
+        raise UsageError(f"--from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}", example)
+    return shape
+
+
+FromScratch = Annotated[
+    str | None,
+    typer.Option(
+        "--from-scratch",
+        metavar="SHAPE",
+        rich_help_panel="Model",
+        help="Train a new base on plain text: layers=6,heads=4,width=256,context=512,vocabulary=8192.",
+    ),
+]
+
+
+def train(
+    task: o.Task,
+    model: o.Model = None,
+    tokenizer: o.Tokenizer = None,
+    from_scratch: FromScratch = None,
+    lora: o.LoraRank = None,
+    full: o.Full = False,
+    last_linear: o.LastLinear = False,
+    alpha: o.Alpha = None,
+    lora_dropout: o.LoraDropout = None,
+    targets: o.Targets = None,
+    layers: o.Layers = None,
+    data: o.Data = None,
+    dev: o.Dev = None,
+    columns: o.Columns = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = None,
+    template: o.Template = None,
+    label_words: o.LabelWords = None,
+    max_length: o.MaxLength = None,
+    learning_rate: o.LearningRate = None,
+    optimizer: o.Optimizer = None,
+    weight_decay: o.WeightDecay = None,
+    beta1: o.Beta1 = None,
+    beta2: o.Beta2 = None,
+    clip: o.Clip = None,
+    warmup: o.Warmup = None,
+    schedule: o.Schedule = None,
+    epochs: o.Epochs = None,
+    max_steps: o.MaxSteps = None,
+    batch_size: o.BatchSize = None,
+    accumulate: o.Accumulate = None,
+    dropout: o.Dropout = None,
+    seed: o.Seed = None,
+    eval_every: o.EvalEvery = None,
+    save_every: o.SaveEvery = None,
+    patience: o.Patience = None,
+    device: o.Device = None,
+    amp: o.Amp = None,
+    grad_checkpoint: o.GradCheckpoint = None,
+    threads: o.Threads = None,
+    output: o.Output = None,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = False,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train an adapter, a head or the whole model.
+
+    The run folder (-o, by default runs/TASK) is a PEFT adapter with a model card, run.json and metrics.jsonl.
+
+    Examples:
+
+    `explora train paraphrase --lora 8`
+
+    `explora train sentiment --data sst --full --epochs 3`
+
+    `explora train sonnet --data poems.txt --lora 16 -o runs/poems`
+
+    `explora train paraphrase --resume`
+    """
+    settings: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "from_scratch": None if from_scratch is None else parse_shape(from_scratch),
+        "alpha": alpha,
+        "lora_dropout": lora_dropout,
+        "targets": targets,
+        "layers": layers,
+        "data": data,
+        "dev": dev,
+        "columns": columns,
+        "format": format,
+        "skip_bad": skip_bad,
+        "template": template,
+        "label_words": label_words,
+        "max_length": max_length,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "beta1": beta1,
+        "beta2": beta2,
+        "clip": clip,
+        "warmup": warmup,
+        "schedule": schedule,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "dropout": dropout,
+        "seed": seed,
+        "eval_every": eval_every,
+        "save_every": save_every,
+        "patience": patience,
+        "device": device,
+        "amp": amp,
+        "grad_checkpoint": grad_checkpoint,
+        "threads": threads,
+    }
+    options = o.given(settings) | o.parse_method(lora, full, last_linear)
+    recorded = read_config(config) if config else None
+    if recorded is not None and recorded.task != task:
+        raise UsageError(f"{config} is a run of {recorded.task}, not of {task}", f"explora train {recorded.task}")
+    run, origins = resolve(task, options, recorded)
+    if dry_run:
+        _show_plan(run, origins, json)
+        return
+    folder = output or Path("runs") / task
+    _execute(run, origins, folder, options, resume=resume, overwrite=overwrite, json=json)
+
+
+def _execute(
+    run: TrainRun,
+    origins: dict[str, str],
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    from explora.core.running import Running, prepare_folder
+
+    started = prepare_folder(folder, resume=resume, overwrite=overwrite)
+    if started is not None:
+        run = _resumed(started, run, options)
+    else:
+        run = _with_runtime(run)
+    _show_settings(run, origins if started is None else {})
+    running = Running(run, folder)
+    session = running.session
+    for message in [*running.train.skipped, *running.dev.skipped]:
+        console.warn(f"skipped: {message}")
+    console.note(
+        f"{len(running.train.examples):,} train and {len(running.dev.examples):,} dev examples; "
+        f"{session.label}; {running.training.steps:,} steps"
+        + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
+    )
+    completed = _follow(running)
+    if json:
+        console.result_json(completed.result)
+        return
+    _show_result(completed)
+
+
+def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> TrainRun:
+    """Return the recorded run; an option that contradicts it cannot be resumed with."""
+    before, now = settings_of(started), settings_of(asked)
+    for name in options:
+        if before[name] != now[name] and name != "threads":
+            raise UsageError(
+                f"--resume goes on with {name.replace('_', '-')} {before[name]!r}, not {now[name]!r}",
+                "leave the option out, or start again with --overwrite",
+            )
+    return started
+
+
+def _with_runtime(run: TrainRun) -> TrainRun:
+    import dataclasses
+
+    from explora.core.runtime import resolve_runtime
+
+    return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+
+
+def _follow(running: Running) -> Completed:
+    """Draw the events; on Ctrl-C or SIGTERM save after the step and raise Interrupted."""
+    from explora.core.measure import peak_memory_bytes
+    from explora.core.running import Completed, EvalDone, StepDone
+
+    training = running.training
+    dev, completed = "", None
+    with _noted_signals() as noted, console.progress("train", training.steps, running.resumed_at) as advance:
+        for event in running.events():
+            if isinstance(event, StepDone):
+                speed = event.tokens / event.seconds
+                memory = console.size(peak_memory_bytes())
+                advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
+            elif isinstance(event, EvalDone):
+                dev = f"  dev {event.metric} {event.score:.4f}"
+                best = ", the best so far" if event.best else ""
+                console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
+            elif isinstance(event, Completed):
+                completed = event
+            if noted and completed is None:
+                running.save()
+                raise Interrupted(
+                    noted[0],
+                    f"stopped after step {training.progress.step} of {training.steps}; the state is saved",
+                    f"explora train {running.run.task} -o {running.folder} --resume",
+                )
+    assert completed is not None
+    return completed
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM instead of raising; a second one raises at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise Interrupted(number, "interrupted again, before the state was saved")
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
+    method, optimizer, training = run.method, run.optimizer, run.training
+    what = method.method
+    if what == "lora":
+        what += f" r={method.rank}, scale {method.scale:g}, on {','.join(method.targets)}"
+    origin = f" ({origins['learning_rate']})" if origins else ""
+    console.note(
+        f"{run.task}: {what}; learning rate {optimizer.learning_rate:g}{origin}, "
+        f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
+        f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
+        f"{run.runtime.threads} threads"
+    )
+
+
+def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
+    from explora.core.sources import shape_of
+
+    shape = run.from_scratch or shape_of(run.model)
+    trainable = count_trainable(shape, run.method, run.task, classes=None)
+    if json:
+        console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
+        return
+    rows = [(name, str(value), origins[name]) for name, value in settings_of(run).items()]
+    console.result_table(("setting", "value", "from"), rows)
+    console.result(f"trainable parameters: {trainable:,}")
+
+
+def _show_result(completed: Completed) -> None:
+    result, evaluation = completed.result, completed.evaluation
+    rows = []
+    for name, value in (evaluation.scores or {}).items():
+        low, high = evaluation.intervals.get(name, (None, None))
+        floor = evaluation.floors.get(name)
+        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
+        rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
+    console.result_table(("dev score", "value", "95 % interval", "floor"), rows)
+    console.result(
+        f"{result['run']}: {result['trainable']:,} of {result['total']:,} parameters trained "
+        f"({result['share']:.2%}), best at step {result['best_step']} of {result['steps']}, "
+        f"{console.duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens/s, "
+        f"peak {console.size(result['peak_memory_bytes'])}"
+    )

@@ -1,0 +1,41 @@
+"""Which rows make a batch: similar lengths together, order drawn anew each epoch from the seed alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+WINDOW = 64  # batches that are sorted by length together: little padding, much shuffling
+
+
+def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the row numbers of each batch of an epoch.
+
+    Rows are shuffled, sorted by length inside windows of 64 batches, cut into batches of `size`, and the
+    batches are shuffled. In epoch 0 the batch with the longest row comes first, so that memory fails early.
+    """
+    generator = random.Random(f"{seed} {epoch}")
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    windows = [order[i : i + WINDOW * size] for i in range(0, len(order), WINDOW * size)]
+    batches = [batch for window in windows for batch in in_length_order(lengths, size, window)]
+    generator.shuffle(batches)
+    if epoch == 0:
+        batches.sort(key=lambda batch: -max(lengths[row] for row in batch) == -max(lengths), reverse=True)
+    return batches
+
+
+def in_length_order(lengths: Sequence[int], size: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Yield batches of similar length; `rows` defaults to all."""
+    ordered = sorted(range(len(lengths)) if rows is None else rows, key=lengths.__getitem__)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return rows of token ids as one (B, T) tensor, padded on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)

@@ -1,0 +1,88 @@
+"""run.json: the run as resolved, what it gave and on what machine; with metrics.jsonl beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from explora.core.config import TrainRun
+from explora.errors import UsageError
+
+RECORD_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run and its result; the result is empty until the run has finished."""
+
+    run: TrainRun
+    result: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write run.json atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = {"config": record.run.to_json(), "result": record.result, "machine": record.machine}
+    partial = folder / (RECORD_FILE + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(folder / RECORD_FILE)
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a run folder, None where there is none. Raises UsageError for a damaged one."""
+    file = folder / RECORD_FILE
+    return _read(file) if file.is_file() else None
+
+
+def read_config(file: Path) -> TrainRun:
+    """Return the run of a `--config` file: a run.json, or its `config` object alone. Raises UsageError."""
+    if file.is_dir():
+        file = file / RECORD_FILE
+    if not file.is_file():
+        raise UsageError(f"--config {file}: there is no such file", "every run folder has a run.json")
+    return _read(file).run
+
+
+def _read(file: Path) -> Record:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file} is not JSON: {error}", "a run folder's run.json is") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{file} should be an object", "a run folder's run.json is")
+    config = value.get("config", value)
+    try:
+        run = TrainRun.from_json(config)
+    except TypeError as error:
+        raise UsageError(f"{file}: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from None
+    return Record(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
+
+
+class MetricsLog:
+    """metrics.jsonl, one line a logged step; opening it again drops what came after a step."""
+
+    def __init__(self, folder: Path, keep_until: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / METRICS_FILE
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        kept = [line for line in lines if _step(line) <= keep_until] if keep_until else []
+        self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(values) + "\n")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,116 @@
+"""What a task is: the whole of what someone who adds one must supply.
+
+A task turns rows into examples, examples into batches, a batch into a summed loss, and a model into an
+evaluation. It never sees the optimizer, and asks the model only for the logits that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from explora.core.config import DataConfig, EncodingConfig
+from explora.core.data import Row
+from explora.core.model import GPT2
+from explora.core.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One row, encoded. `label` indexes the task's labels; `breaks` are token offsets of line ends."""
+
+    row: Row
+    ids: Sequence[int]
+    label: int | None = None
+    breaks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows padded on the right to the longest.
+
+    input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 where no loss is taken;
+    positions (B,): the last real token of each row; weight: how many items the summed loss has;
+    tokens: real tokens read.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    positions: Tensor
+    weight: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a split gave: scores, their floors and intervals, None where the rows have no labels."""
+
+    examples: int
+    scores: Mapping[str, float] | None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    predictions: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Encoded examples, and one message for each bad row that was skipped."""
+
+    examples: Sequence[Example]
+    skipped: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a task is built with. `context` is the model's, `labels` are empty until learned or read."""
+
+    tokenizer: Tokenizer
+    encoding: EncodingConfig
+    method: str
+    context: int
+    seed: int
+    labels: tuple[str, ...] = ()
+
+    @property
+    def max_length(self) -> int:
+        """How many tokens of a text the model and the setting allow."""
+        return min(self.encoding.max_length, self.context)
+
+
+class Task(Protocol):
+    """The contract; `metric` names the score that picks the best adapter, by `higher_is_better`."""
+
+    metric: str
+    higher_is_better: bool
+    labels: tuple[str, ...]
+
+    def __init__(self, setting: Setting) -> None: ...
+
+    def head_classes(self) -> int | None:
+        """Return the number of classes of the `score` head this task trains, or None for the tied head."""
+
+    def load(self, config: DataConfig, split: str) -> Split:
+        """Read and encode "train", "dev" or "test"; the train split teaches the labels if none are known.
+
+        Raises DataError with file, line and column for a row that cannot be used.
+        """
+
+    def read(self, source: str, config: DataConfig) -> Split:
+        """Read and encode all of one file, or of stdin for "-"."""
+
+    def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
+        """Make a batch; what an epoch draws anew is a function of seed, epoch and row alone."""
+
+    def loss(self, model: GPT2, batch: Batch) -> Tensor:
+        """Return the loss summed over the `weight` items of the batch."""
+
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+        """Return `metric` on labelled examples: quick, for choosing the best step."""
+
+    def evaluate(
+        self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
+    ) -> Evaluation:
+        """Score a split in full; `train` gives the floor of a task that needs it."""

@@ -1,0 +1,200 @@
+"""Language modelling on plain text: documents joined by end-of-text, cut into rows of one length.
+
+Token ids live in a memory-mapped file in the cache, so that a corpus need not fit in memory and is
+tokenised once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explora.core.batching import pad
+from explora.core.config import DataConfig
+from explora.core.cross_entropy import tied_cross_entropy, token_losses
+from explora.core.data import Row, find_split
+from explora.core.documents import read_documents
+from explora.core.metrics import perplexity
+from explora.core.model import GPT2
+from explora.core.runtime import cache_folder
+from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+from explora.core.tokenizer import Tokenizer
+from explora.errors import DataError
+
+DOCUMENTS_AT_ONCE = 1000
+
+
+class TokenRows(Sequence[Example]):
+    """Rows of `length` consecutive tokens of a memory-mapped file; the last may be shorter."""
+
+    def __init__(self, file: str, ids: NDArray[np.integer], text_bytes: int, length: int) -> None:
+        self.file, self.ids, self.text_bytes, self.length = file, ids, text_bytes, length
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.length)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        ids = self.ids[index * self.length : (index + 1) * self.length].tolist()
+        return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
+
+
+class Text:
+    """See the module."""
+
+    metric = "perplexity"
+    higher_is_better = False
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def head_classes(self) -> int | None:
+        """The tied head."""
+        return None
+
+    def load(self, config: DataConfig, split: str) -> Split:
+        """Tokenise a split; of a single file without --dev the last tenth of the rows is dev."""
+        found = find_split("text", config, split)
+        rows = self._rows(str(found.path))
+        if not found.shared:
+            return Split(examples=rows)
+        kept = max(1, len(rows) // 10)
+        border = (len(rows) - kept) * rows.length
+        if border == 0:
+            raise DataError(f"{found.path} is too short to set aside a tenth for dev", "give --dev FILE")
+        ids = rows.ids[:border] if split == "train" else rows.ids[border:]
+        share = rows.text_bytes * len(ids) // len(rows.ids)
+        return Split(examples=TokenRows(rows.file, ids, share, rows.length))
+
+    def read(self, source: str, config: DataConfig) -> Split:
+        """Tokenise all of one file."""
+        return Split(examples=self._rows(source))
+
+    def _rows(self, file: str) -> TokenRows:
+        ids, text_bytes = tokenise(Path(file), self.setting.tokenizer)
+        return TokenRows(file, ids, text_bytes, self.setting.max_length)
+
+    def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
+        """Targets are the next tokens; the last token of a row has none."""
+        input_ids = pad([example.ids for example in examples], self.setting.tokenizer.eos)
+        lengths = torch.tensor([len(example.ids) for example in examples])
+        targets = torch.full_like(input_ids, -100)
+        targets[:, :-1] = input_ids[:, 1:]
+        places = torch.arange(input_ids.shape[1])
+        targets[places >= lengths[:, None] - 1] = -100
+        tokens = int(lengths.sum())
+        weight = tokens - len(examples)
+        return Batch(
+            input_ids=input_ids, targets=targets, positions=lengths - 1, weight=weight, tokens=tokens
+        )
+
+    def loss(self, model: GPT2, batch: Batch) -> Tensor:
+        """Return the cross-entropy summed over all targets."""
+        hidden = model(batch.input_ids)
+        wanted = batch.targets >= 0
+        return tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
+
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+        """Return the perplexity per token."""
+        losses, counts = self._row_losses(model, examples, batch_size)
+        return math.exp(min(sum(losses) / max(1, sum(counts)), 700.0))
+
+    def evaluate(
+        self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
+    ) -> Evaluation:
+        """Return the perplexity per token and the bits per byte of the text.
+
+        The loss equals that of transformers on consecutive windows of the row length, each predicting all
+        its tokens but the first.
+        """
+        losses, counts = self._row_losses(model, examples, batch_size)
+        ppl = perplexity(losses, counts)
+        scores = {"perplexity": ppl.value, "loss": math.log(ppl.value)}
+        if isinstance(examples, TokenRows):
+            bytes_per_token = examples.text_bytes / len(examples.ids)
+            scores["bits_per_byte"] = scores["loss"] / math.log(2) / bytes_per_token
+        floor = float(model.shape.vocab_size)
+        return Evaluation(
+            examples=len(examples),
+            scores=scores,
+            intervals={"perplexity": ppl.interval()},
+            floors={"perplexity": floor},
+        )
+
+    def _row_losses(
+        self, model: GPT2, examples: Sequence[Example], batch_size: int
+    ) -> tuple[list[float], list[int]]:
+        losses: list[float] = []
+        counts: list[int] = []
+        for start in range(0, len(examples), batch_size):
+            batch = self.collate(examples[start : start + batch_size], 0)
+            with torch.no_grad():
+                hidden = model(batch.input_ids.to(model.device))
+            for row, targets in zip(hidden, batch.targets.to(model.device), strict=True):
+                wanted = targets >= 0
+                losses.append(float(token_losses(row[wanted], model.wte.weight, targets[wanted]).sum()))
+                counts.append(int(wanted.sum()))
+        return losses, counts
+
+
+def tokenise(file: Path, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int]:
+    """Return a file's token ids, memory-mapped, and the bytes of its text; cached by file and tokenizer.
+
+    Each document ends with end-of-text. Raises DataError for a file without text.
+    """
+    if not file.is_file():
+        raise DataError("there is no such file", file=str(file))
+    status = file.stat()
+    key = f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest}"
+    name = hashlib.sha256(key.encode()).hexdigest()[:24]
+    folder = cache_folder() / "tokens"
+    ids_file, facts_file = folder / f"{name}.bin", folder / f"{name}.json"
+    kind = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    if not facts_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{name}.{os.getpid()}.partial"
+        text_bytes = _write_ids(file, tokenizer, partial, kind)
+        partial.replace(ids_file)
+        facts_file.write_text(json.dumps({"file": str(file), "text_bytes": text_bytes}), encoding="utf-8")
+    text_bytes = int(json.loads(facts_file.read_text(encoding="utf-8"))["text_bytes"])
+    return np.memmap(ids_file, dtype=kind, mode="r"), text_bytes
+
+
+def _write_ids(file: Path, tokenizer: Tokenizer, target: Path, kind: np.dtype[np.integer]) -> int:
+    text_bytes = 0
+    try:
+        with target.open("wb") as out:
+            for documents in _portions(read_documents(file)):
+                text_bytes += sum(len(document.encode()) for document in documents)
+                for ids in tokenizer.encode_batch(documents):
+                    out.write(np.array([*ids, tokenizer.eos], dtype=kind).tobytes())
+        if text_bytes == 0:
+            raise DataError("the file holds no text", file=str(file))
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return text_bytes
+
+
+def _portions(documents: Iterator[str]) -> Iterator[list[str]]:
+    while portion := list(islice(documents, DOCUMENTS_AT_ONCE)):
+        yield portion

@@ -1,0 +1,221 @@
+"""The training loop, a generator of events. It prints nothing and calls nobody back."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from explora.core.batching import epoch_batches
+from explora.core.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
+from explora.core.config import TrainRun
+from explora.core.model import GPT2
+from explora.core.optimizing import make_optimizers, schedule_factor
+from explora.core.tasks.contract import Batch, Example, Task
+from explora.errors import TrainingError
+
+INITIAL_LOSS_SCALE = 2.0**13
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """One optimizer step: loss per item in nats, tokens read in it, seconds it took."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDone:
+    """The dev score after a step; `best` when no earlier one was better."""
+
+    step: int
+    metric: str
+    score: float
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """The resume state was written."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run is complete; `stopped_early` when patience ran out."""
+
+    progress: Progress
+    stopped_early: bool
+
+
+Event = StepDone | EvalDone | Saved | Finished
+
+
+class Training:
+    """A model, its optimizers and where they stand; iterate `events()` to train.
+
+    The caller keeps the best adapter when an EvalDone says `best`, and may call `save()` between two
+    events: what has been yielded by then is in the state.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        task: Task,
+        run: TrainRun,
+        train: Sequence[Example],
+        dev: Sequence[Example],
+        checkpoint: Path,
+    ) -> None:
+        self.model, self.task, self.run = model, task, run
+        self.examples, self.dev, self.folder = train, dev, checkpoint
+        self.lengths = [len(example.ids) for example in train]
+        self.group = run.training.batch_size * run.training.accumulate
+        self.steps_per_epoch = math.ceil(len(train) / self.group)
+        wanted = run.training.max_steps
+        self.steps = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
+        self.optimizers = make_optimizers(model, run.optimizer)
+        self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.factor = schedule_factor(run.optimizer, self.steps)
+        self.scaler = torch.amp.GradScaler(
+            model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=run.runtime.amp == "fp16"
+        )
+        self.progress = Progress()
+        if has_checkpoint(checkpoint):
+            self.progress, scale = load_checkpoint(checkpoint, model, self.optimizers)
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale})
+
+    def save(self) -> None:
+        """Write the resume state."""
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        save_checkpoint(self.folder, self.model, self.optimizers, self.progress, scale)
+
+    def events(self) -> Iterator[Event]:
+        """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
+        training, at = self.run.training, self.progress
+        self.model.grad_checkpoint = self.run.runtime.grad_checkpoint
+        stopped_early = self._out_of_patience()
+        while at.step < self.steps and not stopped_early:
+            order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
+            while at.batch < len(order) and at.step < self.steps and not stopped_early:
+                yield self._step(order[at.batch])
+                if self._due(training.eval_every) or at.step == self.steps:
+                    yield self._evaluate()
+                    stopped_early = self._out_of_patience()
+                    self.save()
+                    yield Saved(step=at.step)
+                elif training.save_every and at.step % training.save_every == 0:
+                    self.save()
+                    yield Saved(step=at.step)
+            if at.batch >= len(order):
+                at.epoch, at.batch = at.epoch + 1, 0
+        self.model.eval()
+        yield Finished(progress=at, stopped_early=stopped_early)
+
+    def _due(self, every: int | None) -> bool:
+        return self.progress.step % (every or self.steps_per_epoch) == 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self.run.training.patience
+        return patience is not None and self.progress.unimproved >= patience
+
+    def _step(self, rows: Sequence[int]) -> StepDone:
+        """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size."""
+        started, at, size = time.perf_counter(), self.progress, self.run.training.batch_size
+        self.model.train()
+        batches = [
+            self._to_device(self.task.collate([self.examples[row] for row in rows[i : i + size]], at.epoch))
+            for i in range(0, len(rows), size)
+        ]
+        weight = max(1, sum(batch.weight for batch in batches))
+        rate = self._set_learning_rate(at.step)
+        total = 0.0
+        for batch in batches:
+            loss = self.task.loss(self.model, batch) / weight
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total} at step {at.step + 1}",
+                f"lower the learning rate (--lr {self.run.optimizer.learning_rate / 3:.1g})"
+                + ("" if self.run.runtime.amp == "off" else ", or train in fp32 (--amp off)"),
+            )
+        norm = self._update()
+        seconds = time.perf_counter() - started
+        tokens = sum(batch.tokens for batch in batches)
+        at.step, at.batch = at.step + 1, at.batch + 1
+        at.tokens, at.seconds = at.tokens + tokens, at.seconds + seconds
+        return StepDone(
+            step=at.step,
+            steps=self.steps,
+            epoch=at.epoch,
+            loss=total,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=tokens,
+            seconds=seconds,
+        )
+
+    def _to_device(self, batch: Batch) -> Batch:
+        device = self.model.device
+        if device.type == "cpu":
+            return batch
+        return Batch(
+            input_ids=batch.input_ids.to(device),
+            targets=batch.targets.to(device),
+            positions=batch.positions.to(device),
+            weight=batch.weight,
+            tokens=batch.tokens,
+        )
+
+    def _set_learning_rate(self, step: int) -> float:
+        factor = self.factor(step)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        return self.run.optimizer.learning_rate * factor
+
+    def _update(self) -> float:
+        """Clip, step, and forget the gradients; returns their norm before clipping."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        trained = [value for value in self.model.parameters() if value.grad is not None]
+        clip = self.run.optimizer.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(trained, clip)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        return float(norm)
+
+    def _evaluate(self) -> EvalDone:
+        started, at = time.perf_counter(), self.progress
+        self.model.eval()
+        score = self.task.dev_score(self.model, self.dev, 2 * self.run.training.batch_size)
+        better = at.best_score is None or (
+            score > at.best_score if self.task.higher_is_better else score < at.best_score
+        )
+        if better:
+            at.best_score, at.best_step = score, at.step
+        at.unimproved = 0 if better else at.unimproved + 1
+        at.seconds += time.perf_counter() - started
+        return EvalDone(step=at.step, metric=self.task.metric, score=score, best=better)
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove the resume state of a finished run."""
+    shutil.rmtree(folder, ignore_errors=True)
