@@ -47,8 +47,8 @@ def reset_peak_memory() -> bool:
 
 def available_memory_bytes() -> int:
     """Return how much this process may still take: what the system has left, or its cgroups if less."""
-    rooms = [limit.size - limit.used for limit in _cgroup_limits()]
-    return max(0, min([psutil.virtual_memory().available, *rooms]))
+    free = int(psutil.virtual_memory().available)
+    return max(0, min([free, *(limit.size - limit.used for limit in _cgroup_limits())]))
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -56,7 +56,7 @@ def describe_machine() -> dict[str, str | int]:
 
     Processors and memory are those that this process may use. Versions of packages come from their metadata.
     """
-    total = min([psutil.virtual_memory().total, *(limit.size for limit in _cgroup_limits())])
+    total = min([int(psutil.virtual_memory().total), *(limit.size for limit in _cgroup_limits())])
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return {
         "processor": _processor(),

@@ -1,5 +1,6 @@
 """Closed forms against models that exist: transformers, peft, safetensors and explora's own methods."""
 
+import json
 import warnings
 
 import peft
@@ -118,9 +119,11 @@ def test_every_method_of_the_registry_is_counted(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_file_bytes_are_those_that_safetensors_writes(shape: Shape, name: str) -> None:
     method = MethodConfig(method=name, targets=("key", "value", "mlp-up"))
+    header = json.dumps({"task": "paraphrase", "template": 'Is "{sentence1}" caf\u00e9\n?', "best_step": 12})
+    metadata = {"format": "pt"} if METHODS[name].trains_base else {"explora": header}
     tensors = file_tensors(shape, method, classes=2)
-    written = safetensors.torch.save({n: torch.zeros(size) for n, size in tensors.items()})
-    assert file_bytes(tensors) == count(shape, method, classes=2).adapter_bytes == len(written)
+    written = safetensors.torch.save({n: torch.zeros(size) for n, size in tensors.items()}, metadata)
+    assert count(shape, method, classes=2, header=header).adapter_bytes == len(written)
 
 
 def test_the_comparisons_catch_planted_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +134,8 @@ def test_the_comparisons_catch_planted_bugs(monkeypatch: pytest.MonkeyPatch) -> 
         patch.setitem(TARGETS, "key", ("attn.c_attn", None))
         assert count(TINY, separate).trainable != expected
     with monkeypatch.context() as patch:  # the file's header is not padded
-        tensors = {"a": (1,)}
-        written = len(safetensors.torch.save({"a": torch.zeros(1)}))
-        assert file_bytes(tensors) == written
+        metadata = {"format": "pt"}
+        written = len(safetensors.torch.save({"a": torch.zeros(1)}, metadata))
+        assert file_bytes({"a": (1,)}, metadata) == written
         patch.setattr(counting, "HEADER_ALIGNMENT", 1)
-        assert file_bytes(tensors) != written
+        assert file_bytes({"a": (1,)}, metadata) != written

@@ -100,8 +100,10 @@ def test_a_full_fine_tune_keeps_the_whole_model() -> None:
     }
 
 
-def test_a_file_without_tensors_is_an_empty_header() -> None:
-    assert file_bytes({}) == 8 + 8  # the length, then {} padded to eight bytes
+def test_the_header_is_part_of_the_file() -> None:
+    without, with_header = (count(GPT2, lora(8, "key"), header=text).adapter_bytes for text in ("", "x" * 80))
+    assert with_header - without == 80
+    assert file_bytes({}, {}) == 8 + 24  # the length, then {"__metadata__":{}} padded to a multiple of eight
 
 
 @pytest.mark.parametrize("layers", [(6, 12), (12, 12)])
