@@ -67,9 +67,12 @@ def _root(
     """Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
 
     Examples:
-      explora train paraphrase --lora 8
-      explora eval paraphrase
-      explora generate sonnet --prompt "Shall I compare"
+
+    `explora train paraphrase --lora 8`
+
+    `explora eval paraphrase`
+
+    `explora generate sonnet --prompt "Shall I compare"`
     """
 
 

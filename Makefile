@@ -1,0 +1,44 @@
+# Everything that is run by hand or by CI. PYTHON is the interpreter of a new .venv; it must be 3.11 or later.
+# On Linux, PyPI's torch brings gigabytes of CUDA; the CPU build comes with
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: demo test lint bench clean help
+
+help:  ## what there is (the default)
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: .venv/with-nothing  ## train, score and generate on embedded defaults, in runs/demo
+	$(BIN)/explora train paraphrase --lora 8 --output runs/demo --overwrite
+	$(BIN)/explora eval paraphrase runs/demo
+	$(BIN)/explora generate sonnet --prompt "Shall I compare thee to a summer's day?"
+
+test: .venv/with-test  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/with-lint  ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
+	$(BIN)/explora bench
+
+clean:  ## remove what was built, but neither .venv nor runs
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find explora tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/with-nothing: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+.venv/with-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[$*]"
+	@touch $@
