@@ -128,14 +128,14 @@ def _local_folder(name: str) -> Path | None:
 
 def _fetch(name: str, source: Source, file: RemoteFile) -> Path:
     """Return the path of a file in the cache, downloaded if need be, and checked."""
-    import huggingface_hub as hub
+    from huggingface_hub import constants, hf_hub_download
 
-    where = f"{source.repo}/{file.name} on {hub.constants.ENDPOINT}"
+    where = f"{source.repo}/{file.name} on {constants.ENDPOINT}"
     try:
-        fetched = hub.hf_hub_download(source.repo, file.name, repo_type="dataset", revision=source.revision)
+        fetched = hf_hub_download(source.repo, file.name, repo_type="dataset", revision=source.revision)
     except Exception as error:  # network, proxy, disk: each release of the client has its own kinds
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-        hint = f"check the network, HF_ENDPOINT and HF_HUB_OFFLINE; or set {VARIABLE} to a folder with {name}/"
+        hint = f"check the network, HF_ENDPOINT, HF_HUB_OFFLINE; or set {VARIABLE} to a folder with {name}/"
         raise DataError(f"{name} cannot be fetched ({where}): {reason}", hint) from None
     path = Path(fetched)
     wrong = _difference(path, file)

@@ -65,7 +65,7 @@ def _objects(lines: Iterator[tuple[int, str]], file: str) -> Iterator[tuple[int,
         except (ValueError, RecursionError) as error:
             raise DataError(f"invalid JSON: {error}", file=file, line=number) from None
         text = value.get("text") if isinstance(value, dict) else None
-        wrong = what_is_wrong(text) if isinstance(text, str) and text.strip() else "a text is expected"
+        wrong = textfile.what_is_wrong(text.strip()) if isinstance(text, str) else "a string is expected"
         if wrong:
             hint = 'each line is an object: {"text": "..."}'
             raise DataError(wrong, hint, file=file, line=number, column="text")

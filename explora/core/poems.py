@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from explora.core.tables import SKIP_HINT, Record, what_is_wrong
+from explora.core.tables import SKIP_HINT, Record
+from explora.core.textfile import what_is_wrong
 from explora.errors import DataError
 
 _ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}

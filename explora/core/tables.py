@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from explora.core.registry import TaskRow
+from explora.core.textfile import what_is_wrong
 from explora.errors import DataError, UsageError, did_you_mean
 
 ID = "id"
@@ -29,7 +30,6 @@ Record = tuple[int, dict[str, str]]
 Columns = dict[str, str]  # canonical column -> its name in the file
 
 _CS224N_ID = re.compile(r"[0-9a-f]{25}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MSR_HEADER = "Quality\t#1 ID\t"
 
 
@@ -249,14 +249,3 @@ def _checked(values: Mapping[str, str], columns: Columns, file: str, number: int
         if wrong:
             return DataError(wrong, SKIP_HINT, file=file, line=number, column=columns[canonical])
     return number, stripped
-
-
-def what_is_wrong(text: str) -> str:
-    """Return why a text cannot be used, "" when it can."""
-    if not text:
-        return "the cell is empty"
-    if "\0" in text:
-        return "a NUL byte in the text"
-    if _SURROGATE.search(text):
-        return "half a surrogate pair: this is not Unicode text"
-    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _MAGIC = {
     b"%PDF": "a PDF",
 }
 _SAMPLE = 4096
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(source: str) -> str:
@@ -89,6 +91,17 @@ def not_utf8(data: bytes, error: UnicodeDecodeError, file: str, line: int) -> Da
         return DataError("this is a binary file, not text", file=file)
     byte = error.object[error.start]
     return DataError(f"byte 0x{byte:02X} is not UTF-8", _recode("LATIN1", file), file=file, line=line)
+
+
+def what_is_wrong(text: str) -> str:
+    """Return why a text cannot be used, "" when it can."""
+    if not text:
+        return "empty, a value is expected"
+    if "\0" in text:
+        return "a NUL byte in the text"
+    if _SURROGATE.search(text):
+        return "half a surrogate pair: this is not Unicode text"
+    return ""
 
 
 def _recode(encoding: str, file: str) -> str:
