@@ -148,7 +148,8 @@ def _file_of(folder: Path, task: str, split: str) -> Path:
         return folder / found[0]
     there = ", ".join(found or names) or "no data file"
     problem = f"one file with {split!r} in its name is expected, {len(found)} found; there are: {there}"
-    raise DataError(problem, "name the files: --data FILE --dev FILE", file=str(folder))
+    hint = f"explora eval {task} --data FILE" if split == "test" else "--data FILE --dev FILE"
+    raise DataError(problem, f"name the file: {hint}", file=str(folder))
 
 
 def _part(rows: list[Row], split: str, seed: int, file: str) -> list[Row]:
