@@ -38,14 +38,11 @@ class Score:
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return the percentile bootstrap interval (Efron 1979) over the examples.
 
-        Drawing N examples with replacement is one multinomial draw over the distinct ones. The same seed
-        gives the same interval; a single example gives its own value twice.
+        The same seed gives the same interval; a single example gives its own value twice.
         """
         generator = np.random.default_rng(seed)
-        examples = int(self.times.sum())
-        frequencies = self.times / examples
         values = sorted(
-            self.formula(generator.multinomial(examples, frequencies) @ self.counts) for _ in range(resamples)
+            self.formula(_resample(self.times, generator) @ self.counts) for _ in range(resamples)
         )
         tail = int(resamples * (1 - level) / 2)
         return values[tail], values[-1 - tail]
@@ -135,6 +132,14 @@ def _mean_f1(sums: Counts) -> float:
     hit, both = np.split(sums, 2)
     present = both > 0
     return float((2 * hit[present] / both[present]).mean()) if present.any() else 0.0
+
+
+def _resample(times: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw as many examples as there are, with replacement; return how often each distinct one came (U,)."""
+    examples = int(times.sum())
+    if len(times) == examples:  # all distinct: counting draws is several times as fast as a multinomial
+        return np.bincount(generator.integers(examples, size=examples), minlength=examples)
+    return generator.multinomial(examples, times / examples)
 
 
 def _ratio(sums: Counts) -> float:

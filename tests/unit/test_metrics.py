@@ -129,6 +129,15 @@ def test_one_example_gives_its_value_twice() -> None:
         assert score.interval() == (score.value, score.value)
 
 
+def test_examples_counted_together_resample_as_examples_counted_apart() -> None:
+    together = accuracy([1] * 30 + [0] * 70, [1] * 100)
+    apart = Score(
+        np.repeat(together.counts, together.times, axis=0), np.ones(100, np.int64), together.formula
+    )
+    assert together.value == apart.value
+    assert together.interval() == pytest.approx(apart.interval(), abs=0.02)
+
+
 def test_an_interval_holds_its_value_and_widens_with_its_level() -> None:
     score = macro_f1(ANSWERS * 20, LABELS * 20)
     low, high = score.interval()
@@ -178,7 +187,12 @@ def sonnets() -> Score:
     return chrf(poems[:12], poems[12:])
 
 
-@pytest.mark.parametrize("score", [quora_sized, sonnets])
+def paragraphs() -> Score:
+    generator = np.random.default_rng(5)
+    return perplexity(generator.gamma(5, 10, size=20_000), np.full(20_000, 20))
+
+
+@pytest.mark.parametrize("score", [quora_sized, sonnets, paragraphs])
 def test_a_thousand_resamples_take_less_than_a_second(score: Callable[[], Score]) -> None:
     ready = score()
     start = time.process_time()

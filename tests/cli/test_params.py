@@ -1,0 +1,171 @@
+"""`explora params`: the published numbers, the table, the JSON, and the files that it predicts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from explora.core.adapters import ADAPTER_FILE, Header, write_adapter
+from explora.core.checkpoint import trained_tensors
+from explora.core.config import resolve
+from explora.core.model import GPT2
+from explora.core.registry import METHODS, Shape, load_implementation
+
+TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=16, vocab_size=30)
+
+
+def write_base(folder: Path, **changes: object) -> Path:
+    """A local model folder as far as params looks: its configuration."""
+    folder.mkdir()
+    config = {"model_type": "gpt2", **vars(TINY), **changes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trainable"),
+    [
+        ("--lora 8 --targets c_attn", 294_912),
+        ("--lora 8 --targets key,value", 294_912),
+        ("--lora 4 --targets query,value", 147_456),
+        ("paraphrase", 294_912),
+        ("sonnet", 1_327_104),
+        ("sonnet --layers 6-11", 1_327_104 // 2),
+        ("sentiment --classes 2", 1_327_104 + 2 * 768),
+        ("sentiment --last-linear", 5 * 768),
+        ("paraphrase --last-linear", 2 * 768),
+        ("--full", 124_439_808),
+        ("sonnet --lora-rank 16", 2 * 1_327_104),
+    ],
+)
+def test_json_has_the_exact_counts(explora, check_schema, arguments: str, trainable: int) -> None:
+    done = explora("params", *arguments.split(), "--model", "gpt2", "--json")
+    assert (done.code, done.err) == (0, "")
+    (counts,) = done.objects
+    check_schema("params", counts)
+    assert (counts["total"], counts["trainable"]) == (124_439_808, trainable)
+    assert counts["share"] == trainable / 124_439_808
+    assert sum(part["total"] for part in counts["parts"].values()) == counts["total"]
+    assert sum(part["trainable"] for part in counts["parts"].values()) == trainable
+
+
+def test_without_a_method_the_methods_are_compared(explora) -> None:
+    lines = explora("params", "--model", "gpt2").out.splitlines()
+    assert lines[0] == "gpt2, paraphrase: lora r=8 (scale 2) on key, value"
+    assert [line.split() for line in lines if line.startswith(("attn.c_attn", "all"))] == [
+        ["attn.c_attn", "21,261,312", "294,912"],
+        ["all", "124,439,808", "294,912"],
+    ]
+    assert [line.split()[:2] for line in lines[-3:]] == [
+        ["lora", "294,912"],
+        ["full", "124,439,808"],
+        ["last-linear", "1,536"],
+    ]
+
+
+def test_a_method_that_the_task_refuses_is_not_compared(explora) -> None:
+    assert "last-linear" not in explora("params", "sonnet", "--model", "gpt2").out
+
+
+def test_with_a_method_its_file_is_told(explora) -> None:
+    done = explora("params", "--model", "gpt2", "--lora", "8", "--targets", "c_attn", "--layers", "3")
+    assert done.out.startswith("gpt2, paraphrase: lora r=8 (scale 2) on c_attn, blocks 3-3\n")
+    assert done.out.endswith("adapter file: about 99.1 kB\n")
+    assert explora("params", "--model", "gpt2", "--full").out.endswith("model file: about 497.8 MB\n")
+
+
+def test_random_weights_are_labelled(explora) -> None:
+    done = explora("params", "--model", "random:distilgpt2")
+    assert done.out.startswith("random:distilgpt2 (random weights, for timing only), ")
+
+
+def test_a_local_folder_needs_its_configuration_only(explora, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    done = explora("params", "--model", str(base), "--full", "--json")
+    assert done.objects[0]["total"] == sum(p.numel() for p in GPT2(TINY).parameters())
+
+
+@pytest.mark.parametrize("method", ["lora", "last-linear"])
+def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path, method: str) -> None:
+    base = write_base(tmp_path / "base")
+    arguments = ["--lora", "4"] if method == "lora" else ["--last-linear"]
+    told = explora("params", "sentiment", "--model", str(base), *arguments, "--classes", "3", "--json")
+
+    run, _ = resolve("sentiment", {"method": method, "rank": 4})
+    model = GPT2(TINY)
+    model.score = torch.nn.Linear(TINY.n_embd, 3, bias=False)
+    load_implementation(METHODS[method].implementation).apply(model, run.method)
+    header = Header(
+        task="sentiment",
+        method=run.method,
+        base=str(base),
+        base_digest="f" * 64,
+        encoding=run.encoding,
+        labels=("0", "1", "2"),
+        best_step=7,
+    )
+    write_adapter(tmp_path / "run", trained_tensors(model), header, TINY, str(base))
+    assert told.objects[0]["adapter_bytes"] == (tmp_path / "run" / ADAPTER_FILE).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ("sonnet --last-linear", 2, "sonnet cannot be trained by last-linear"),
+        ("--lora 8 --full", 2, "one method at a time"),
+        ("--lora 0", 2, "rank must be at least 1"),
+        ("--targets queries", 2, "did you mean query?"),
+        ("--layers 6-12", 2, "the base has 12"),
+        ("--classes 3", 2, "--classes belongs to sentiment"),
+        ("sentiment --classes 1", 2, "--classes"),
+        ("paraphrases", 2, "did you mean paraphrase?"),
+        ("--model gpt3", 1, "did you mean gpt2?"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(explora, arguments: str, code: int, told: str) -> None:
+    words = arguments.split()
+    if "--model" not in words:
+        words += ["--model", "gpt2"]
+    done = explora("params", *words)
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "peft", "numpy"):
+    sys.modules[name] = None  # importing it raises ImportError
+import typer
+from explora.commands.params import params
+app = typer.Typer()
+app.command()(params)
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--model gpt2", "sentiment --model random:gpt2 --full", "--model base"]
+)
+def test_torch_is_never_imported(tmp_path: Path, arguments: str) -> None:
+    write_base(tmp_path / "base")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "trained: " in done.stdout
+
+
+def test_a_folder_that_is_not_a_gpt2_is_refused(explora, tmp_path: Path) -> None:
+    done = explora("params", "--model", str(write_base(tmp_path / "base", model_type="llama")))
+    assert (done.code, done.out) == (1, "")
+    assert "llama" in done.err
