@@ -87,6 +87,18 @@ def test_the_refusal_itself_works():
     assert "must not be imported" in done.stderr
 
 
-def test_completion_is_kept():
-    done = run_light("--show-completion", "bash")
-    assert "explora" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("explora par", ["params"]),
+        ("explora train par", ["paraphrase"]),
+        ("explora train paraphrase --amp b", ["bf16"]),
+        ("explora train paraphrase --model gpt2-x", ["gpt2-xl"]),
+    ],
+)
+def test_completion_is_light(words, offered, monkeypatch):
+    monkeypatch.setenv("_EXPLORA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    done = run_light()
+    assert (done.returncode, done.stdout.split()) == (0, offered)
