@@ -64,11 +64,14 @@ class StoredTensor:
             return handle.get_tensor(self.key)  # type: ignore[no-any-return]
 
 
-def load_model(base: Base, *, dtype: torch.dtype, device: torch.device, dropout: float = 0.0) -> GPT2:
+def load_model(
+    base: Base, *, dtype: torch.dtype, device: torch.device, dropout: float = 0.0, seed: int = 0
+) -> GPT2:
     """Return the model of `base` with weights of `dtype` on `device`; a `score` head stays fp32.
 
     A file of that dtype is mapped, not read; any other is cast tensor by tensor, so that a bf16 model never
-    holds its fp32 twin. Raises WeightsError, listing everything that is missing, unexpected or misshapen.
+    holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
+    everything that is missing, unexpected or misshapen.
     """
     stored = _catalogue(base)
     with torch.device("meta"):
@@ -79,7 +82,7 @@ def load_model(base: Base, *, dtype: torch.dtype, device: torch.device, dropout:
         _check_fit(base, stored, model)
         tensors = _read_all(list(stored.values()), dtype)
     else:
-        tensors = _draw_all(model, dtype)
+        tensors = _draw_all(model, dtype, seed)
     model.load_state_dict({name: tensor.to(device) for name, tensor in tensors}, assign=True)
     model.compute_dtype = dtype
     return model
@@ -208,13 +211,13 @@ def _read_all(stored: Sequence[StoredTensor], dtype: torch.dtype) -> Iterator[tu
         yield item.name, item.read().to(wanted[item.name])
 
 
-def _draw_all(model: GPT2, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _draw_all(model: GPT2, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Yield random weights, the same for every dtype, initialised as GPT-2's.
 
     Normal with deviation 0.02; the projections into the residual stream are scaled by 1 / sqrt(2 n_layer)
     (Radford et al. 2019, section 2.3).
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     residual = 0.02 / (2 * model.shape.n_layer) ** 0.5
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
