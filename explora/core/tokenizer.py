@@ -131,7 +131,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     The same documents give the same tokenizer. Raises UsageError when `vocab_size` has no room for the
     bytes and those words, DataError when the text is too short to fill it.
     """
-    merges = _learn_merges(documents, vocab_size - 1)
+    merges = _learn_merges(documents, max(0, vocab_size - 1))
     for kept in range(len(merges), -1, -1):  # the rarest make room, where words had to be added
         whole = _with_whole_words(merges[:kept])
         vocab = _vocabulary(whole)
