@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS_AT_ONCE = 1 << 24  # elements of one chunk's logits: 64 MiB in fp32
+LOGITS_AT_ONCE = 1 << 22  # elements of one chunk's logits: 16 MiB in fp32, which a large cache holds
+FEWEST_ROWS = 128  # of a chunk, so that its products stay efficient whatever the vocabulary
 
 
 class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
-        rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
+        rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
         head = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
@@ -62,7 +63,7 @@ def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each of N targets, (N,), without gradients and in the same chunks."""
-    rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
+    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
     head = weight.to(hidden.dtype)
     with torch.no_grad():
         parts = [

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from explora.core.registry import Shape
 
 LAYER_NORM_EPSILON = 1e-5
-# Below this many keys torch's CPU attention is two to three times faster in fp32 than in bf16.
-BF16_ATTENTION_FROM = 512
+# Up to this many keys two plain products and a softmax beat torch's fused CPU kernel in bf16.
+PLAIN_ATTENTION_UP_TO = 256
 
 
 class Conv1D(nn.Module):
@@ -97,12 +97,23 @@ class Cache:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Scaled dot-product attention, (B, H, T, D) on (B, H, S, D); causal where T = S and no mask is given."""
-    dtype = query.dtype
-    if dtype is torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] < BF16_ATTENTION_FROM:
-        query, key, value = query.float(), key.float(), value.float()
     causal = mask is None and query.shape[-2] > 1
-    attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
-    return attended.to(dtype)
+    if query.dtype is torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] <= PLAIN_ATTENTION_UP_TO:
+        return _attend_plainly(query, key, value, causal_mask(key) if causal else mask, dropout)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
+
+
+def causal_mask(key: Tensor) -> Tensor:
+    """Return which keys a query at the same place sees: (S, S), lower triangle true."""
+    length = key.shape[-2]
+    return torch.ones(length, length, dtype=torch.bool, device=key.device).tril_()
+
+
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return F.dropout(scores.softmax(dim=-1), dropout) @ value
 
 
 class Attention(nn.Module):

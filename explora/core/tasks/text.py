@@ -74,13 +74,13 @@ class Text:
     def load(self, config: DataConfig, split: str) -> Split:
         """Tokenise a split; of a single file without --dev the last tenth of the rows is dev."""
         found = find_split("text", config, split)
-        rows = self._rows(str(found.path))
-        if not found.shared:
+        rows = self._rows(found.file)
+        if found.whole:
             return Split(examples=rows)
         kept = max(1, len(rows) // 10)
         border = (len(rows) - kept) * rows.length
         if border == 0:
-            raise DataError(f"{found.path} is too short to set aside a tenth for dev", "give --dev FILE")
+            raise DataError(f"{found.file} is too short to set aside a tenth for dev", "give --dev FILE")
         ids = rows.ids[:border] if split == "train" else rows.ids[border:]
         share = rows.text_bytes * len(ids) // len(rows.ids)
         return Split(examples=TokenRows(rows.file, ids, share, rows.length))

@@ -1,0 +1,101 @@
+"""Paraphrase detection as a cloze: the model completes a question about two sentences with yes or no.
+
+Only the two label rows of the tied head are looked at, at the last position. With --last-linear a fresh
+two-way head takes their place.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from explora.core.classification import Classification
+from explora.core.data import Row
+from explora.core.model import GPT2
+from explora.core.tasks.contract import Setting
+from explora.errors import DataError, UsageError
+
+FIELDS = {"sentence1", "sentence2"}
+SPELLINGS = {"1": "1", "yes": "1", "true": "1", "0": "0", "no": "0", "false": "0"}
+
+
+class Paraphrase(Classification):
+    """See the module; class 1 is a paraphrase."""
+
+    name = "paraphrase"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.labels = ("0", "1")
+        self.template = setting.encoding.template or ""
+        self._check_template()
+        yes, no = setting.encoding.label_words or ("yes", "no")
+        self.label_rows = torch.tensor([self._label_row(no), self._label_row(yes)])
+
+    def _check_template(self) -> None:
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+        except ValueError as error:
+            raise UsageError(f"the template {self.template!r} is broken: {error}", "write {{ for a brace") from None
+        if fields != FIELDS:
+            raise UsageError(
+                f"the template {self.template!r} must have {{sentence1}} and {{sentence2}}, and nothing else in braces"
+            )
+
+    def _label_row(self, word: str) -> int:
+        """Return the token of a label word: after a space of the template as it is, else with its own."""
+        spaced = word if self.template[-1:].isspace() else " " + word
+        ids = self.setting.tokenizer.encode(spaced)
+        if len(ids) != 1:
+            raise UsageError(
+                f"the label word {word!r} is {len(ids)} tokens of this base, not one",
+                "choose common short words: --label-words yes,no",
+            )
+        return ids[0]
+
+    def canonical(self, label: str) -> str:
+        """Return 1 for 1, 1.0, yes, true; 0 likewise; anything else as it is."""
+        plain = super().canonical(label).lower()
+        return SPELLINGS.get(plain, label)
+
+    def head_classes(self) -> int | None:
+        """Two for --last-linear, else the tied head."""
+        return 2 if self.setting.method == "last-linear" else None
+
+    def encode(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Fill the template; where that is too long the sentences are cut, the longer one first."""
+        prompts = [self.template.format_map(row.values) for row in rows]
+        encoded = self.setting.tokenizer.encode_batch(prompts)
+        return [
+            ids if len(ids) <= self.setting.max_length else self._cut(row)
+            for row, ids in zip(rows, encoded, strict=True)
+        ]
+
+    def _cut(self, row: Row) -> list[int]:
+        tokenizer = self.setting.tokenizer
+        sentences = {name: tokenizer.encode(row.values[name]) for name in sorted(FIELDS)}
+        while any(sentences.values()):
+            texts = {name: tokenizer.decode(ids) for name, ids in sentences.items()}
+            ids = tokenizer.encode(self.template.format_map(texts))
+            excess = len(ids) - self.setting.max_length
+            if excess <= 0:
+                return ids
+            longer = max(sentences, key=lambda name: len(sentences[name]))
+            gap = abs(len(sentences["sentence1"]) - len(sentences["sentence2"]))
+            kept = len(sentences[longer]) - max(1, min(excess, gap or excess // 2))
+            sentences[longer] = sentences[longer][: max(0, kept)]
+        raise DataError(
+            f"the template alone is longer than {self.setting.max_length} tokens",
+            "raise --max-length or shorten the template",
+            file=row.file,
+            line=row.line,
+        )
+
+    def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
+        """The logits of no and yes."""
+        if model.score is not None:
+            return model.classify(hidden)
+        return model.logits(hidden, self.label_rows.to(hidden.device))

@@ -1,0 +1,217 @@
+"""Sonnets, or any poems: continue one from its first lines.
+
+A poem is end-of-text, its lines each with a line break, end-of-text. The loss is on what follows the first
+k lines, k drawn anew each epoch, so that the model meets contexts of every length.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explora.core.batching import in_length_order, pad
+from explora.core.config import DataConfig
+from explora.core.cross_entropy import tied_cross_entropy, token_losses
+from explora.core.data import Row, load_split, read_table
+from explora.core.generation import Prompt, generate
+from explora.core.metrics import Score, bleu, chrf, perplexity
+from explora.core.model import GPT2
+from explora.core.sampling import SamplingConfig
+from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+
+SONNET_LINES = 14
+MOST_GIVEN = 12
+GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
+PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
+MAX_NEW_TOKENS = 256
+FLOOR_DRAWS = 20
+SAMPLED = SamplingConfig(temperature=1.0, top_p=0.9)
+
+
+class Sonnet:
+    """See the module."""
+
+    metric = "perplexity"
+    higher_is_better = False
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def head_classes(self) -> int | None:
+        """The tied head."""
+        return None
+
+    def load(self, config: DataConfig, split: str) -> Split:
+        """See the contract."""
+        table = load_split("sonnet", config, split, self.setting.seed)
+        return Split(examples=[self.encode(row) for row in table.rows], skipped=table.skipped)
+
+    def read(self, source: str, config: DataConfig) -> Split:
+        """See the contract."""
+        table = read_table(source, "sonnet", config)
+        return Split(examples=[self.encode(row) for row in table.rows], skipped=table.skipped)
+
+    def encode(self, row: Row) -> Example:
+        """Encode a poem line by line; what is beyond the longest allowed is cut off."""
+        lines = self.setting.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
+        eos = self.setting.tokenizer.eos
+        ids = [eos, *(token for line in lines for token in line), eos][: self.setting.max_length]
+        breaks = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
+        return Example(row=row, ids=ids, breaks=tuple(at for at in breaks if at <= len(ids)))
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt, as the training poems begin."""
+        return [self.setting.tokenizer.eos, *self.setting.tokenizer.encode(text)]
+
+    def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
+        """Targets are the tokens after the first k lines; k is drawn from seed, epoch and poem."""
+        input_ids = pad([example.ids for example in examples], self.setting.tokenizer.eos)
+        targets = torch.full_like(input_ids, -100)
+        for row, example in enumerate(examples):
+            start, end = self._given(example, epoch), len(example.ids)
+            targets[row, start - 1 : end - 1] = input_ids[row, start:end]
+        lengths = torch.tensor([len(example.ids) for example in examples])
+        return Batch(
+            input_ids=input_ids,
+            targets=targets,
+            positions=lengths - 1,
+            weight=int((targets >= 0).sum()),
+            tokens=int(lengths.sum()),
+        )
+
+    def _given(self, example: Example, epoch: int) -> int:
+        """Return how many tokens are given in this epoch: end-of-text and k whole lines."""
+        generator = random.Random(f"{self.setting.seed} {epoch} {example.row.file} {example.row.line}")
+        given = generator.randint(0, min(MOST_GIVEN, max(0, len(example.breaks) - 1)))
+        return example.breaks[given - 1] if given else 1
+
+    def loss(self, model: GPT2, batch: Batch) -> Tensor:
+        """Return the cross-entropy summed over the targets."""
+        hidden, wanted = model(batch.input_ids), batch.targets >= 0
+        return tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
+
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+        """Return the perplexity of the continuations, over 1, 3, 6 and 12 given lines together."""
+        return self._perplexities(model, examples, batch_size)["perplexity"].value
+
+    def evaluate(
+        self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
+    ) -> Evaluation:
+        """Return perplexities, and BLEU and chrF of greedy and of sampled continuations.
+
+        Poems of which only the given lines are there get continuations and no scores. The floor of BLEU
+        and chrF is the tail of a random training poem: no model at all.
+        """
+        texts = {
+            "greedy": self._continue(model, examples, SamplingConfig(greedy=True), batch_size),
+            "sampled": self._continue(model, examples, SAMPLED, batch_size),
+        }
+        prompts = ["\n".join(_lines(example)[:PROMPT_LINES]) + "\n" for example in examples]
+        predictions: list[dict[str, Any]] = [
+            {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
+            for example, prompt, greedy, sampled in zip(
+                examples, prompts, texts["greedy"], texts["sampled"], strict=True
+            )
+        ]
+        if any(len(example.breaks) <= PROMPT_LINES for example in examples):
+            return Evaluation(examples=len(examples), scores=None, predictions=predictions)
+        references = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in examples]
+        scores = self._perplexities(model, examples, batch_size)
+        for name, hypotheses in texts.items():
+            scores |= _text_scores(name, prompts, hypotheses, references)
+        floors = {name: float(model.shape.vocab_size) for name in scores if name.startswith("perplexity")}
+        return Evaluation(
+            examples=len(examples),
+            scores={name: score.value for name, score in scores.items()},
+            intervals={name: score.interval() for name, score in scores.items()},
+            floors=floors | self._text_floors(prompts, references, train),
+            predictions=predictions,
+        )
+
+    def _continue(
+        self, model: GPT2, examples: Sequence[Example], sampling: SamplingConfig, batch_size: int
+    ) -> list[str]:
+        prompts = []
+        for index, example in enumerate(examples):
+            given = min(PROMPT_LINES, len(example.breaks))
+            ids = example.ids[: example.breaks[given - 1]]
+            lines = max(1, SONNET_LINES - given)
+            prompts.append(Prompt(ids=ids, seed=self.setting.seed + index, lines=lines))
+        found = generate(model, prompts, sampling, MAX_NEW_TOKENS, self.setting.tokenizer, batch_size)
+        return [self.setting.tokenizer.decode(item.ids).rstrip("\n") for item in found]
+
+    @torch.inference_mode()
+    def _perplexities(
+        self, model: GPT2, examples: Sequence[Example], batch_size: int
+    ) -> dict[str, Score]:
+        losses = self._token_losses(model, examples, batch_size)
+        sums = {
+            given: [
+                (float(loss[example.breaks[given - 1] - 1 :].sum()), len(loss) - example.breaks[given - 1] + 1)
+                for example, loss in zip(examples, losses, strict=True)
+                if len(example.breaks) > given
+            ]
+            for given in GIVEN_LINES
+        }
+        pooled = [pair for pairs in sums.values() for pair in pairs]
+        scores = {"perplexity": _perplexity(pooled)}
+        return scores | {f"perplexity_given_{n}": _perplexity(pairs) for n, pairs in sums.items() if pairs}
+
+    def _token_losses(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> list[Tensor]:
+        """Return for each poem the loss of every token but the first, (T - 1,)."""
+        losses: dict[int, Tensor] = {}
+        for rows in in_length_order([len(example.ids) for example in examples], batch_size):
+            input_ids = pad([examples[row].ids for row in rows], self.setting.tokenizer.eos).to(model.device)
+            hidden = model(input_ids)
+            for place, row in enumerate(rows):
+                end = len(examples[row].ids)
+                losses[row] = token_losses(
+                    hidden[place, : end - 1], model.wte.weight, input_ids[place, 1:end]
+                ).cpu()
+        return [losses[row] for row in range(len(examples))]
+
+    def _text_floors(
+        self, prompts: Sequence[str], references: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, float]:
+        """Return the mean scores of the tails of random training poems."""
+        tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
+        tails = [tail for tail in tails if tail]
+        if not tails:
+            return {}
+        generator, total = random.Random(self.setting.seed), dict[str, float]()
+        for _ in range(FLOOR_DRAWS):
+            hypotheses = [generator.choice(tails) for _ in prompts]
+            for name, score in _text_scores("", prompts, hypotheses, references).items():
+                total[name] = total.get(name, 0.0) + score.value / FLOOR_DRAWS
+        return {name + way: value for name, value in total.items() for way in ("greedy", "sampled")}
+
+
+def _lines(example: Example) -> list[str]:
+    return example.row.values["text"].split("\n")
+
+
+def _perplexity(pairs: Sequence[tuple[float, int]]) -> Score:
+    if not pairs:
+        return perplexity([math.nan], [1])
+    return perplexity([loss for loss, _ in pairs], [count for _, count in pairs])
+
+
+def _text_scores(
+    way: str, prompts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+) -> dict[str, Score]:
+    """Score continuations alone and, as `course_`, the course's way: the given lines count too."""
+    whole = [prompt + text for prompt, text in zip(prompts, hypotheses, strict=True)]
+    poems = [prompt + text for prompt, text in zip(prompts, references, strict=True)]
+    return {
+        f"bleu_{way}": bleu(hypotheses, references),
+        f"chrf_{way}": chrf(hypotheses, references),
+        f"course_bleu_{way}": bleu(whole, poems),
+        f"course_chrf_{way}": chrf(whole, poems),
+    }
