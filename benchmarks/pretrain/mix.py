@@ -77,7 +77,9 @@ def portion(corpora: Path, name: str, megabytes: float | None) -> list[str]:
     total = sum(len(document) for document in documents) / 1e6
     if megabytes is None or megabytes >= total:
         return documents
-    return [d for i, d in enumerate(documents) if int(i * megabytes / total) != int((i + 1) * megabytes / total)]
+    return [
+        d for i, d in enumerate(documents) if int(i * megabytes / total) != int((i + 1) * megabytes / total)
+    ]
 
 
 def main() -> None:

@@ -142,6 +142,15 @@ Task = Annotated[
     ),
 ]
 
+Run = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        show_default=False,
+        help="A run folder, a PEFT adapter or a model folder. Default: runs/TASK where it exists, else the base.",
+    ),
+]
+
 Model = Annotated[
     str | None,
     _model(
@@ -212,9 +221,7 @@ Dev = Annotated[
 ]
 Columns = Annotated[
     str | None,
-    _data(
-        "--columns", metavar="OURS=THEIRS,...", help="The file's own column names: label=is_dup,sentence1=q1."
-    ),
+    _data("--columns", metavar="OURS=THEIRS,...", help="The file's own column names, such as label=is_dup."),
 ]
 Format = Annotated[
     str | None,

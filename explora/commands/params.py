@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from explora.commands import _options as o
 from explora.core.adapters import Header
 from explora.core.config import TrainRun, resolve
 from explora.core.counting import SENTIMENT_CLASSES, Count, count, head_classes
-from explora.core.registry import METHODS, MODELS, TASKS, Shape
+from explora.core.registry import METHODS, TASKS, Shape
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
@@ -61,12 +60,14 @@ def params(
     options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers}
     given = o.given(options) | method
     run, _ = resolve(task, given)
-    shape, label = _base(run.model)
+    from explora.core.sources import shape_of
+
+    shape = shape_of(run.model)
     counted = _count(run, shape, classes)
     if json:
         console.result_json(_to_json(counted))
         return
-    console.result(f"{label}, {task}: {_describe(run)}\n")
+    console.result(f"{run.model}, {task}: {_describe(run)}\n")
     _show_parts(counted)
     if method:
         console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
@@ -74,19 +75,6 @@ def params(
     console.result("")
     runs = [resolve(task, given | {"method": name})[0] for name in METHODS if name not in TASKS[task].refused]
     _show_methods([(each, _count(each, shape, classes)) for each in runs])
-
-
-def _base(name: str) -> tuple[Shape, str]:
-    """The shape of a base and what to call it; a short name and a local folder need no weights."""
-    if name in MODELS:
-        return MODELS[name].shape, name
-    from explora.core.sources import CONFIG, open_base, read_config, read_shape
-
-    config = Path(name).expanduser() / CONFIG
-    if config.is_file():
-        return read_shape(read_config(config), name), name
-    base = open_base(name)
-    return base.shape, base.label
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:

@@ -14,7 +14,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.core.config import TrainRun, resolve, settings_of
-from explora.core.counting import count
+from explora.core.counting import count, head_classes
 from explora.core.recording import read_config
 from explora.core.registry import Shape
 from explora.errors import Interrupted, UsageError, did_you_mean
@@ -41,14 +41,18 @@ def parse_shape(text: str) -> Shape:
         if name not in SHAPE_FIELDS:
             raise UsageError(f"--from-scratch has no {name!r}{did_you_mean(name, SHAPE_FIELDS)}", example)
         if not number.isdigit() or int(number) == 0:
-            raise UsageError(f"--from-scratch: {name} should be a positive whole number, not {number!r}", example)
+            raise UsageError(
+                f"--from-scratch: {name} should be a positive whole number, not {number!r}", example
+            )
         values[SHAPE_FIELDS[name]] = int(number)
     missing = [name for name, key in SHAPE_FIELDS.items() if key not in values]
     if missing:
         raise UsageError(f"--from-scratch does not say {', '.join(missing)}", example)
     shape = Shape(**values)
     if shape.n_embd % shape.n_head:
-        raise UsageError(f"--from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}", example)
+        raise UsageError(
+            f"--from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}", example
+        )
     return shape
 
 
@@ -167,7 +171,9 @@ def train(
     options = o.given(settings) | o.parse_method(lora, full, last_linear)
     recorded = read_config(config) if config else None
     if recorded is not None and recorded.task != task:
-        raise UsageError(f"{config} is a run of {recorded.task}, not of {task}", f"explora train {recorded.task}")
+        raise UsageError(
+            f"{config} is a run of {recorded.task}, not of {task}", f"explora train {recorded.task}"
+        )
     run, origins = resolve(task, options, recorded)
     if dry_run:
         _show_plan(run, origins, json)
@@ -296,7 +302,8 @@ def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
     from explora.core.sources import shape_of
 
     shape = run.from_scratch or shape_of(run.model)
-    trainable = count_trainable(shape, run.method, run.task, classes=None)
+    classes = head_classes(run.task, run.method.method)
+    trainable = count(shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return

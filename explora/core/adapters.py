@@ -79,7 +79,9 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() or (folder / CONFIG_FILE).is_file()
 
 
-def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, shape: Shape, base: str) -> None:
+def write_adapter(
+    folder: Path, trained: Mapping[str, Tensor], header: Header, shape: Shape, base: str
+) -> None:
     """Write an adapter atomically, file by file; `trained` has the model's own names."""
     from safetensors.torch import save
 
@@ -113,7 +115,9 @@ def peft_config(header: Header, shape: Shape, base: str) -> dict[str, Any]:
     whole = 1 if mixed else stacked
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if header.labels and TASKS[header.task].label and not _is_cloze(header) else "CAUSAL_LM",
+        "task_type": "SEQ_CLS"
+        if header.labels and TASKS[header.task].label and not _is_cloze(header)
+        else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": whole * rank,
         "lora_alpha": whole * alpha,
@@ -178,7 +182,9 @@ def from_peft(
             faults.append(f"{name} holds a number that is not finite")
     if faults:
         shown = "; ".join(sorted(faults)[:20]) + ("; ..." if len(faults) > 20 else "")
-        raise AdapterError(f"{where} does not fit: {shown}", "is it an adapter for this base, task and method?")
+        raise AdapterError(
+            f"{where} does not fit: {shown}", "is it an adapter for this base, task and method?"
+        )
     trained = {}
     for name, value in expected.items():
         module, _, kind = name.rpartition(".")
@@ -186,7 +192,9 @@ def from_peft(
             trained[name] = tensors[PREFIX + name].float()
             continue
         stored = tensors[f"{PREFIX}transformer.{module}.{kind}.weight"].float()
-        trained[name] = stored if kind == "lora_A" else _unfuse(stored, tuple(value.shape), module, method, where)
+        trained[name] = (
+            stored if kind == "lora_A" else _unfuse(stored, tuple(value.shape), module, method, where)
+        )
     return trained
 
 
@@ -202,7 +210,9 @@ def _unfuse(stored: Tensor, shape: tuple[int, ...], module: str, method: MethodC
         for index, part in enumerate(parts)
     ]
     if sum(int(block.count_nonzero()) for block in blocks) != int(stored.count_nonzero()):
-        raise AdapterError(f"{where}: {module}.lora_B has numbers outside the blocks of {','.join(method.targets)}")
+        raise AdapterError(
+            f"{where}: {module}.lora_B has numbers outside the blocks of {','.join(method.targets)}"
+        )
     return torch.stack(blocks)
 
 

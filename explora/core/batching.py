@@ -28,7 +28,9 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
     return batches
 
 
-def in_length_order(lengths: Sequence[int], size: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
+def in_length_order(
+    lengths: Sequence[int], size: int, rows: Sequence[int] | None = None
+) -> Iterator[list[int]]:
     """Yield batches of similar length; `rows` defaults to all."""
     ordered = sorted(range(len(lengths)) if rows is None else rows, key=lengths.__getitem__)
     for start in range(0, len(ordered), size):

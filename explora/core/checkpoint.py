@@ -1,14 +1,13 @@
 """Resume state: everything that decides the bits of the steps to come, written atomically, no pickle.
 
-    checkpoint/latest           the name of the newest complete state
-    checkpoint/step-000120/     state.safetensors  weights.*, optimizer.*, generator, cuda generator
-                                state.json         counters and the optimizer's plain numbers
+checkpoint/latest           the name of the newest complete state
+checkpoint/step-000120/     state.safetensors  weights.*, optimizer.*, generator, cuda generator
+                            state.json         counters and the optimizer's plain numbers
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -73,7 +72,7 @@ def save_checkpoint(
     partial.replace(target)
     pointer = folder / "latest.partial"
     pointer.write_text(name, encoding="utf-8")
-    os.replace(pointer, folder / "latest")
+    pointer.replace(folder / "latest")
     for old in folder.glob("step-*"):
         if old.name != name:
             shutil.rmtree(old, ignore_errors=True)
@@ -91,9 +90,13 @@ def load_checkpoint(
         tensors = load_file(state / "state.safetensors")
         plain = json.loads((state / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
-        raise AdapterError(f"{state}: unreadable checkpoint: {error}", "start again with --overwrite") from None
+        raise AdapterError(
+            f"{state}: unreadable checkpoint: {error}", "start again with --overwrite"
+        ) from None
     own = trained_tensors(model)
-    stored = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    stored = {
+        key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
+    }
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
         raise AdapterError(
             f"{state} does not fit this run: other tensors are trained",
@@ -111,7 +114,10 @@ def load_checkpoint(
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, number: int, tensors: dict[str, Tensor], numbers: dict[str, dict[str, Any]]
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    tensors: dict[str, Tensor],
+    numbers: dict[str, dict[str, Any]],
 ) -> None:
     state: dict[int, dict[str, Any]] = {int(key): dict(value) for key, value in numbers.items()}
     prefix = f"optimizer.{number}."

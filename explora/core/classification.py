@@ -75,8 +75,7 @@ class Classification:
     def _examples(self, rows: Sequence[Row]) -> list[Example]:
         encoded = self.encode(rows)
         return [
-            Example(row=row, ids=ids, label=self._label(row))
-            for row, ids in zip(rows, encoded, strict=True)
+            Example(row=row, ids=ids, label=self._label(row)) for row, ids in zip(rows, encoded, strict=True)
         ]
 
     def _label(self, row: Row) -> int | None:
@@ -93,6 +92,10 @@ class Classification:
             line=row.line,
             column="label",
         )
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt, as it is."""
+        return self.setting.tokenizer.encode(text)
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Targets are the classes, -1 where a row has none."""
@@ -164,7 +167,9 @@ class Classification:
 def _gold(examples: Sequence[Example]) -> list[int]:
     unlabelled = next((example.row for example in examples if example.label is None), None)
     if unlabelled is not None:
-        raise DataError("this row has no label", "dev scores need labels", file=unlabelled.file, line=unlabelled.line)
+        raise DataError(
+            "this row has no label", "dev scores need labels", file=unlabelled.file, line=unlabelled.line
+        )
     return [example.label for example in examples if example.label is not None]
 
 

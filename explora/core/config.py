@@ -261,7 +261,9 @@ def validate(run: TrainRun) -> None:
     if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
         raise UsageError("label words are two different words: --label-words yes,no")
     if run.from_scratch is not None and (run.task != "text" or run.method.method != "full"):
-        raise UsageError("--from-scratch trains every weight on plain text: train text --full --from-scratch ...")
+        raise UsageError(
+            "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
+        )
 
 
 def _validate_targets(method: MethodConfig) -> None:

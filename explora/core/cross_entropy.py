@@ -68,6 +68,6 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad():
         parts = [
             F.cross_entropy(F.linear(part, head).float(), target, reduction="none")
-            for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
+            for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

@@ -71,8 +71,8 @@ def stream(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield, step by step, (row, token) of every prompt that is still going on.
 
-    A row ends with `eos` (not yielded), after its line breaks, at `max_new_tokens` or at the end of the
-    model's context.
+    A row ends after its line breaks where it has a number of them, else with `eos` (not yielded); in any
+    case at `max_new_tokens` or at the end of the model's context.
     """
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=model.device)
     capacity = min(model.shape.n_positions, int(lengths.max()) + max_new_tokens)
@@ -84,7 +84,9 @@ def stream(
     generators = row_generators([prompt.seed for prompt in prompts])
     alive, lines = list(range(len(prompts))), [prompt.lines for prompt in prompts]
     for _ in range(max_new_tokens):
-        drawn = draw(model.logits(hidden[:, 0]), sampling, [generators[row] for row in alive], seen)
+        logits = model.logits(hidden[:, 0])
+        logits[[lines[row] is not None for row in alive], eos] = -torch.inf
+        drawn = draw(logits, sampling, [generators[row] for row in alive], seen)
         tokens = drawn.tolist()
         yield [(row, token) for row, token in zip(alive, tokens, strict=True) if token != eos]
         kept = []

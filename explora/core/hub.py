@@ -51,9 +51,9 @@ def _explain(hub_id: str, name: str, error: BaseException) -> WeightsError:
         )
     if isinstance(error, errors.GatedRepoError):
         return WeightsError(f"{hub_id} is gated", f"accept its terms at {hub}/{hub_id} and set HF_TOKEN")
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return WeightsError(
-            f"there is no model {hub_id} at {hub}",
+            f"there is no model {hub_id} at {hub}, or it is private",
             "check the spelling; a private model needs HF_TOKEN, a local folder its path",
         )
     if status is not None:

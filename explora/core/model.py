@@ -98,7 +98,11 @@ class Cache:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Scaled dot-product attention, (B, H, T, D) on (B, H, S, D); causal where T = S and no mask is given."""
     causal = mask is None and query.shape[-2] > 1
-    if query.dtype is torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] <= PLAIN_ATTENTION_UP_TO:
+    if (
+        query.dtype is torch.bfloat16
+        and query.device.type == "cpu"
+        and key.shape[-2] <= PLAIN_ATTENTION_UP_TO
+    ):
         return _attend_plainly(query, key, value, causal_mask(key) if causal else mask, dropout)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
 
@@ -198,7 +202,9 @@ class GPT2(nn.Module):
         """Where the weights are."""
         return self.wte.weight.device
 
-    def forward(self, input_ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
         """Return the hidden states (B, T, C) of input_ids (B, T), rows padded on the right.
 
         With `positions` (B,), only those of one position a row, (B, 1, C): the last block computes nothing

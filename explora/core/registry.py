@@ -32,21 +32,15 @@ class ModelRow:
 EMBEDDED = "embedded"
 
 MODELS: dict[str, ModelRow] = {
-    "gpt2": ModelRow(
-        hub_id="openai-community/gpt2", shape=Shape(n_layer=12, n_head=12, n_embd=768)
-    ),
+    "gpt2": ModelRow(hub_id="openai-community/gpt2", shape=Shape(n_layer=12, n_head=12, n_embd=768)),
     "gpt2-medium": ModelRow(
         hub_id="openai-community/gpt2-medium", shape=Shape(n_layer=24, n_head=16, n_embd=1024)
     ),
     "gpt2-large": ModelRow(
         hub_id="openai-community/gpt2-large", shape=Shape(n_layer=36, n_head=20, n_embd=1280)
     ),
-    "gpt2-xl": ModelRow(
-        hub_id="openai-community/gpt2-xl", shape=Shape(n_layer=48, n_head=25, n_embd=1600)
-    ),
-    "distilgpt2": ModelRow(
-        hub_id="distilbert/distilgpt2", shape=Shape(n_layer=6, n_head=12, n_embd=768)
-    ),
+    "gpt2-xl": ModelRow(hub_id="openai-community/gpt2-xl", shape=Shape(n_layer=48, n_head=25, n_embd=1600)),
+    "distilgpt2": ModelRow(hub_id="distilbert/distilgpt2", shape=Shape(n_layer=6, n_head=12, n_embd=768)),
 }
 
 

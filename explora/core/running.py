@@ -57,7 +57,9 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun |
                 f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
             )
         if record is None and not (folder / METRICS_FILE).exists():
-            raise UsageError(f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o")
+            raise UsageError(
+                f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
+            )
         shutil.rmtree(folder)
     return None
 

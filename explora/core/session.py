@@ -176,6 +176,16 @@ def _insert(model: GPT2, folder: Path, method: MethodConfig) -> None:
             own[name].copy_(value)
 
 
+def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
+    """Merge the adapters of a session opened in fp32 into its weights, then cast them to `dtype`."""
+    method_module(session.method).merge(session.model)
+    head = session.model.score
+    session.model.to(dtype)
+    if head is not None:
+        head.float()
+    session.model.compute_dtype = dtype
+
+
 def default_source(task: str) -> Path | None:
     """Return runs/<task> where it holds a finished or running training, else None."""
     folder = Path("runs") / task
@@ -199,7 +209,7 @@ def open_run(
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding)
-    name = model or EMBEDDED if folder is None else str(folder)
+    name = str(folder) if folder is not None else model or EMBEDDED
     return _open_model(task_name, name, tokenizer, runtime, encoding)
 
 
@@ -319,7 +329,9 @@ def _check_alive(model: GPT2, folder: Path, header: Header | None) -> None:
     """Refuse a foreign adapter that does nothing: all its B are zero."""
     b = [value for name, value in model.named_parameters() if name.endswith("lora_B")]
     if header is None and b and not any(bool(value.any()) for value in b):
-        raise AdapterError(f"{folder}: every lora_B is zero, so the adapter does nothing", "was it ever trained?")
+        raise AdapterError(
+            f"{folder}: every lora_B is zero, so the adapter does nothing", "was it ever trained?"
+        )
 
 
 def _recorded(folder: Path) -> TrainRun | None:

@@ -64,6 +64,22 @@ def open_base(name: str) -> Base:
     return base
 
 
+def shape_of(name: str) -> Shape:
+    """Return the shape of the base called `name`; no weights are opened or fetched. Raises WeightsError."""
+    if name in MODELS:
+        return MODELS[name].shape
+    if name.startswith(RANDOM):
+        return _random_shape(name.removeprefix(RANDOM))
+    config = Path(name).expanduser() / CONFIG
+    if name == EMBEDDED:
+        config = _embedded() / CONFIG
+    elif not config.is_file() and _is_hub_id(name):
+        config = fetch_file(name, CONFIG) or config
+    if not config.is_file():
+        _folder(name)
+    return read_shape(read_config(config), name)
+
+
 def base_tokenizer(base: Base, override: str | None = None) -> Tokenizer:
     """Return the tokenizer of a base, or the one in the folder `override`.
 
@@ -153,13 +169,17 @@ def _folder(name: str) -> Path:
         return _local(folder)
     if folder.exists():
         raise WeightsError(f"{name} is a file", "a model is a folder with config.json and model.safetensors")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if _is_hub_id(name):
         return _from_hub(name)
     known = [EMBEDDED, *MODELS]
     raise WeightsError(
         f"no model {name!r}{did_you_mean(name, known)}",
         f"give {', '.join(known)}, a local folder, a hub id (org/name) or {RANDOM}gpt2",
     )
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
 
 
 def _embedded() -> Path:

@@ -23,7 +23,9 @@ class _AddLowRank(torch.autograd.Function):
     """Add scale * x A_p^T B_p^T to the columns of part p of y, in place; keeps x, x A^T, A and B."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, parts: tuple[int, ...], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, parts: tuple[int, ...], scale: float
+    ) -> Tensor:
         span, rank = b.shape[1:]
         low = x @ a.t()  # (N, P r)
         for index, part in enumerate(parts):

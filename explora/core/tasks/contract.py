@@ -101,6 +101,9 @@ class Task(Protocol):
     def read(self, source: str, config: DataConfig) -> Split:
         """Read and encode all of one file, or of stdin for "-"."""
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that the model shall continue, begun as the training texts begin."""
+
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Make a batch; what an epoch draws anew is a function of seed, epoch and row alone."""
 

@@ -39,10 +39,13 @@ class Paraphrase(Classification):
         try:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
-            raise UsageError(f"the template {self.template!r} is broken: {error}", "write {{ for a brace") from None
+            raise UsageError(
+                f"the template {self.template!r} is broken: {error}", "write {{ for a brace"
+            ) from None
         if fields != FIELDS:
             raise UsageError(
-                f"the template {self.template!r} must have {{sentence1}} and {{sentence2}}, and nothing else in braces"
+                f"the template {self.template!r} must have {{sentence1}} and {{sentence2}}, "
+                "and nothing else in braces"
             )
 
     def _label_row(self, word: str) -> int:

@@ -148,13 +148,14 @@ class Sonnet:
         return [self.setting.tokenizer.decode(item.ids).rstrip("\n") for item in found]
 
     @torch.inference_mode()
-    def _perplexities(
-        self, model: GPT2, examples: Sequence[Example], batch_size: int
-    ) -> dict[str, Score]:
+    def _perplexities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> dict[str, Score]:
         losses = self._token_losses(model, examples, batch_size)
         sums = {
             given: [
-                (float(loss[example.breaks[given - 1] - 1 :].sum()), len(loss) - example.breaks[given - 1] + 1)
+                (
+                    float(loss[example.breaks[given - 1] - 1 :].sum()),
+                    len(loss) - example.breaks[given - 1] + 1,
+                )
                 for example, loss in zip(examples, losses, strict=True)
                 if len(example.breaks) > given
             ]

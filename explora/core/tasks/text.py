@@ -93,6 +93,10 @@ class Text:
         ids, text_bytes = tokenise(Path(file), self.setting.tokenizer)
         return TokenRows(file, ids, text_bytes, self.setting.max_length)
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt, as it is."""
+        return self.setting.tokenizer.encode(text)
+
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Targets are the next tokens; the last token of a row has none."""
         input_ids = pad([example.ids for example in examples], self.setting.tokenizer.eos)
@@ -168,7 +172,7 @@ def tokenise(file: Path, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
     folder = cache_folder() / "tokens"
     ids_file, facts_file = folder / f"{name}.bin", folder / f"{name}.json"
-    kind = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    kind: np.dtype[np.integer] = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     if not facts_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{name}.{os.getpid()}.partial"

@@ -1,0 +1,137 @@
+"""`explora eval`: open a run, score it, show scores with intervals and floors."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from explora import console
+from explora.commands import _options as o
+from explora.core.config import DataConfig, EncodingConfig, RuntimeConfig, resolve
+from explora.core.registry import TASKS
+from explora.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from explora.core.evaluation import Scored
+
+SPLITS = ("dev", "test", "train")
+BATCH_SIZE = 32
+
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
+    ),
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        rich_help_panel="Output",
+        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
+    ),
+]
+
+
+def evaluate(
+    task: o.Task,
+    run: o.Run = None,
+    model: o.Model = None,
+    tokenizer: o.Tokenizer = None,
+    data: o.Data = None,
+    split: Split = None,
+    columns: o.Columns = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = None,
+    template: o.Template = None,
+    label_words: o.LabelWords = None,
+    max_length: o.MaxLength = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = None,
+    amp: o.Amp = None,
+    threads: o.Threads = None,
+    predictions: Predictions = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score a run, each score with a 95 % interval and the floor that needs no learning.
+
+    RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
+    the base. `--data -` reads rows from standard input; rows without labels give predictions only.
+
+    Examples:
+
+    `explora eval paraphrase`
+
+    `explora eval sentiment runs/sst --data sst --split test --predictions sst-test.csv`
+
+    `cat pairs.jsonl | explora eval paraphrase --data - --json`
+    """
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
+    encoding = encoding_option(
+        task, o.given({"template": template, "label_words": label_words, "max_length": max_length})
+    )
+    runtime = runtime_option(o.given({"device": device, "amp": amp, "threads": threads}))
+
+    from explora.core.evaluation import recorded_data, score, write_predictions
+    from explora.core.session import default_source, open_run
+
+    session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
+    source = Path(run) if run is not None else default_source(task)
+    trained_on = recorded_data(source)
+    given = o.given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
+    config = DataConfig(**given) if data is not None else dataclasses.replace(trained_on, **given)
+    console.note(f"{session.label}, on {config.data or 'the sample data'}")
+    scored = score(session, config, trained_on, split, batch_size or BATCH_SIZE)
+    for message in scored.skipped:
+        console.warn(f"skipped: {message}")
+    if predictions is not None:
+        write_predictions(predictions, session, scored.evaluation)
+        console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+    if json:
+        console.result_json(scored.to_json(session))
+        return
+    _show(scored, predictions is None)
+
+
+def encoding_option(task: str, given: dict[str, Any]) -> EncodingConfig | None:
+    """Return the encoding the user asked for, completed by the task's defaults; None for none."""
+    if not given:
+        return None
+    if TASKS[task].defaults.get("template") is None and {"template", "label_words"} & given.keys():
+        raise UsageError(f"{task} has no template", "templates and label words belong to paraphrase")
+    return resolve(task, given)[0].encoding
+
+
+def runtime_option(given: dict[str, Any]) -> RuntimeConfig:
+    """Return the resolved runtime."""
+    from explora.core.runtime import resolve_runtime
+
+    config = RuntimeConfig(**given)
+    if config.amp not in ("auto", "off", "bf16", "fp16"):
+        raise UsageError(f"amp {config.amp!r} is not one of auto, off, bf16, fp16")
+    return resolve_runtime(config)
+
+
+def _show(scored: Scored, with_predictions: bool) -> None:
+    evaluation = scored.evaluation
+    if evaluation.scores is None:
+        console.note(f"{evaluation.examples:,} rows without labels: no scores")
+        if with_predictions:
+            for item in evaluation.predictions:
+                console.result_json(item)
+        return
+    rows = []
+    for name, value in evaluation.scores.items():
+        low, high = evaluation.intervals.get(name, (None, None))
+        floor = evaluation.floors.get(name)
+        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
+        rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
+    console.result_table(
+        (f"{scored.split} ({evaluation.examples:,})", "value", "95 % interval", "floor"), rows
+    )
