@@ -145,9 +145,9 @@ Task = Annotated[
 Run = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         show_default=False,
-        help="A run folder, a PEFT adapter or a model folder. Default: runs/TASK where it exists, else the base.",
+        help="A run folder, a PEFT adapter or a model folder. Default: runs/TASK, or else the base.",
     ),
 ]
 
@@ -166,7 +166,7 @@ Tokenizer = Annotated[
     _model(
         "--tokenizer",
         metavar="FOLDER",
-        help="A folder with tokenizer.json, or vocab.json and merges.txt. Default: the base's own.",
+        help="tokenizer.json, or vocab.json and merges.txt, for the base's own.",
     ),
 ]
 
@@ -241,19 +241,11 @@ Template = Annotated[
 ]
 LabelWords = Annotated[
     str | None,
-    _data(
-        "--label-words",
-        metavar="YES,NO",
-        help="The words that answer the cloze (default yes,no); kept with the adapter.",
-    ),
+    _data("--label-words", metavar="YES,NO", help="The answers (default yes,no); kept with the adapter."),
 ]
 MaxLength = Annotated[
     int | None,
-    _data(
-        "--max-length",
-        metavar="TOKENS",
-        help=f"Longer texts are cut. Default: by task, else {EncodingConfig.max_length}.",
-    ),
+    _data("--max-length", metavar="N", help=f"Tokens. Default: by task, else {EncodingConfig.max_length}."),
 ]
 
 LearningRate = Annotated[
