@@ -15,7 +15,8 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
     """Return the row numbers of each batch of an epoch.
 
     Rows are shuffled, sorted by length inside windows of 64 batches, cut into batches of `size`, and the
-    batches are shuffled. In epoch 0 the batch with the longest row comes first, so that memory fails early.
+    batches are shuffled. In epoch 0 the batch with most padded tokens comes first, so that memory fails
+    early.
     """
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(lengths)))
@@ -24,7 +25,8 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
     batches = [batch for window in windows for batch in in_length_order(lengths, size, window)]
     generator.shuffle(batches)
     if epoch == 0:
-        batches.sort(key=lambda batch: -max(lengths[row] for row in batch) == -max(lengths), reverse=True)
+        padded = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
+        batches.insert(0, batches.pop(padded.index(max(padded))))
     return batches
 
 
