@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,7 @@ from explora.core.registry import Shape
 from explora.errors import Interrupted, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, Running
+    from explora.core.running import Completed, Event, Running
 
 SHAPE_FIELDS = {
     "layers": "n_layer",
@@ -29,7 +28,6 @@ SHAPE_FIELDS = {
     "context": "n_positions",
     "vocabulary": "vocab_size",
 }
-LOG_EVERY_SECONDS = 0.1
 
 
 def parse_shape(text: str) -> Shape:
@@ -195,10 +193,7 @@ def _execute(
     from explora.core.running import Running, prepare_folder
 
     started = prepare_folder(folder, resume=resume, overwrite=overwrite)
-    if started is not None:
-        run = _resumed(started, run, options)
-    else:
-        run = _with_runtime(run)
+    run = _with_runtime(run) if started is None else _resumed(started, run, options)
     _show_settings(run, origins if started is None else {})
     running = Running(run, folder)
     session = running.session
@@ -237,51 +232,70 @@ def _with_runtime(run: TrainRun) -> TrainRun:
 
 
 def _follow(running: Running) -> Completed:
-    """Draw the events; on Ctrl-C or SIGTERM save after the step and raise Interrupted."""
-    from explora.core.measure import peak_memory_bytes
-    from explora.core.running import Completed, EvalDone, StepDone
+    """Draw the events; on Ctrl-C or SIGTERM save the state and raise Interrupted.
+
+    A step is finished first; an evaluation is broken off, and done again after --resume.
+    """
+    from explora.core.running import Completed, EvalDone, EvalStarted
 
     training = running.training
     dev, completed = "", None
-    with _noted_signals() as noted, console.progress("train", training.steps, running.resumed_at) as advance:
-        for event in running.events():
-            if isinstance(event, StepDone):
-                speed = event.tokens / event.seconds
-                memory = console.size(peak_memory_bytes())
-                advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
-            elif isinstance(event, EvalDone):
-                dev = f"  dev {event.metric} {event.score:.4f}"
-                best = ", the best so far" if event.best else ""
-                console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
-            elif isinstance(event, Completed):
-                completed = event
-            if noted and completed is None:
+    with _Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
+        try:
+            for event in running.events():
+                signals.at_once = isinstance(event, EvalStarted)
+                if isinstance(event, Completed):
+                    completed = event
+                elif isinstance(event, EvalDone):
+                    dev = f"  dev {event.metric} {event.score:.4f}"
+                _show_event(event, dev, advance)
+                signals.check()
+        except Interrupted as interrupt:
+            if completed is None:
                 running.save()
-                raise Interrupted(
-                    noted[0],
-                    f"stopped after step {training.progress.step} of {training.steps}; the state is saved",
-                    f"explora train {running.run.task} -o {running.folder} --resume",
-                )
+                step = f"stopped after step {training.progress.step} of {training.steps}"
+                interrupt.message = f"{step}; the state is saved"
+                interrupt.hint = f"explora train {running.run.task} -o {running.folder} --resume"
+                raise
     assert completed is not None
     return completed
 
 
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM instead of raising; a second one raises at once."""
-    noted: list[int] = []
+def _show_event(event: Event | Completed, dev: str, advance: Callable[[int, str], None]) -> None:
+    from explora.core.measure import peak_memory_bytes
+    from explora.core.running import EvalDone, StepDone
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if noted:
-            raise Interrupted(number, "interrupted again, before the state was saved")
-        noted.append(number)
+    if isinstance(event, StepDone):
+        speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
+        advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
+    elif isinstance(event, EvalDone):
+        best = ", the best so far" if event.best else ""
+        console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
+
+class _Signals:
+    """Note Ctrl-C and SIGTERM until `check`, or raise Interrupted at once while that is asked for."""
+
+    def __init__(self) -> None:
+        self.at_once = False
+        self.noted: int | None = None
+
+    def __enter__(self) -> _Signals:
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once or self.noted is not None:
+            raise Interrupted(number)
+        self.noted = number
+
+    def check(self) -> None:
+        if self.noted is not None:
+            raise Interrupted(self.noted)
 
 
 def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:

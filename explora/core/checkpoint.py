@@ -25,7 +25,7 @@ from explora.errors import AdapterError
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run stands. `seconds` and `tokens` add up over interruptions."""
+    """Where a run stands. `seconds` and `tokens` add up over interruptions; `evaluated` is a step."""
 
     step: int = 0
     epoch: int = 0
@@ -34,6 +34,7 @@ class Progress:
     seconds: float = 0.0
     best_step: int = 0
     best_score: float | None = None
+    evaluated: int = 0
     unimproved: int = 0
 
 

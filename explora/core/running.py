@@ -24,7 +24,16 @@ from explora.core.session import (
 )
 from explora.core.tasks.contract import Evaluation, Split
 from explora.core.tokenizer import Tokenizer, train_tokenizer
-from explora.core.training import EvalDone, Event, Finished, Saved, StepDone, Training, discard_checkpoint
+from explora.core.training import (
+    EvalDone,
+    EvalStarted,
+    Event,
+    Finished,
+    Saved,
+    StepDone,
+    Training,
+    discard_checkpoint,
+)
 from explora.errors import TrainingError, UsageError
 
 CHECKPOINT = "checkpoint"
@@ -173,6 +182,7 @@ __all__ = [
     "RECORD_FILE",
     "Completed",
     "EvalDone",
+    "EvalStarted",
     "Event",
     "Finished",
     "Running",

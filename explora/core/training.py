@@ -37,6 +37,13 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalStarted:
+    """An evaluation comes next; until its EvalDone the state to save is that after `step`."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalDone:
     """The dev score after a step; `best` when no earlier one was better."""
 
@@ -61,7 +68,7 @@ class Finished:
     stopped_early: bool
 
 
-Event = StepDone | EvalDone | Saved | Finished
+Event = StepDone | EvalStarted | EvalDone | Saved | Finished
 
 
 class Training:
@@ -108,26 +115,28 @@ class Training:
         """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
         training, at = self.run.training, self.progress
         self.model.grad_checkpoint = self.run.runtime.grad_checkpoint
-        stopped_early = self._out_of_patience()
-        while at.step < self.steps and not stopped_early:
-            order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
-            while at.batch < len(order) and at.step < self.steps and not stopped_early:
-                yield self._step(order[at.batch])
-                if self._due(training.eval_every) or at.step == self.steps:
-                    yield self._evaluate()
-                    stopped_early = self._out_of_patience()
-                    self.save()
-                    yield Saved(step=at.step)
-                elif training.save_every and at.step % training.save_every == 0:
-                    self.save()
-                    yield Saved(step=at.step)
-            if at.batch >= len(order):
+        order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
+        while True:
+            if at.step > at.evaluated and self._eval_is_due():
+                yield EvalStarted(step=at.step)
+                yield self._evaluate()
+                self.save()
+                yield Saved(step=at.step)
+            if at.step >= self.steps or self._out_of_patience():
+                break
+            if at.batch == len(order):
                 at.epoch, at.batch = at.epoch + 1, 0
+                order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
+            yield self._step(order[at.batch])
+            if training.save_every and at.step % training.save_every == 0:
+                self.save()
+                yield Saved(step=at.step)
         self.model.eval()
-        yield Finished(progress=at, stopped_early=stopped_early)
+        yield Finished(progress=at, stopped_early=at.step < self.steps)
 
-    def _due(self, every: int | None) -> bool:
-        return self.progress.step % (every or self.steps_per_epoch) == 0
+    def _eval_is_due(self) -> bool:
+        every = self.run.training.eval_every or self.steps_per_epoch
+        return self.progress.step % every == 0 or self.progress.step == self.steps
 
     def _out_of_patience(self) -> bool:
         patience = self.run.training.patience
@@ -212,6 +221,7 @@ class Training:
         if better:
             at.best_score, at.best_step = score, at.step
         at.unimproved = 0 if better else at.unimproved + 1
+        at.evaluated = at.step
         at.seconds += time.perf_counter() - started
         return EvalDone(step=at.step, metric=self.task.metric, score=score, best=better)
 

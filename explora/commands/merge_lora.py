@@ -1,0 +1,99 @@
+"""`explora merge-lora`: an adapter and its base become one Hugging Face folder, checked before it appears."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from explora import console
+from explora.commands import _options as o
+from explora.core.adapters import is_adapter
+from explora.errors import UsageError
+
+Run = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", show_default=False, help="A run folder or a PEFT adapter."),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        rich_help_panel="Model",
+        callback=lambda task: task if task is None else o.check_task(task),
+        help="What an adapter that PEFT wrote is for; a run folder knows.",
+    ),
+]
+Dtype = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(
+        "--dtype",
+        rich_help_panel="Output",
+        help="How the weights are stored. bf16 and fp16 halve the file and round every weight; what that "
+        "changes is told.",
+    ),
+]
+
+
+def merge_lora(
+    run: Run = None,
+    output: o.Output = None,
+    dtype: Dtype = "fp32",
+    overwrite: o.Overwrite = False,
+    task: Task = None,
+    model: o.Model = None,
+    tokenizer: o.Tokenizer = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Merge an adapter into its base: a Hugging Face model folder that needs neither explora nor peft.
+
+    Before the folder appears it is opened with transformers, and its logits on a few sentences are compared
+    with those of base and adapter. In fp32 they must agree within 1e-4, or nothing is written.
+
+    Examples:
+
+    `explora merge-lora runs/sonnet -o merged/`
+
+    `explora merge-lora runs/paraphrase -o merged/ --dtype bf16`
+
+    `explora merge-lora some-peft-adapter --task sentiment --model gpt2 -o merged/`
+    """
+    if run is None:
+        raise UsageError("merge-lora needs to know which run", _runs_here())
+    if not run.is_dir():
+        raise UsageError(f"there is no run folder {run}", _runs_here())
+    if output is None:
+        raise UsageError("merge-lora needs a folder for the model", f"explora merge-lora {run} -o merged")
+
+    from explora.core.merging import merge_run
+
+    console.note(f"merging {run}")
+    merged = merge_run(
+        run, output, dtype=dtype, task=task, model=model, tokenizer=tokenizer, overwrite=overwrite
+    )
+    if json:
+        console.result_json(
+            {
+                "folder": str(merged.folder),
+                "max_difference": merged.max_difference,
+                "argmax_flips": merged.argmax_flips,
+            }
+        )
+        return
+    console.result(
+        f"{merged.folder}: {dtype}; reopened with transformers, the largest difference of a logit is "
+        f"{merged.max_difference:.2g}, the most likely answer changed in {merged.argmax_flips} of "
+        f"{merged.compared}"
+    )
+
+
+def _runs_here() -> str:
+    found = [f"explora merge-lora {folder} -o merged" for folder in _adapters(Path("runs"))]
+    return "; ".join(found) or "train one first: explora train sonnet --lora 8"
+
+
+def _adapters(folder: Path) -> list[Path]:
+    return [inner for inner in sorted(folder.glob("*")) if is_adapter(inner)]
