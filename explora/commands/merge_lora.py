@@ -12,6 +12,11 @@ from explora.commands import _options as o
 from explora.core.adapters import is_adapter
 from explora.errors import UsageError
 
+
+def _check_task(task: str | None) -> str | None:
+    return task if task is None else o.check_task(task)
+
+
 Run = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", show_default=False, help="A run folder or a PEFT adapter."),
@@ -22,7 +27,7 @@ Task = Annotated[
         "--task",
         metavar="TASK",
         rich_help_panel="Model",
-        callback=lambda task: task if task is None else o.check_task(task),
+        callback=_check_task,
         help="What an adapter that PEFT wrote is for; a run folder knows.",
     ),
 ]
