@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from explora.core.config import EncodingConfig, MethodConfig
+from explora.core.config import EncodingConfig, MethodConfig, TrainRun, validate
 from explora.core.registry import TARGETS, TASKS, Shape
-from explora.errors import AdapterError
+from explora.errors import AdapterError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,20 @@ CONFIG_FILE = "adapter_config.json"
 FORMAT = 1
 PREFIX = "base_model.model."
 MODULES = tuple(dict.fromkeys(path for path, _ in TARGETS.values()))
+
+# Fields of PEFT's LoraConfig that may have any value: they are read, or say nothing about the function.
+FREE = {
+    *("r", "lora_alpha", "use_rslora", "lora_dropout", "target_modules", "layers_to_transform"),
+    *("task_type", "base_model_name_or_path", "auto_mapping", "peft_version", "inference_mode"),
+    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
+}
+# Those that may have these values alone; the ways to initialise that are not here change the base.
+READABLE: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "layers_pattern": (None, [], "h", ["h"]),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +72,13 @@ class Header:
                     f"{where} has format {value['format']}, this explora reads up to {FORMAT}",
                     "update explora: pip install -U explora",
                 )
-            method, encoding = value["method"], value["encoding"]
-            layers, words = method["layers"], encoding["label_words"]
-            method |= {"targets": tuple(method["targets"]), "layers": tuple(layers) if layers else None}
-            encoding |= {"label_words": tuple(words) if words else None}
-            return cls(
-                **{
-                    **value,
-                    "method": MethodConfig(**method),
-                    "encoding": EncodingConfig(**encoding),
-                    "labels": tuple(value["labels"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            run = TrainRun.from_json({name: value.pop(name) for name in ("task", "method", "encoding")})
+            validate(run)
+            if run.task not in TASKS:
+                raise UsageError(f"no task {run.task!r}{did_you_mean(run.task, TASKS)}")
+            value["labels"] = tuple(value["labels"])
+            return cls(task=run.task, method=run.method, encoding=run.encoding, **value)
+        except (ValueError, KeyError, TypeError, UsageError) as error:
             raise AdapterError(f"{where}: the explora header is damaged: {error}") from None
 
 
@@ -171,19 +179,15 @@ def from_peft(
     """
     import torch
 
-    wanted = to_peft({name: torch.zeros(value.shape) for name, value in expected.items()}, method)
+    wanted = to_peft({name: torch.ones(value.shape) for name, value in expected.items()}, method)
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
-    for name in wanted.keys() & tensors.keys():
-        found, shape = tensors[name], tuple(wanted[name].shape)
-        if tuple(found.shape) != shape:
-            faults.append(f"{name} has shape {tuple(found.shape)}, not {shape}")
-        elif not bool(torch.isfinite(found).all()):
-            faults.append(f"{name} holds a number that is not finite")
+    found = {name: _fault(tensors[name], wanted[name], method) for name in wanted if name in tensors}
+    faults += [f"{name} {fault}" for name, fault in found.items() if fault]
     if faults:
-        shown = "; ".join(sorted(faults)[:20]) + ("; ..." if len(faults) > 20 else "")
+        listed = "; ".join(sorted(faults))
         raise AdapterError(
-            f"{where} does not fit: {shown}", "is it an adapter for this base, task and method?"
+            f"{where} does not fit: {listed}", "is it an adapter for this base, task and method?"
         )
     trained = {}
     for name, value in expected.items():
@@ -192,13 +196,24 @@ def from_peft(
             trained[name] = tensors[PREFIX + name].float()
             continue
         stored = tensors[f"{PREFIX}transformer.{module}.{kind}.weight"].float()
-        trained[name] = (
-            stored if kind == "lora_A" else _unfuse(stored, tuple(value.shape), module, method, where)
-        )
+        trained[name] = stored if kind == "lora_A" else _unfuse(stored, tuple(value.shape), module, method)
     return trained
 
 
-def _unfuse(stored: Tensor, shape: tuple[int, ...], module: str, method: MethodConfig, where: str) -> Tensor:
+def _fault(found: Tensor, belongs: Tensor, method: MethodConfig) -> str:
+    """Say what is wrong with a tensor, if anything; `belongs` is 1 where it may hold a number, else 0."""
+    if found.shape != belongs.shape:
+        return f"has shape {tuple(found.shape)}, not {tuple(belongs.shape)}"
+    if not found.is_floating_point():
+        return f"holds {found.dtype}, not floating-point numbers"
+    if not bool(found.float().isfinite().all()):
+        return "holds a number that is not finite"
+    if bool(found[belongs == 0].any()):
+        return f"holds numbers outside the blocks of {','.join(method.targets)}"
+    return ""
+
+
+def _unfuse(stored: Tensor, shape: tuple[int, ...], module: str, method: MethodConfig) -> Tensor:
     import torch
 
     parts = attention_parts(method)
@@ -209,10 +224,6 @@ def _unfuse(stored: Tensor, shape: tuple[int, ...], module: str, method: MethodC
         stored[part * span : (part + 1) * span, index * rank : (index + 1) * rank]
         for index, part in enumerate(parts)
     ]
-    if sum(int(block.count_nonzero()) for block in blocks) != int(stored.count_nonzero()):
-        raise AdapterError(
-            f"{where}: {module}.lora_B has numbers outside the blocks of {','.join(method.targets)}"
-        )
     return torch.stack(blocks)
 
 
@@ -223,9 +234,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = folder / ADAPTER_FILE
-    if not file.is_file():
-        raise AdapterError(f"{folder} has no {ADAPTER_FILE}", _pickle_hint(folder))
+    file = _adapter_file(folder)
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -238,61 +247,65 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
 
 def read_header(folder: Path) -> Header | None:
     """Return our header alone, without torch; None for a foreign adapter. Raises AdapterError."""
-    file = folder / ADAPTER_FILE
+    file = _adapter_file(folder)
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             if size > 100_000_000:
                 raise ValueError("its header is longer than any real one")
-            metadata = json.loads(opened.read(size)).get("__metadata__", {})
-    except (OSError, ValueError) as error:
+            header = json.loads(opened.read(size)).get("__metadata__", {}).get("explora")
+    except (OSError, ValueError, AttributeError) as error:
         raise AdapterError(f"{file} is not a readable safetensors file: {error}") from None
-    header = metadata.get("explora")
     return None if header is None else Header.from_json(header, str(file))
 
 
-def _pickle_hint(folder: Path) -> str:
+def _adapter_file(folder: Path) -> Path:
+    file = folder / ADAPTER_FILE
+    if file.is_file():
+        return file
+    hint = "a run folder or a PEFT adapter has one"
     if (folder / "adapter_model.bin").is_file():
-        return "explora reads no pickles; load it with peft and call save_pretrained(..., safe_serialization=True)"
-    return "a run folder or a PEFT adapter has one"
+        hint = "explora reads no pickles; load it with peft and save_pretrained(..., safe_serialization=True)"
+    raise AdapterError(f"{folder} has no {ADAPTER_FILE}", hint)
 
 
 def foreign_method(folder: Path) -> MethodConfig:
-    """Return the method of an adapter that PEFT wrote. Raises AdapterError for what explora cannot represent."""
+    """Return the method of an adapter that PEFT wrote. Raises AdapterError for what explora does not have."""
     file = folder / CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{file} is not readable: {error}", "PEFT adapters have one") from None
-    if "peft_type" not in config:
+    if not isinstance(config, dict) or "peft_type" not in config:
         raise AdapterError(f"{file} has no peft_type: it is no PEFT adapter", "mlx-lm adapters are not read")
-    unsupported = {
-        "peft_type": config["peft_type"] != "LORA",
-        "use_dora": bool(config.get("use_dora")),
-        "bias": config.get("bias", "none") != "none",
-        "rank_pattern": bool(config.get("rank_pattern")),
-        "alpha_pattern": bool(config.get("alpha_pattern")),
-        "modules_to_save": not set(config.get("modules_to_save") or ()) <= {"score", "classifier"},
-        "exclude_modules": bool(config.get("exclude_modules")),
-        "target_parameters": bool(config.get("target_parameters")),
-        "trainable_token_indices": bool(config.get("trainable_token_indices")),
-        "lora_bias": bool(config.get("lora_bias")),
-        "layer_replication": bool(config.get("layer_replication")),
-    }
-    reasons = [f"{name} {config[name]!r}" for name, refused in unsupported.items() if refused]
-    if reasons:
-        raise AdapterError(f"{file}: explora does not read adapters with {', '.join(reasons)}")
-    rank, alpha = int(config["r"]), float(config.get("lora_alpha", 8))
-    if config.get("use_rslora"):
-        alpha *= rank**0.5
-    return MethodConfig(
-        method="lora",
-        rank=rank,
-        alpha=alpha,
-        lora_dropout=float(config.get("lora_dropout", 0.0)),
-        targets=_foreign_targets(config.get("target_modules"), file),
-        layers=_foreign_layers(config.get("layers_to_transform"), file),
-    )
+    try:
+        refused = [f"{name} {value!r}" for name, value in config.items() if not _is_readable(name, value)]
+        if refused:
+            listed = ", ".join(sorted(refused))
+            raise AdapterError(f"{file}: explora does not read adapters with {listed}")
+        rank = int(config.get("r", 8))
+        alpha = float(config.get("lora_alpha", 8))
+        method = MethodConfig(
+            method="lora",
+            rank=rank,
+            alpha=alpha * rank**0.5 if config.get("use_rslora") else alpha,
+            lora_dropout=float(config.get("lora_dropout", 0.0)),
+            targets=_foreign_targets(config.get("target_modules"), file),
+            layers=_foreign_layers(config.get("layers_to_transform"), file),
+        )
+        validate(TrainRun(task="text", method=method))
+    except (ValueError, TypeError, UsageError) as error:
+        raise AdapterError(f"{file}: {error}") from None
+    return method
+
+
+def _is_readable(name: str, value: Any) -> bool:
+    """Tell whether a field of PEFT's LoRA is read here or changes nothing; an unknown one must be empty."""
+    if name in READABLE:
+        return value in READABLE[name]
+    if name == "modules_to_save":
+        return set(value or ()) <= {"score", "classifier"}
+    return name in FREE or not value
 
 
 def _foreign_targets(wanted: Any, file: Path) -> tuple[str, ...]:
@@ -311,6 +324,6 @@ def _foreign_layers(wanted: Any, file: Path) -> tuple[int, int] | None:
     if wanted is None:
         return None
     layers = sorted([wanted] if isinstance(wanted, int) else wanted)
-    if not layers or layers != list(range(layers[0], layers[-1] + 1)):
+    if not layers or layers[0] < 0 or layers != list(range(layers[0], layers[-1] + 1)):
         raise AdapterError(f"{file}: layers_to_transform {wanted!r} is not one range of blocks")
     return layers[0], layers[-1]
