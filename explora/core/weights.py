@@ -76,7 +76,7 @@ def load_model(
     stored = _catalogue(base)
     with torch.device("meta"):
         model = GPT2(base.shape, dropout)
-        if SCORE in stored:
+        if SCORE in stored and len(stored[SCORE].shape) == 2:
             model.score = nn.Linear(base.shape.n_embd, stored[SCORE].shape[0], bias=False)
     if base.folder:
         _check_fit(base, stored, model)

@@ -200,6 +200,13 @@ def test_one_error_lists_all_that_does_not_fit(folder: Path) -> None:
         assert part in caught.value.message
 
 
+@pytest.mark.parametrize("head", [torch.zeros(()), torch.zeros(3), torch.zeros(3, 15)])
+def test_a_head_of_no_use_is_listed(folder: Path, head: Tensor) -> None:
+    rewrite(folder, lambda tensors: tensors | {"score.weight": head})
+    with pytest.raises(WeightsError, match=r"score\.weight"):
+        load(folder)
+
+
 def test_a_configuration_of_another_size_does_not_fit(folder: Path) -> None:
     reconfigure(folder, n_layer=3)
     with pytest.raises(WeightsError, match=r"missing h\.2\.attn"):
