@@ -46,7 +46,7 @@ def generate(
             "--prompt",
             metavar="TEXT|-",
             rich_help_panel="Prompts",
-            help="- reads one prompt a line, or JSON lines with `prompt`.",
+            help="With `-`, read one prompt a line, or JSON lines with `prompt`.",
         ),
     ] = None,
     data: Annotated[

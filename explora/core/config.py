@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from explora.core.registry import EMBEDDED, METHODS, TARGETS, TASKS, Shape
@@ -132,6 +132,8 @@ CONCERNS: dict[str, type[Any]] = {
     "runtime": RuntimeConfig,
 }
 
+SEEDS = 2**63  # what every generator takes
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
     "format": ("auto", "msr"),
@@ -156,6 +158,7 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where} should be an object, not {value!r}")
         hints = typing.get_type_hints(kind)
         _refuse_unknown(value, hints, where)
+        _require(value, kind, where)
         return kind(**{name: _from_plain(hints[name], v, f"{where}.{name}") for name, v in value.items()})
     arguments = typing.get_args(kind)
     if type(None) in arguments:
@@ -164,11 +167,14 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
         return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
     origin = typing.get_origin(kind)
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{where} should be a list, not {value!r}")
+        length = None if arguments[-1] is Ellipsis else len(arguments)
+        if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
+            raise UsageError(f"{where} should be a list{f' of {length}' if length else ''}, not {value!r}")
         return tuple(_from_plain(arguments[0], item, where) for item in value)
     if origin is not None:
-        return dict(value)
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} should be an object, not {value!r}")
+        return {name: _from_plain(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -180,6 +186,13 @@ def _refuse_unknown(keys: typing.Iterable[str], known: typing.Iterable[str], whe
     for key in keys:
         if key not in known:
             raise UsageError(f"{where} has no setting {key!r}{did_you_mean(key, known)}")
+
+
+def _require(value: Mapping[str, Any], kind: Any, where: str) -> None:
+    for item in dataclasses.fields(kind):
+        has_default = item.default is not MISSING or item.default_factory is not MISSING
+        if not has_default and item.name not in value:
+            raise UsageError(f"{where} does not say its {item.name}")
 
 
 def _field_names(kind: type[Any]) -> list[str]:
@@ -196,19 +209,33 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
     return flat
 
 
-def resolve(
-    task: str, options: Mapping[str, Any], recorded: TrainRun | None = None
-) -> tuple[TrainRun, dict[str, str]]:
-    """Combine options, a recorded run and the defaults of task and method into one TrainRun.
+def settings_in(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, by field name alone, the settings that a run's JSON names; it may leave any out.
 
-    `options` holds only what the user gave, by field name. Returns the run and, by field name, where
-    each value came from. Raises UsageError for what cannot be.
+    Raises UsageError for a key that no field has and for a value of another type.
     """
-    row = TASKS[task]
-    from_file = settings_of(recorded) if recorded else {}
+    flat = settings_of(TrainRun.from_json(value))
+    named = {name for key, item in value.items() for name in (item if key in CONCERNS else (key,))}
+    return {name: flat[name] for name in flat if name in named}
+
+
+def foreign_settings(method: str, names: typing.Iterable[str]) -> list[str]:
+    """Return which of these settings belong to other methods than this one."""
+    own = {"method", *METHODS[method].settings} if method in METHODS else {"method"}
+    return [name for name in names if name in _field_names(MethodConfig) and name not in own]
+
+
+def resolve(
+    task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None = None
+) -> tuple[TrainRun, dict[str, str]]:
+    """Combine options, the settings of a config file and the defaults of task and method into a TrainRun.
+
+    `options` holds only what the user gave, by field name, `from_file` what the file names. Returns the
+    run and, by field name, where each value came from. Raises UsageError for what cannot be.
+    """
+    row, from_file = TASKS[task], from_file or {}
     method = options.get("method", from_file.get("method", "lora"))
-    if method in row.refused:
-        raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
+    _refuse_pointless(task, method, options)
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("option", options),
         ("config file", from_file),
@@ -234,6 +261,28 @@ def resolve(
     return run, origins
 
 
+def _refuse_pointless(task: str, method: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option that this task or this method would ignore."""
+    row = TASKS[task]
+    if method in row.refused:
+        raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
+    for name in foreign_settings(method, options):
+        users = [other for other, known in METHODS.items() if name in known.settings]
+        raise UsageError(
+            f"{method} has no {_spelled(name)}: that belongs to {', '.join(users)}",
+            "leave it out, or train with --lora R",
+        )
+    for name in ("template", "label_words"):
+        if name in options and name not in row.defaults:
+            raise UsageError(
+                f"{task} has no {_spelled(name)}", "templates and label words belong to paraphrase"
+            )
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def validate(run: TrainRun) -> None:
     """Raise UsageError, naming the setting, for a value outside its range."""
     flat = settings_of(run)
@@ -249,21 +298,39 @@ def validate(run: TrainRun) -> None:
         "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
-        if flat[name] is not None and flat[name] < least:
-            raise UsageError(f"{name} must be at least {least:g}, not {flat[name]!r}")
-    for name in ("lora_dropout", "dropout", "warmup"):
+        if flat[name] is not None and not least <= flat[name] < float("inf"):
+            raise UsageError(f"{_spelled(name)} must be at least {least:g}, not {flat[name]!r}")
+    for name in ("lora_dropout", "dropout", "warmup", "beta1", "beta2"):
         if not 0 <= flat[name] < 1:
-            raise UsageError(f"{name} must be in [0, 1), not {flat[name]!r}")
+            raise UsageError(f"{_spelled(name)} must be in [0, 1), not {flat[name]!r}")
     for name in ("learning_rate", "alpha"):
         if flat[name] is not None and not 0 < flat[name] < float("inf"):
-            raise UsageError(f"{name} must be a positive number, not {flat[name]!r}")
+            raise UsageError(f"{_spelled(name)} must be a positive number, not {flat[name]!r}")
+    if run.training.seed >= SEEDS:
+        raise UsageError(f"seed must be below 2^63, not {run.training.seed}")
+    _validate_layers(run.method.layers)
     _validate_targets(run.method)
     if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
         raise UsageError("label words are two different words: --label-words yes,no")
+    if run.from_scratch is not None:
+        _validate_shape(run.from_scratch)
     if run.from_scratch is not None and (run.task != "text" or run.method.method != "full"):
         raise UsageError(
             "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
         )
+
+
+def _validate_layers(layers: tuple[int, int] | None) -> None:
+    if layers is not None and not 0 <= layers[0] <= layers[1]:
+        raise UsageError(f"layers {layers[0]}-{layers[1]} is not a range of blocks", "--layers 6-11")
+
+
+def _validate_shape(shape: Shape) -> None:
+    wrong = [name for name, size in dataclasses.asdict(shape).items() if size < 1]
+    if wrong:
+        raise UsageError(f"from-scratch: {', '.join(wrong)} must be at least 1")
+    if shape.n_embd % shape.n_head:
+        raise UsageError(f"from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}")
 
 
 def _validate_targets(method: MethodConfig) -> None:

@@ -179,7 +179,14 @@ class Block(nn.Module):
         if positions is not None:
             x = x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)  # (B, 1, C)
         x = x + self.drop(attended)
-        return x + self.drop(self.mlp(self.ln_2(x)))
+        transformed: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
+        return transformed
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    # nn.Embedding's own initialisation costs a second on the meta device, and is overwritten anyway.
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
+    return embedding
 
 
 class GPT2(nn.Module):
@@ -190,8 +197,8 @@ class GPT2(nn.Module):
         self.shape = shape
         self.compute_dtype = torch.float32
         self.grad_checkpoint = False
-        self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
-        self.wpe = nn.Embedding(shape.n_positions, shape.n_embd)
+        self.wte = _embedding(shape.vocab_size, shape.n_embd)
+        self.wpe = _embedding(shape.n_positions, shape.n_embd)
         self.drop = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(shape, layer, dropout) for layer in range(shape.n_layer))
         self.ln_f = LayerNorm(shape.n_embd)
@@ -221,7 +228,8 @@ class GPT2(nn.Module):
                 x = checkpoint(block, x, asked, cache, use_reentrant=False)
             else:
                 x = block(x, asked, cache)
-        return self.ln_f(x)  # type: ignore[no-any-return]
+        final: Tensor = self.ln_f(x)
+        return final
 
     def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""

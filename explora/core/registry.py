@@ -48,12 +48,14 @@ MODELS: dict[str, ModelRow] = {
 class MethodRow:
     """A way to train: `implementation` supplies `apply(model, config)` and, where it can, `merge(model)`.
 
-    `trains_base` says that the base weights themselves move, so that they are kept in fp32 and the
-    result is a whole model folder rather than an adapter.
+    `settings` are the fields of `explora.core.config.MethodConfig` that it obeys. `trains_base` says that
+    the base weights themselves move, so that they are kept in fp32 and the result is a whole model folder
+    rather than an adapter.
     """
 
     summary: str
     implementation: str
+    settings: tuple[str, ...] = ()
     trains_base: bool = False
 
 
@@ -61,6 +63,7 @@ METHODS: dict[str, MethodRow] = {
     "lora": MethodRow(
         summary="low-rank adapters beside frozen weights (Hu et al. 2021)",
         implementation="explora.core.methods.lora",
+        settings=("rank", "alpha", "lora_dropout", "targets", "layers"),
     ),
     "full": MethodRow(
         summary="every weight is trained",

@@ -87,7 +87,7 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
     )
     train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
     _check_layers(run.method, base)
-    model = _load(base, run.method, run.runtime, run.training.dropout)
+    model = _load(base, run)
     _add_head(model, task)
     method_module(run.method).apply(model, run.method)
     header = Header(
@@ -123,11 +123,18 @@ def _check_layers(method: MethodConfig, base: Base) -> None:
         raise UsageError(f"--layers {method.layers[0]}-{method.layers[1]}: this base has blocks 0-{last}")
 
 
-def _load(base: Base, method: MethodConfig, runtime: RuntimeConfig, dropout: float = 0.0) -> GPT2:
+def _load(base: Base, run: TrainRun) -> GPT2:
     """Load the weights: frozen ones in the compute dtype, those that will be trained in fp32."""
-    compute = DTYPES[runtime.amp]
-    stored = torch.float32 if METHODS[method.method].trains_base else compute
-    model = load_model(base, dtype=stored, device=torch.device(runtime.device), dropout=dropout)
+    compute = DTYPES[run.runtime.amp]
+    stored = torch.float32 if METHODS[run.method.method].trains_base else compute
+    device = torch.device(run.runtime.device)
+    model = load_model(
+        base,
+        dtype=stored,
+        device=device,
+        dropout=run.training.dropout,
+        seed=run.training.seed if run.from_scratch else 0,
+    )
     model.compute_dtype = compute
     return model
 

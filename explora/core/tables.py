@@ -16,7 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from explora.core.registry import TaskRow
 from explora.core.textfile import what_is_wrong
@@ -66,7 +66,9 @@ def parse_delimited(
     `lines` keep their line ends; `given` maps canonical columns to the file's names. Raises DataError
     when the header is unusable.
     """
-    rows = ((number, fields) for number, fields in _split(lines, delimiter, quoted) if fields)
+    rows: Iterator[tuple[int, list[str] | csv.Error]] = (
+        (number, fields) for number, fields in _split(lines, delimiter, quoted) if fields
+    )
     number, first = next(rows)
     if isinstance(first, csv.Error):
         raise _broken_quoting(first, file, number)
@@ -166,7 +168,7 @@ def _split(
     So an opening quote that is never closed costs its own line, not the rest of the file.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     start = 0
     while start < len(lines):
         offset = start

@@ -1,0 +1,99 @@
+"""What a cell is asked and what it answers. Light: the parent process needs no torch for either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from explora.core.config import TrainRun
+from explora.core.registry import TARGETS
+
+EXPLORA = "explora"
+WARMUP_STEPS = 2  # the first has the longest batch, which settles the peak memory
+FEWEST_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measurement of a run whose runtime is resolved.
+
+    `length`: every row is filled to so many tokens, None leaves them as they are. `steps`: how many are
+    timed after the warm-up, None for as many as fit into `seconds`, warm-up included.
+    """
+
+    run: TrainRun
+    length: int | None
+    steps: int | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "run": self.run.to_json(),
+            "length": self.length,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cell:
+        """The inverse of `to_json`."""
+        return cls(**{**value, "run": TrainRun.from_json(value["run"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a cell found. Seconds, examples, real tokens and FLOP are sums over the timed steps.
+
+    `flop` are those of the matrix products that the method needs for the real tokens; `matrix_peak` is what
+    a large product reaches in the same process in the same dtype, FLOP/s. `first_loss` is that of the first
+    batch before any update, per item; `rows` a digest of the token ids that were read.
+    """
+
+    steps: int
+    examples: int
+    tokens: int
+    seconds: float
+    forward: float
+    backward: float
+    optimizer: float
+    flop: float
+    matrix_peak: float
+    peak_memory_bytes: int
+    baseline_memory_bytes: int
+    trainable: int
+    total: int
+    checkpoint_bytes: int
+    first_loss: float
+    rows: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """What is compared: a run on a stack, `explora` or the versions of another one."""
+
+    run: TrainRun
+    stack: str = EXPLORA
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it runs on explora itself."""
+        return self.stack == EXPLORA
+
+    @property
+    def name(self) -> str:
+        """How output calls it."""
+        method = self.run.method
+        name = f"lora r={method.rank}" if method.method == "lora" else method.method
+        return name if self.is_own else f"{name} (peft)"
+
+
+def peft_modules(targets: Sequence[str]) -> list[str]:
+    """Return the modules that PEFT adapts where we adapt `targets`: whole ones, as its users would."""
+    return sorted({TARGETS[target][0] for target in targets})

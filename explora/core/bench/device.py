@@ -1,0 +1,59 @@
+"""What a cell measures of the device: its matrix peak, its peak memory, and time by phase."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from explora.core.measure import peak_memory_bytes
+
+MATRIX = (1024, 1024, 4096)  # rows, in, out of the product whose speed is called the peak
+PEAK_SECONDS = 0.4
+
+
+def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the FLOP/s of the fastest of the large products that fit into 0.4 s."""
+    rows, fan_in, fan_out = MATRIX
+    left = torch.ones(rows, fan_in, dtype=dtype, device=device)
+    right = torch.ones(fan_in, fan_out, dtype=dtype, device=device)
+    best, until = float("inf"), time.perf_counter() + PEAK_SECONDS
+    while best == float("inf") or time.perf_counter() < until:
+        synchronise(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * rows * fan_in * fan_out / best
+
+
+def device_peak_bytes(device: torch.device) -> int:
+    """Return the peak memory where the training happens: of the process, or what it took of a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return peak_memory_bytes()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Seconds by phase; a phase on a GPU ends when its kernels have."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add what happens inside to the phase `name`."""
+        start = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.seconds[name] += time.perf_counter() - start

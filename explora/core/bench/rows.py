@@ -1,0 +1,172 @@
+"""From measurements to rows: medians over the repeats, with the smallest and the largest beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from explora.core.bench.cells import Contender, Measurement
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A contender, its measurements, and why it failed, if it did."""
+
+    contender: Contender
+    found: tuple[Measurement, ...]
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """Where a step's time goes; `other` is making the batch and what is between the phases."""
+
+    forward: float
+    backward: float
+    optimizer: float
+    other: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The smallest and the largest of the repeats."""
+
+    tokens_per_second: Range
+    examples_per_second: Range
+    peak_memory_bytes: Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the bench: what was run, and its figures, None when the contender failed.
+
+    Speeds, seconds a step and memory are medians of the repeats. `matrix_share` is the part of the
+    machine's matrix peak in that dtype, `matrix_peak` (the best of all cells, FLOP/s), that the needed
+    products reach. `first_loss` is the first batch's before any update; a row of another stack has
+    explora's, at equal settings in fp32, beside it.
+    """
+
+    name: str
+    stack: str
+    task: str
+    model: str
+    method: str
+    rank: int | None
+    batch_size: int
+    length: int | None
+    amp: str
+    grad_checkpoint: bool
+    threads: int | None
+    seed: int
+    repeats: int
+    steps: int | None = None
+    trainable: int | None = None
+    total: int | None = None
+    share: float | None = None
+    checkpoint_bytes: int | None = None
+    tokens_per_second: float | None = None
+    examples_per_second: float | None = None
+    seconds: Seconds | None = None
+    peak_memory_bytes: int | None = None
+    baseline_memory_bytes: int | None = None
+    matrix_peak: float | None = None
+    matrix_share: float | None = None
+    spread: Spread | None = None
+    first_loss: float | None = None
+    reference_loss: float | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+def summarise(
+    outcomes: Sequence[Outcome], model: str, length: int | None, reference_loss: float | None
+) -> list[Row]:
+    """Return a row for each contender. `reference_loss` is for those of another stack."""
+    peaks: dict[str, float] = {}
+    for outcome in outcomes:
+        amp = outcome.contender.run.runtime.amp
+        peaks[amp] = max([peaks.get(amp, 0.0), *(each.matrix_peak for each in outcome.found)])
+    return [
+        Row(
+            **_setting(outcome, model, length),
+            **_figures(outcome, peaks[outcome.contender.run.runtime.amp]),
+            reference_loss=None if outcome.contender.is_own else reference_loss,
+            error=outcome.error,
+        )
+        for outcome in outcomes
+    ]
+
+
+def _setting(outcome: Outcome, model: str, length: int | None) -> dict[str, Any]:
+    contender, run = outcome.contender, outcome.contender.run
+    return {
+        "name": contender.name,
+        "stack": contender.stack,
+        "task": run.task,
+        "model": model,
+        "method": run.method.method,
+        "rank": run.method.rank if run.method.method == "lora" else None,
+        "batch_size": run.training.batch_size,
+        "length": length,
+        "amp": run.runtime.amp,
+        "grad_checkpoint": run.runtime.grad_checkpoint,
+        "threads": run.runtime.threads,
+        "seed": run.training.seed,
+        "repeats": len(outcome.found),
+    }
+
+
+def _figures(outcome: Outcome, matrix_peak: float) -> dict[str, Any]:
+    found = outcome.found
+    if not found or outcome.error:
+        return {}
+    first = found[0]
+    tokens = [each.tokens / each.seconds for each in found]
+    examples = [each.examples / each.seconds for each in found]
+    memory = [each.peak_memory_bytes for each in found]
+    return {
+        "steps": first.steps,
+        "trainable": first.trainable,
+        "total": first.total,
+        "share": first.trainable / first.total,
+        "checkpoint_bytes": first.checkpoint_bytes,
+        "tokens_per_second": round(median(tokens), 2),
+        "examples_per_second": round(median(examples), 3),
+        "seconds": _seconds(found),
+        "peak_memory_bytes": round(median(memory)),
+        "baseline_memory_bytes": round(median(each.baseline_memory_bytes for each in found)),
+        "matrix_peak": matrix_peak,
+        "matrix_share": round(median(each.flop / each.seconds for each in found) / matrix_peak, 4),
+        "spread": Spread(
+            tokens_per_second=_range(tokens),
+            examples_per_second=_range(examples),
+            peak_memory_bytes=_range(memory),
+        ),
+        "first_loss": first.first_loss,
+    }
+
+
+def _seconds(found: Sequence[Measurement]) -> Seconds:
+    """Medians of the seconds a step."""
+
+    def a_step(values: list[float]) -> float:
+        return round(median(value / each.steps for value, each in zip(values, found, strict=True)), 6)
+
+    phases = [each.forward + each.backward + each.optimizer for each in found]
+    return Seconds(
+        forward=a_step([each.forward for each in found]),
+        backward=a_step([each.backward for each in found]),
+        optimizer=a_step([each.optimizer for each in found]),
+        other=a_step([each.seconds - known for each, known in zip(found, phases, strict=True)]),
+    )
+
+
+def _range(values: Sequence[float]) -> Range:
+    return round(min(values), 3), round(max(values), 3)
