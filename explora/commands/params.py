@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
 from explora.core.adapters import Header
-from explora.core.config import TrainRun, resolve
+from explora.core.config import TrainRun, foreign_settings, resolve
 from explora.core.counting import SENTIMENT_CLASSES, Count, count, head_classes
 from explora.core.registry import METHODS, TASKS, Shape
 from explora.errors import UsageError
@@ -73,8 +73,14 @@ def params(
         console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
         return
     console.result("")
-    runs = [resolve(task, given | {"method": name})[0] for name in METHODS if name not in TASKS[task].refused]
+    runs = [_with_method(task, name, given) for name in METHODS if name not in TASKS[task].refused]
     _show_methods([(each, _count(each, shape, classes)) for each in runs])
+
+
+def _with_method(task: str, method: str, given: dict[str, Any]) -> TrainRun:
+    """Resolve a run of another method, without the options that it has no use for."""
+    foreign = foreign_settings(method, given)
+    return resolve(task, {name: given[name] for name in given if name not in foreign} | {"method": method})[0]
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:

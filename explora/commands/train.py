@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,12 +168,10 @@ def train(
         "threads": threads,
     }
     options = o.given(settings) | o.parse_method(lora, full, last_linear)
-    recorded = read_config(config) if config else None
-    if recorded is not None and recorded.task != task:
-        raise UsageError(
-            f"{config} is a run of {recorded.task}, not of {task}", f"explora train {recorded.task}"
-        )
-    run, origins = resolve(task, options, recorded)
+    of_task, from_file = read_config(config) if config else (task, {})
+    if of_task != task:
+        raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
+    run, origins = resolve(task, options, from_file)
     if dry_run:
         _show_plan(run, origins, json)
         return
@@ -193,7 +192,7 @@ def _execute(
     from explora.core.running import Running, prepare_folder
 
     started = prepare_folder(folder, resume=resume, overwrite=overwrite)
-    run = _with_runtime(run) if started is None else _resumed(started, run, options)
+    run = _with_runtime(run if started is None else _resumed(started, run, options))
     _show_settings(run, origins if started is None else {})
     running = Running(run, folder)
     session = running.session
@@ -212,7 +211,12 @@ def _execute(
 
 
 def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> TrainRun:
-    """Return the recorded run; an option that contradicts it cannot be resumed with."""
+    """Return the recorded run; an option that contradicts it, other than threads, is refused."""
+    if started.task != asked.task:
+        raise UsageError(
+            f"--resume: the folder holds a run of {started.task}, not of {asked.task}",
+            f"explora train {started.task} --resume",
+        )
     before, now = settings_of(started), settings_of(asked)
     for name in options:
         if before[name] != now[name] and name != "threads":
@@ -220,15 +224,15 @@ def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> Tra
                 f"--resume goes on with {name.replace('_', '-')} {before[name]!r}, not {now[name]!r}",
                 "leave the option out, or start again with --overwrite",
             )
-    return started
+    if "threads" not in options:
+        return started
+    return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads))
 
 
 def _with_runtime(run: TrainRun) -> TrainRun:
-    import dataclasses
-
     from explora.core.runtime import resolve_runtime
 
-    return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+    return replace(run, runtime=resolve_runtime(run.runtime))
 
 
 def _follow(running: Running) -> Completed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from explora.core.config import TrainRun
+from explora.core.config import TrainRun, settings_in
 from explora.errors import UsageError
 
 RECORD_FILE = "run.json"
@@ -39,30 +39,40 @@ def read_record(folder: Path) -> Record | None:
     return _read(file) if file.is_file() else None
 
 
-def read_config(file: Path) -> TrainRun:
-    """Return the run of a `--config` file: a run.json, or its `config` object alone. Raises UsageError."""
+def read_config(file: Path) -> tuple[str, dict[str, Any]]:
+    """Return the task of a `--config` file and, by field name, the settings that it names.
+
+    The file is a run.json, its `config` object alone, or a part of that. Raises UsageError.
+    """
     if file.is_dir():
         file = file / RECORD_FILE
     if not file.is_file():
         raise UsageError(f"--config {file}: there is no such file", "every run folder has a run.json")
-    return _read(file).run
+    value = _read_json(file)
+    return _parse_run(file, value).task, settings_in(value.get("config", value))
 
 
 def _read(file: Path) -> Record:
+    value = _read_json(file)
+    run = _parse_run(file, value)
+    return Record(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UsageError(f"{file} is not JSON: {error}", "a run folder's run.json is") from None
     if not isinstance(value, dict):
         raise UsageError(f"{file} should be an object", "a run folder's run.json is")
-    config = value.get("config", value)
+    return value
+
+
+def _parse_run(file: Path, value: Mapping[str, Any]) -> TrainRun:
     try:
-        run = TrainRun.from_json(config)
-    except TypeError as error:
-        raise UsageError(f"{file}: {error}") from None
+        return TrainRun.from_json(value.get("config", value))
     except UsageError as error:
         raise UsageError(f"{file}: {error.message}", error.hint) from None
-    return Record(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
 
 
 class MetricsLog:
