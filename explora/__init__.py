@@ -1,3 +1,25 @@
-"""Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there."""
+"""Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
+
+`explora.configure`, `.train`, `.load`, `.evaluate` and `.generate` are the commands' work from Python; they
+are imported when first used, because they bring torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_API = ("configure", "evaluate", "generate", "load", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module 'explora' has no attribute {name!r}")
+    from explora import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_API]

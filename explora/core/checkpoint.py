@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,15 @@ def trained_tensors(model: GPT2) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    folder: Path, model: GPT2, optimizers: Sequence[torch.optim.Optimizer], progress: Progress, scale: float
+    folder: Path,
+    model: GPT2,
+    optimizers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
+    scaler: Mapping[str, Any],
 ) -> None:
-    """Write the state, then point `latest` at it, then drop older ones."""
+    """Write the state beside the one before, point `latest` at it, then drop the one before."""
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
-    plain: dict[str, Any] = {"progress": asdict(progress), "loss_scale": scale, "optimizers": []}
+    plain: dict[str, Any] = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": []}
     for number, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
         numbers: dict[str, dict[str, Any]] = {}
@@ -63,30 +67,33 @@ def save_checkpoint(
     tensors["generator"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["cuda_generator"] = torch.cuda.get_rng_state()
-    name = f"step-{progress.step:06d}"
-    partial, target = folder / f"{name}.partial", folder / name
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    before = _latest(folder)
+    name = "b" if before == "a" else "a"
+    target = folder / name
     shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    target.mkdir(parents=True)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, target / "state.safetensors")
+    (target / "state.json").write_text(json.dumps(plain), encoding="utf-8")
     pointer = folder / "latest.partial"
     pointer.write_text(name, encoding="utf-8")
     pointer.replace(folder / "latest")
-    for old in folder.glob("step-*"):
-        if old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
+    if before:
+        shutil.rmtree(folder / before, ignore_errors=True)
+
+
+def _latest(folder: Path) -> str:
+    pointer = folder / "latest"
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
 
 
 def load_checkpoint(
     folder: Path, model: GPT2, optimizers: Sequence[torch.optim.Optimizer]
-) -> tuple[Progress, float]:
+) -> tuple[Progress, dict[str, Any]]:
     """Put the newest state back into model, optimizers and generators.
 
-    Returns the progress and the loss scale. Raises AdapterError for a state that does not fit.
+    Returns the progress and the state of the loss scaler. Raises AdapterError for a state that does not fit.
     """
-    state = folder / (folder / "latest").read_text(encoding="utf-8").strip()
+    state = folder / _latest(folder)
     try:
         tensors = load_file(state / "state.safetensors")
         plain = json.loads((state / "state.json").read_text(encoding="utf-8"))
@@ -111,7 +118,7 @@ def load_checkpoint(
     torch.set_rng_state(tensors["generator"])
     if "cuda_generator" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda_generator"])
-    return Progress(**plain["progress"]), plain["loss_scale"]
+    return Progress(**plain["progress"]), plain["scaler"]
 
 
 def _restore_optimizer(

@@ -19,6 +19,7 @@ from explora.errors import DataError
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _PEEK = 4096
 _JSONL_SUFFIXES = {".jsonl", ".ndjson"}
+_OBJECT_HINT = 'each line is an object: {"text": "..."}'
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
@@ -65,10 +66,10 @@ def _objects(lines: Iterator[tuple[int, str]], file: str) -> Iterator[tuple[int,
         except (ValueError, RecursionError) as error:
             raise DataError(f"invalid JSON: {error}", file=file, line=number) from None
         text = value.get("text") if isinstance(value, dict) else None
-        wrong = textfile.what_is_wrong(text.strip()) if isinstance(text, str) else "a string is expected"
-        if wrong:
-            hint = 'each line is an object: {"text": "..."}'
-            raise DataError(wrong, hint, file=file, line=number, column="text")
+        if not isinstance(text, str):
+            raise DataError("a string is expected", _OBJECT_HINT, file=file, line=number, column="text")
+        if wrong := textfile.what_is_wrong(text.strip()):
+            raise DataError(wrong, _OBJECT_HINT, file=file, line=number, column="text")
         yield number, text.strip("\r\n")
 
 

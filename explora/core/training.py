@@ -45,7 +45,10 @@ class EvalStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """The dev score after a step; `best` when no earlier one was better."""
+    """The dev score after a step; `best` when it is better than all before.
+
+    It counts once the next event is asked for: by then the caller has kept the best.
+    """
 
     step: int
     metric: str
@@ -75,7 +78,7 @@ class Training:
     """A model, its optimizers and where they stand; iterate `events()` to train.
 
     The caller keeps the best adapter when an EvalDone says `best`, and may call `save()` between two
-    events: what has been yielded by then is in the state.
+    events: the steps that have been yielded by then are in the state.
     """
 
     def __init__(
@@ -102,14 +105,12 @@ class Training:
         )
         self.progress = Progress()
         if has_checkpoint(checkpoint):
-            self.progress, scale = load_checkpoint(checkpoint, model, self.optimizers)
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale})
+            self.progress, scaler = load_checkpoint(checkpoint, model, self.optimizers)
+            self.scaler.load_state_dict(scaler)
 
     def save(self) -> None:
         """Write the resume state."""
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
-        save_checkpoint(self.folder, self.model, self.optimizers, self.progress, scale)
+        save_checkpoint(self.folder, self.model, self.optimizers, self.progress, self.scaler.state_dict())
 
     def events(self) -> Iterator[Event]:
         """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
@@ -119,7 +120,9 @@ class Training:
         while True:
             if at.step > at.evaluated and self._eval_is_due():
                 yield EvalStarted(step=at.step)
-                yield self._evaluate()
+                evaluated = self._evaluate()
+                yield evaluated
+                self._accept(evaluated)
                 self.save()
                 yield Saved(step=at.step)
             if at.step >= self.steps or self._out_of_patience():
@@ -215,15 +218,22 @@ class Training:
         started, at = time.perf_counter(), self.progress
         self.model.eval()
         score = self.task.dev_score(self.model, self.dev, 2 * self.run.training.batch_size)
-        better = at.best_score is None or (
-            score > at.best_score if self.task.higher_is_better else score < at.best_score
-        )
-        if better:
-            at.best_score, at.best_step = score, at.step
-        at.unimproved = 0 if better else at.unimproved + 1
-        at.evaluated = at.step
         at.seconds += time.perf_counter() - started
-        return EvalDone(step=at.step, metric=self.task.metric, score=score, best=better)
+        return EvalDone(step=at.step, metric=self.task.metric, score=score, best=self._is_best(score))
+
+    def _is_best(self, score: float) -> bool:
+        best = self.progress.best_score
+        if best is None or not math.isfinite(score):
+            return math.isfinite(score)
+        return score > best if self.task.higher_is_better else score < best
+
+    def _accept(self, evaluated: EvalDone) -> None:
+        """Note an evaluation; until here it is as if it had not been made, and a resumed run repeats it."""
+        at = self.progress
+        if evaluated.best:
+            at.best_score, at.best_step = evaluated.score, evaluated.step
+        at.unimproved = 0 if evaluated.best else at.unimproved + 1
+        at.evaluated = evaluated.step
 
 
 def discard_checkpoint(folder: Path) -> None:

@@ -1,0 +1,60 @@
+"""The commands' work from Python: `explora.configure`, `.train`, `.load`, `.evaluate`, `.generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from explora.core.config import DataConfig, RuntimeConfig, TrainRun, resolve
+from explora.core.evaluation import recorded_data, score
+from explora.core.generation import Prompt
+from explora.core.generation import generate as continue_prompts
+from explora.core.running import Completed, Event, Running, prepare_folder
+from explora.core.runtime import resolve_runtime
+from explora.core.sampling import SamplingConfig
+from explora.core.session import Session, default_source, open_run
+from explora.core.tasks.contract import Evaluation
+
+
+def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
+    """Return a run: `settings` by field name (`{"rank": 4, "data": "sst"}`) over the task's defaults."""
+    return resolve(task, settings)[0]
+
+
+def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[Event | Completed]:
+    """Train into `folder`, yielding events; the last is a Completed, whose `result` is train's JSON."""
+    prepare_folder(folder, resume=False, overwrite=overwrite)
+    resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+    return Running(resolved, folder).events()
+
+
+def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:
+    """Open a run folder, a PEFT adapter or a model; by default runs/TASK where it exists, else the base."""
+    runtime = resolve_runtime(RuntimeConfig(amp=amp))
+    return open_run(task, source, model=model, tokenizer=None, runtime=runtime)
+
+
+def evaluate(
+    session: Session, data: str | None = None, split: str | None = None, batch_size: int = 32
+) -> Evaluation:
+    """Score a session on a file, a folder or a known data set; by default on the samples."""
+    trained_on = recorded_data(default_source(session.task_name))
+    return score(session, DataConfig(data=data), trained_on, split, batch_size).evaluation
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    max_new_tokens: int = 256,
+    seed: int = 11711,
+) -> list[str]:
+    """Continue each prompt; the seed of a prompt is `seed` plus its number."""
+    encoded = [
+        Prompt(ids=session.task.prompt_ids(text), seed=seed + number) for number, text in enumerate(prompts)
+    ]
+    chosen = sampling or SamplingConfig()
+    found = continue_prompts(session.model, encoded, chosen, max_new_tokens, session.tokenizer)
+    return [session.tokenizer.decode(item.ids) for item in found]
