@@ -1,0 +1,239 @@
+"""peft reads our adapters, and we read peft's: the same logits both ways, and planted bugs are seen."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from explora.core.adapters import ADAPTER_FILE, CONFIG_FILE
+from explora.core.config import MethodConfig
+from explora.core.session import open_run
+from tests.tiny_adapters import (
+    IN_FP32,
+    SHAPE,
+    causal,
+    change_config,
+    change_tensors,
+    classifier,
+    our_logits,
+    their_logits,
+    train_with_peft,
+    write_base,
+    write_run,
+)
+
+TOLERANCE = 1e-5
+SEEN = 1e-2  # a planted bug moves a logit by more
+LABELS = ("0", "1", "2")
+ALL_SEPARATE = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
+
+# peft asks transformers 5 by an old name; nothing that an adapter could change.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+METHODS = {
+    "key,value": MethodConfig(rank=4, targets=("key", "value")),
+    "query,value": MethodConfig(rank=4, targets=("query", "value"), alpha=3.0),
+    "query": MethodConfig(rank=2, targets=("query",)),
+    "c_attn": MethodConfig(rank=4, targets=("c_attn",), alpha=6.0),
+    "all separate": MethodConfig(rank=2, targets=ALL_SEPARATE, alpha=5.0),
+    "one separate and others": MethodConfig(rank=2, targets=("value", "mlp-up")),
+    "all fused": MethodConfig(rank=2, targets=("c_attn", "attn-out", "mlp-up", "mlp-down")),
+    "attn-out": MethodConfig(rank=3, targets=("attn-out",)),
+    "mlp-down": MethodConfig(rank=3, targets=("mlp-down",), alpha=7.5),
+    "mlp-up": MethodConfig(rank=3, targets=("mlp-up",)),
+    "blocks 1-2": MethodConfig(rank=2, targets=ALL_SEPARATE, layers=(1, 2)),
+    "block 0": MethodConfig(rank=2, targets=("key", "value"), layers=(0, 0)),
+    "rank above the width": MethodConfig(rank=40, targets=("key", "value"), lora_dropout=0.5),
+}
+PATHS = {"attn-out": "attn.c_proj", "mlp-up": "mlp.c_fc", "mlp-down": "mlp.c_proj"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def open_with_peft(model: Any, run: Path) -> Any:
+    """Load as a user does; an unknown field, a missing or an unexpected key would be a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return PeftModel.from_pretrained(model, run)
+
+
+def difference(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
+
+
+# Ours, read by peft
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_peft_computes_our_logits(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+    ours = our_logits(write_run(tmp_path, base, method))
+    theirs = their_logits(open_with_peft(causal(base), tmp_path))
+    assert difference(ours, theirs) < TOLERANCE
+    assert difference(ours, their_logits(causal(base))) > SEEN
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_peft_adapts_what_is_meant_and_nothing_else(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+    write_run(tmp_path, base, method)
+    model = open_with_peft(causal(base), tmp_path)
+    first, last = method.layers or (0, SHAPE.n_layer - 1)
+    paths = {PATHS.get(target, "attn.c_attn") for target in method.targets}
+    adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
+    assert adapted == {
+        f"base_model.model.transformer.h.{layer}.{path}" for layer in range(first, last + 1) for path in paths
+    }
+    held = sum(value.numel() for name, value in model.named_parameters() if "lora_" in name)
+    assert held == sum(value.numel() for value in load_file(tmp_path / ADAPTER_FILE).values())
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_we_read_our_own_again(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+    model = write_run(tmp_path, base, method)
+    session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
+    assert session.method == method
+    assert torch.equal(our_logits(session.model), our_logits(model))
+
+
+@pytest.mark.parametrize(
+    "targets", [("key", "value"), ("c_attn", "mlp-down"), ALL_SEPARATE], ids=lambda targets: ",".join(targets)
+)
+def test_peft_computes_our_class_logits(base: Path, tmp_path: Path, targets: tuple[str, ...]) -> None:
+    method = MethodConfig(rank=2, targets=targets)
+    ours = our_logits(write_run(tmp_path, base, method, "sentiment", LABELS))
+    theirs = their_logits(open_with_peft(classifier(base, len(LABELS)), tmp_path))
+    assert difference(ours, theirs) < TOLERANCE
+    session = open_run("sentiment", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
+    assert torch.equal(our_logits(session.model), ours)
+
+
+def test_a_cloze_has_no_head_in_peft(base: Path, tmp_path: Path) -> None:
+    method = MethodConfig(rank=2, targets=("key", "value"))
+    ours = our_logits(write_run(tmp_path, base, method, "paraphrase", ("0", "1")))
+    assert PeftConfig.from_pretrained(tmp_path).task_type == "CAUSAL_LM"
+    assert difference(ours, their_logits(open_with_peft(causal(base), tmp_path))) < TOLERANCE
+
+
+def test_the_configuration_has_old_and_stable_fields_alone(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, METHODS["all separate"])
+    written = json.loads((tmp_path / CONFIG_FILE).read_text(encoding="utf-8"))
+    read = PeftConfig.from_pretrained(tmp_path)
+    in_peft_0_5 = {
+        *("peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha"),
+        *("lora_dropout", "target_modules", "fan_in_fan_out", "bias", "modules_to_save", "init_lora_weights"),
+        *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+    }
+    assert written.keys() == in_peft_0_5
+    for name in written.keys() - {"target_modules"}:
+        assert getattr(read, name) == written[name], name
+    assert read.target_modules == set(written["target_modules"])
+
+
+def in_halves(value: Tensor) -> tuple[Tensor, Tensor]:
+    middle = len(value) // 2
+    return value[:middle], value[middle:]
+
+
+def stack_a_backwards(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: torch.cat(in_halves(value)[::-1]) if "lora_A" in name else value
+        for name, value in tensors.items()
+    }
+
+
+def put_key_in_query_s_place(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.roll(-SHAPE.n_embd, dims=0) if "lora_B" in name else value
+        for name, value in tensors.items()
+    }
+
+
+BUGS: dict[str, Callable[[Path], None]] = {
+    "alpha is not doubled": lambda run: change_config(run, lora_alpha=8.0),
+    "the rank is not doubled in the scale": lambda run: change_config(run, use_rslora=True),
+    "A is stacked in the wrong order": lambda run: change_tensors(run, stack_a_backwards),
+    "the key's rows of B are in the query's place": lambda run: change_tensors(run, put_key_in_query_s_place),
+    "blocks are missing": lambda run: change_config(run, layers_to_transform=[0, 1], layers_pattern="h"),
+}
+
+
+@pytest.mark.parametrize("plant", BUGS.values(), ids=BUGS)
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_the_comparison_sees_a_planted_bug(base: Path, tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    ours = our_logits(write_run(tmp_path, base, METHODS["key,value"]))
+    plant(tmp_path)
+    assert difference(ours, their_logits(PeftModel.from_pretrained(causal(base), tmp_path))) > SEEN
+
+
+# peft's, read by us
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "c_attn": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]},
+    "all": {"r": 3, "lora_alpha": 5, "target_modules": ["c_attn", "c_proj", "c_fc"]},
+    "attn.c_proj": {"r": 2, "target_modules": ["attn.c_proj"], "lora_dropout": 0.1},
+    "mlp.c_proj": {"r": 2, "target_modules": ["mlp.c_proj", "c_fc"], "lora_alpha": 1},
+    "rslora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "use_rslora": True},
+    "blocks": {"r": 2, "target_modules": ["c_attn", "c_fc"], "layers_to_transform": [1, 2]},
+    "one block": {"r": 2, "target_modules": ["c_attn"], "layers_to_transform": 1, "layers_pattern": "h"},
+    "gaussian": {"r": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
+}
+
+
+@pytest.mark.parametrize("settings", FOREIGN.values(), ids=FOREIGN)
+def test_we_compute_peft_s_logits(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    theirs = their_logits(train_with_peft(tmp_path, base, **settings))
+    session = open_run("text", str(tmp_path), model=None, tokenizer=str(base), runtime=IN_FP32)
+    assert session.header is None
+    assert difference(our_logits(session.model), theirs) < TOLERANCE
+    assert difference(their_logits(causal(base)), theirs) > SEEN
+
+
+@pytest.mark.parametrize("settings", [FOREIGN["c_attn"], FOREIGN["all"], FOREIGN["rslora"]])
+def test_we_compute_peft_s_class_logits(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    theirs = their_logits(train_with_peft(tmp_path, base, classes=3, **settings))
+    session = open_run("sentiment", str(tmp_path), model=None, tokenizer=str(base), runtime=IN_FP32)
+    assert session.task.labels == LABELS
+    assert difference(our_logits(session.model), theirs) < TOLERANCE
+
+
+FOREIGN_BUGS: dict[str, Callable[[Path], None]] = {
+    "rsLoRA is overlooked": lambda run: change_config(run, use_rslora=False),
+    "alpha is overlooked": lambda run: change_config(run, lora_alpha=None),
+    "A is turned around": lambda run: change_tensors(run, stack_a_backwards),
+}
+
+
+@pytest.mark.parametrize("plant", FOREIGN_BUGS.values(), ids=FOREIGN_BUGS)
+def test_the_other_comparison_sees_a_planted_bug(
+    base: Path, tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    settings = FOREIGN["rslora"] | {"lora_alpha": 4}
+    theirs = their_logits(train_with_peft(tmp_path, base, **settings))
+    plant(tmp_path)
+    session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
+    assert difference(our_logits(session.model), theirs) > SEEN
+
+
+def test_what_went_through_peft_is_still_the_same_model(base: Path, tmp_path: Path) -> None:
+    ours = our_logits(write_run(tmp_path / "ours", base, METHODS["key,value"]))
+    open_with_peft(causal(base), tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    session = open_run("text", str(tmp_path / "theirs"), model=str(base), tokenizer=None, runtime=IN_FP32)
+    assert (session.header, session.method.targets, session.method.rank) == (None, ("c_attn",), 8)
+    assert difference(our_logits(session.model), ours) < TOLERANCE
