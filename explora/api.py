@@ -11,7 +11,7 @@ from explora.core.config import DataConfig, RuntimeConfig, TrainRun, resolve
 from explora.core.evaluation import recorded_data, score
 from explora.core.generation import Prompt
 from explora.core.generation import generate as continue_prompts
-from explora.core.running import Completed, Event, Running, prepare_folder
+from explora.core.running import Completed, Event, Running, check_folder
 from explora.core.runtime import resolve_runtime
 from explora.core.sampling import SamplingConfig
 from explora.core.session import Session, default_source, open_run
@@ -25,9 +25,9 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[Event | Completed]:
     """Train into `folder`, yielding events; the last is a Completed, whose `result` is train's JSON."""
-    prepare_folder(folder, resume=False, overwrite=overwrite)
+    check_folder(folder, resume=False, overwrite=overwrite)
     resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
-    return Running(resolved, folder).events()
+    return Running(resolved, folder, replace=overwrite).events()
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:

@@ -189,12 +189,12 @@ def _execute(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.running import Running, prepare_folder
+    from explora.core.running import Running, check_folder
 
-    started = prepare_folder(folder, resume=resume, overwrite=overwrite)
+    started = check_folder(folder, resume=resume, overwrite=overwrite)
     run = _with_runtime(run if started is None else _resumed(started, run, options))
     _show_settings(run, origins if started is None else {})
-    running = Running(run, folder)
+    running = Running(run, folder, replace=overwrite)
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
         console.warn(f"skipped: {message}")

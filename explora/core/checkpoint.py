@@ -118,7 +118,7 @@ def load_checkpoint(
     torch.set_rng_state(tensors["generator"])
     if "cuda_generator" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda_generator"])
-    return Progress(**plain["progress"]), plain["scaler"]
+    return Progress(**plain["progress"]), plain.get("scaler", {})
 
 
 def _restore_optimizer(

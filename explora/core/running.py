@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from explora.core.checkpoint import has_checkpoint, trained_tensors
+from explora.core.checkpoint import trained_tensors
 from explora.core.config import TrainRun
+from explora.core.data import find_split
 from explora.core.documents import read_documents
 from explora.core.measure import describe_machine, peak_memory_bytes
 from explora.core.model_card import write_card
-from explora.core.recording import METRICS_FILE, RECORD_FILE, MetricsLog, Record, read_record, write_record
+from explora.core.recording import RECORD_FILE, MetricsLog, Record, read_record, write_record
 from explora.core.session import (
     Session,
     load_run_tokenizer,
@@ -48,15 +49,18 @@ class Completed:
     evaluation: Evaluation
 
 
-def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | None:
-    """Make the run folder ready; returns the recorded run when resuming.
+def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | None:
+    """Return the recorded run when resuming, else None: the run may start in this folder.
 
-    Raises UsageError for an occupied folder without `resume` or `overwrite`, and for nothing to resume.
+    Raises UsageError for an occupied folder without `resume` or `overwrite`, for one that is no run's with
+    `overwrite`, and for nothing to resume.
     """
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")
     record = read_record(folder) if folder.is_dir() else None
     if resume:
-        if record is None or record.result or not has_checkpoint(folder / CHECKPOINT):
-            state = "is finished" if record and record.result else "holds no resume state"
+        if record is None or record.result:
+            state = "holds no run" if record is None else "is finished"
             raise UsageError(f"{folder} {state}: nothing to resume", "train again with --overwrite")
         return record.run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,20 +69,27 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun |
                 f"{folder} already holds something",
                 f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
             )
-        if record is None and not (folder / METRICS_FILE).exists():
+        if record is None:
             raise UsageError(
                 f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
             )
-        shutil.rmtree(folder)
     return None
 
 
 class Running:
-    """A run under way; iterate `events()` and it is trained, the last event being Completed."""
+    """A run under way; iterate `events()` and it is trained, the last event being Completed.
 
-    def __init__(self, run: TrainRun, folder: Path) -> None:
+    It goes on from the resume state in the folder, where there is one. With `replace` what the folder
+    holds is removed first, once base and data have been read.
+    """
+
+    def __init__(self, run: TrainRun, folder: Path, *, replace: bool = False) -> None:
         self.run, self.folder = run, folder
-        self.session, self.train, self.dev = open_for_training(run, self._scratch_tokenizer())
+        trains_tokenizer = run.from_scratch is not None and run.tokenizer is None
+        tokenizer = self._own_tokenizer(replace) if trains_tokenizer else None
+        self.session, self.train, self.dev = open_for_training(run, tokenizer)
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
         self.training = Training(
             self.session.model,
             self.session.task,
@@ -88,23 +99,21 @@ class Running:
             folder / CHECKPOINT,
         )
         self.resumed_at = self.training.progress.step
-        self.log = MetricsLog(folder, self.resumed_at)
         self.machine = describe_machine()
         write_record(folder, Record(run=run, result={}, machine=self.machine))
+        self.log = MetricsLog(folder, self.resumed_at)
+        if tokenizer is not None:
+            tokenizer.save(folder)
 
-    def _scratch_tokenizer(self) -> Tokenizer | None:
+    def _own_tokenizer(self, fresh: bool) -> Tokenizer:
         """Return the tokenizer of a base from scratch, trained on the run's own text the first time."""
-        scratch = self.run.from_scratch
-        if scratch is None or self.run.tokenizer is not None:
-            return None
-        known = load_run_tokenizer(self.folder)
+        known = None if fresh else load_run_tokenizer(self.folder)
         if known is not None:
             return known
-        assert self.run.data.data is not None
-        documents = islice(read_documents(self.run.data.data), VOCABULARY_DOCUMENTS)
-        tokenizer = train_tokenizer(documents, scratch.vocab_size)
-        tokenizer.save(self.folder)
-        return tokenizer
+        assert self.run.from_scratch is not None
+        text = find_split("text", self.run.data, "train").file
+        documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
+        return train_tokenizer(documents, self.run.from_scratch.vocab_size)
 
     def save(self) -> None:
         """Write the resume state now: between two events, on a signal."""
@@ -113,26 +122,30 @@ class Running:
     def events(self) -> Iterator[Event | Completed]:
         """Train; keep the best on disk as it is found; score it on dev at the end."""
         for event in self.training.events():
-            self._record(event)
+            if isinstance(event, StepDone):
+                self._log_step(event)
             yield event
+            if isinstance(event, EvalDone):
+                self._keep(event)
             if isinstance(event, Finished):
                 yield self._complete(event)
 
-    def _record(self, event: Event) -> None:
-        if isinstance(event, StepDone):
-            self.log.add(
-                {
-                    "step": event.step,
-                    "loss": event.loss,
-                    "learning_rate": event.learning_rate,
-                    "gradient_norm": event.gradient_norm,
-                    "tokens_per_second": event.tokens / event.seconds,
-                }
-            )
-        elif isinstance(event, EvalDone):
-            self.log.add({"step": event.step, event.metric: event.score, "best": event.best})
-            if event.best:
-                save_trained(self.session, self.folder, event.step)
+    def _log_step(self, event: StepDone) -> None:
+        self.log.add(
+            {
+                "step": event.step,
+                "loss": event.loss,
+                "learning_rate": event.learning_rate,
+                "gradient_norm": event.gradient_norm,
+                "tokens_per_second": event.tokens / event.seconds,
+            }
+        )
+
+    def _keep(self, event: EvalDone) -> None:
+        """Log an evaluation and keep what gave the best one; a run stopped before this evaluates again."""
+        if event.best:
+            save_trained(self.session, self.folder, event.step)
+        self.log.add({"step": event.step, event.metric: event.score, "best": event.best})
 
     def _complete(self, finished: Finished) -> Completed:
         progress, session = finished.progress, self.session
@@ -167,8 +180,8 @@ class Running:
             "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
         write_card(self.folder, self.run, result)
+        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
         discard_checkpoint(self.folder / CHECKPOINT)
         return Completed(result=result, evaluation=evaluation)
 
@@ -189,5 +202,5 @@ __all__ = [
     "Saved",
     "Split",
     "StepDone",
-    "prepare_folder",
+    "check_folder",
 ]

@@ -106,7 +106,8 @@ class Training:
         self.progress = Progress()
         if has_checkpoint(checkpoint):
             self.progress, scaler = load_checkpoint(checkpoint, model, self.optimizers)
-            self.scaler.load_state_dict(scaler)
+            if scaler:
+                self.scaler.load_state_dict(scaler)
 
     def save(self) -> None:
         """Write the resume state."""
