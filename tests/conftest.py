@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,34 @@ class Outcome:
     def objects(self) -> list[dict[str, Any]]:
         """The JSON objects on stdout, one a line."""
         return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What explora caches stays out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base of two blocks and random weights; see tiny_models."""
+    from tiny_models import write_tiny_base
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    write_tiny_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with TASK/train.* and TASK/dev.* for every task: a few of the sample rows."""
+    from tiny_models import write_tiny_data
+
+    folder = tmp_path_factory.mktemp("data")
+    write_tiny_data(folder)
+    return folder
 
 
 @pytest.fixture

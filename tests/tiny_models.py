@@ -58,7 +58,7 @@ def write_tiny_data(folder: Path) -> None:
 
 def _shortened(text: str, task: str, count: int) -> str:
     if task == "text":
-        return text[: 100 * count]
+        return text[: 40 * count]
     if task == "sonnet":
         return text[: 350 * count]
     header, *rows = text.splitlines(keepends=True)
@@ -70,7 +70,7 @@ def tiny_run(base: Path, data: Path, task: str = "text", **options: Any) -> Trai
     chosen: dict[str, Any] = {
         "model": str(base),
         "data": str(data / task),
-        "max_length": 24 if task == "text" else 96,
+        "max_length": {"text": 24, "sonnet": 160}.get(task, 96),
         "epochs": 2,
         "batch_size": 4,
         "device": "cpu",
