@@ -10,7 +10,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.core.config import DataConfig, EncodingConfig, RuntimeConfig, resolve
+from explora.core.config import DataConfig, RuntimeConfig
 from explora.core.registry import TASKS
 from explora.errors import UsageError, did_you_mean
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("dev", "test", "train")
 BATCH_SIZE = 32
+WHOLE_CONTEXT = 1 << 20  # more tokens than any model reads: text is scored on windows as long as it can
 
 Split = Annotated[
     str | None,
@@ -60,6 +61,8 @@ def evaluate(
 ) -> None:
     """Score a run, each score with a 95 % interval and the floor that needs no learning.
 
+    Scores are computed in fp32 unless `--amp` asks for something faster.
+
     RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
     the base. `--data -` reads rows from standard input; rows without labels give predictions only.
 
@@ -73,10 +76,11 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    encoding = encoding_option(
-        task, o.given({"template": template, "label_words": label_words, "max_length": max_length})
-    )
-    runtime = runtime_option(o.given({"device": device, "amp": amp, "threads": threads}))
+    encoding = o.given({"template": template, "label_words": label_words, "max_length": max_length})
+    check_encoding(task, encoding)
+    if task == "text":
+        encoding.setdefault("max_length", WHOLE_CONTEXT)
+    runtime = runtime_option(o.given({"device": device, "amp": amp or "off", "threads": threads}))
 
     from explora.core.evaluation import recorded_data, score, write_predictions
     from explora.core.session import default_source, open_run
@@ -99,13 +103,10 @@ def evaluate(
     _show(scored, predictions is None)
 
 
-def encoding_option(task: str, given: dict[str, Any]) -> EncodingConfig | None:
-    """Return the encoding the user asked for, completed by the task's defaults; None for none."""
-    if not given:
-        return None
+def check_encoding(task: str, given: dict[str, Any]) -> None:
+    """Refuse a template for a task that has none."""
     if TASKS[task].defaults.get("template") is None and {"template", "label_words"} & given.keys():
         raise UsageError(f"{task} has no template", "templates and label words belong to paraphrase")
-    return resolve(task, given)[0].encoding
 
 
 def runtime_option(given: dict[str, Any]) -> RuntimeConfig:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -206,18 +208,19 @@ def open_run(
     model: str | None,
     tokenizer: str | None,
     runtime: RuntimeConfig,
-    encoding: EncodingConfig | None = None,
+    encoding: Mapping[str, Any] | None = None,
 ) -> Session:
     """Open a run folder, a PEFT adapter, a model folder or a base, ready to answer.
 
-    `source` None is runs/<task> where that exists, else the base. `encoding` is for what has no header of
-    its own; with one, a different encoding is refused. Raises AdapterError for another task or base.
+    `source` None is runs/<task> where that exists, else the base. `encoding` holds settings by field name;
+    a template or label words other than those stored with the adapter are refused. Raises AdapterError for
+    another task or base.
     """
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
-        return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding)
+        return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
     name = str(folder) if folder is not None else model or EMBEDDED
-    return _open_model(task_name, name, tokenizer, runtime, encoding)
+    return _open_model(task_name, name, tokenizer, runtime, encoding or {})
 
 
 def _open_model(
@@ -225,12 +228,11 @@ def _open_model(
     name: str,
     tokenizer_folder: str | None,
     runtime: RuntimeConfig,
-    encoding: EncodingConfig | None,
+    asked: Mapping[str, Any],
 ) -> Session:
     base = open_base(name)
     header = _full_header(base)
-    _check_header(header, task_name, encoding, name)
-    encoding = header.encoding if header else encoding or resolve(task_name, {})[0].encoding
+    encoding = _encoding(header, task_name, asked, name)
     tokenizer = base_tokenizer(base, tokenizer_folder)
     method = header.method if header else MethodConfig(method="full")
     network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
@@ -279,10 +281,10 @@ def _open_adapter(
     model: str | None,
     tokenizer_folder: str | None,
     runtime: RuntimeConfig,
-    encoding: EncodingConfig | None,
+    asked: Mapping[str, Any],
 ) -> Session:
     tensors, header = read_adapter(folder)
-    _check_header(header, task_name, encoding, str(folder))
+    encoding = _encoding(header, task_name, asked, str(folder))
     method = header.method if header else foreign_method(folder)
     name = model or (header.base if header else "") or _recorded_base(folder)
     base = open_base(name)
@@ -291,7 +293,6 @@ def _open_adapter(
             f"{folder} was trained on another base than {base.label}",
             "name the right one: --model NAME|FOLDER (its weights must be the same bits)",
         )
-    encoding = header.encoding if header else encoding or resolve(task_name, {})[0].encoding
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
     score = tensors.get("base_model.model.score.weight")
     labels = header.labels if header else tuple(str(i) for i in range(0 if score is None else len(score)))
@@ -318,18 +319,22 @@ def _open_adapter(
     )
 
 
-def _check_header(header: Header | None, task: str, encoding: EncodingConfig | None, where: str) -> None:
+def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
+    """Return how rows are encoded: as stored, but for the length; as asked where nothing is stored."""
     if header is None:
-        return
+        return resolve(task, asked)[0].encoding
     if header.task != task:
         raise AdapterError(
             f"{where} was trained for {header.task}, not for {task}", f"explora eval {header.task} {where}"
         )
-    if encoding is not None and encoding != header.encoding:
-        raise AdapterError(
-            f"{where} was trained with another template, other label words or another length",
-            f"leave those options out: they are stored with it ({header.encoding.template!r})",
-        )
+    for name in ("template", "label_words"):
+        stored = getattr(header.encoding, name)
+        if asked.get(name, stored) != stored:
+            raise AdapterError(
+                f"{where} was trained with the {name.replace('_', ' ')} {stored!r}, not {asked[name]!r}",
+                "leave the option out: it is stored with the adapter",
+            )
+    return dataclasses.replace(header.encoding, **asked)
 
 
 def _check_alive(model: GPT2, folder: Path, header: Header | None) -> None:
