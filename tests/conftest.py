@@ -41,7 +41,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base of two blocks and random weights; see tiny_models."""
-    from tiny_models import write_tiny_base
+    from tests.tiny_models import write_tiny_base
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     write_tiny_base(folder)
@@ -51,7 +51,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with TASK/train.* and TASK/dev.* for every task: a few of the sample rows."""
-    from tiny_models import write_tiny_data
+    from tests.tiny_models import write_tiny_data
 
     folder = tmp_path_factory.mktemp("data")
     write_tiny_data(folder)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import randomise
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -22,6 +21,7 @@ from explora.core.cross_entropy import tied_cross_entropy
 from explora.core.methods import full, lora
 from explora.core.model import GPT2, MLP, Block, Cache, attend
 from explora.core.registry import MODELS, Shape
+from tests.tiny_models import randomise
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=16, n_positions=24, vocab_size=41)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from tiny_models import randomise
 from torch import nn
 
 from explora.core.config import MethodConfig, OptimizerConfig
@@ -15,6 +14,7 @@ from explora.core.model import GPT2
 from explora.core.optimizing import make_optimizers, schedule_factor
 from explora.core.registry import METHODS, Shape, load_implementation
 from explora.errors import UsageError
+from tests.tiny_models import randomise
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
