@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,23 @@ class Record:
 def write_record(folder: Path, record: Record) -> None:
     """Write run.json atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    value = {"config": record.run.to_json(), "result": record.result, "machine": record.machine}
+    value = {
+        "config": record.run.to_json(),
+        "result": _finite(record.result),
+        "machine": _finite(record.machine),
+    }
     partial = folder / (RECORD_FILE + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(folder / RECORD_FILE)
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(folder: Path) -> Record | None:
@@ -88,7 +102,7 @@ class MetricsLog:
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
         with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(values) + "\n")
+            out.write(json.dumps(_finite(values), allow_nan=False) + "\n")
 
 
 def _step(line: str) -> float:

@@ -115,9 +115,9 @@ class Training:
 
     def events(self) -> Iterator[Event]:
         """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
-        training, at = self.run.training, self.progress
+        seed, at = self.run.training.seed, self.progress
         self.model.grad_checkpoint = self.run.runtime.grad_checkpoint
-        order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
+        order = epoch_batches(self.lengths, self.group, seed, at.epoch)
         while True:
             if at.step > at.evaluated and self._eval_is_due():
                 yield EvalStarted(step=at.step)
@@ -130,9 +130,9 @@ class Training:
                 break
             if at.batch == len(order):
                 at.epoch, at.batch = at.epoch + 1, 0
-                order = epoch_batches(self.lengths, self.group, training.seed, at.epoch)
+                order = epoch_batches(self.lengths, self.group, seed, at.epoch)
             yield self._step(order[at.batch])
-            if training.save_every and at.step % training.save_every == 0:
+            if self._save_is_due() and not self._eval_is_due():  # which saves by itself
                 self.save()
                 yield Saved(step=at.step)
         self.model.eval()
@@ -141,6 +141,10 @@ class Training:
     def _eval_is_due(self) -> bool:
         every = self.run.training.eval_every or self.steps_per_epoch
         return self.progress.step % every == 0 or self.progress.step == self.steps
+
+    def _save_is_due(self) -> bool:
+        every = self.run.training.save_every
+        return every is not None and self.progress.step % every == 0
 
     def _out_of_patience(self) -> bool:
         patience = self.run.training.patience
@@ -162,11 +166,7 @@ class Training:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if not math.isfinite(total):
-            raise TrainingError(
-                f"the loss is {total} at step {at.step + 1}",
-                f"lower the learning rate (--lr {self.run.optimizer.learning_rate / 3:.1g})"
-                + ("" if self.run.runtime.amp == "off" else ", or train in fp32 (--amp off)"),
-            )
+            raise self._diverged(f"the loss is {total}")
         norm = self._update()
         seconds = time.perf_counter() - started
         tokens = sum(batch.tokens for batch in batches)
@@ -208,12 +208,19 @@ class Training:
             self.scaler.unscale_(optimizer)
         trained = [value for value in self.model.parameters() if value.grad is not None]
         clip = self.run.optimizer.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(trained, clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, clip))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
+            raise self._diverged(f"the norm of the gradient is {norm}")
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        return float(norm)
+        return norm
+
+    def _diverged(self, what: str) -> TrainingError:
+        lower = f"lower the learning rate (--lr {self.run.optimizer.learning_rate / 3:.1g})"
+        in_fp32 = "" if self.run.runtime.amp == "off" else ", or train in fp32 (--amp off)"
+        return TrainingError(f"{what} at step {self.progress.step + 1}", lower + in_fp32)
 
     def _evaluate(self) -> EvalDone:
         started, at = time.perf_counter(), self.progress

@@ -99,6 +99,14 @@ def test_each_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.30000000000000004}\n'
 
 
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    MetricsLog(tmp_path, 0).add({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "gradient_norm": null}\n'
+    write_record(tmp_path, Record(run=RUN, result={"intervals": {"f1": [float("nan"), 1.0]}}, machine={}))
+    record = read_record(tmp_path)
+    assert record is not None and record.result == {"intervals": {"f1": [None, 1.0]}}
+
+
 @pytest.mark.parametrize("keep", [0, 3, 5, 9])
 def test_opening_again_drops_what_came_after(tmp_path: Path, keep: int) -> None:
     logged(tmp_path, 5)
