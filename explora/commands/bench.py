@@ -20,8 +20,7 @@ METHODS_COMPARED = "full,last-linear,lora"
 RANKS_COMPARED = "4,8,16"
 REPEATS = 3
 COLUMNS = (
-    "method", "trained", "share", "tokens/s", "range", "rows/s", "fwd/bwd/opt %", "peak", "range", "file",
-    "of peak",
+    "method", "trained", "share", "tokens/s", "range", "rows/s", "fwd/bwd/opt %", "memory", "file", "of peak",
 )  # fmt: skip
 
 Methods = Annotated[
@@ -157,7 +156,7 @@ def bench(
             {
                 "rows": [row.to_json() for row in result.rows],
                 "machine": result.machine,
-                "verdict": result.verdict,
+                "verdict": " ".join(result.verdict),
             }
         )
         return
@@ -207,15 +206,16 @@ def _show(result: Result) -> None:
     measured = [row for row in result.rows if row.spread is not None]
     first = measured[0]
     assert first.baseline_memory_bytes and first.matrix_peak
+    peak = f"{first.matrix_peak / 1e9:,.0f} GFLOP/s"
     console.result(
-        f"\n{first.steps} steps a cell, medians of {first.repeats}; peak memory is the process's, of which "
-        f"{console.size(first.baseline_memory_bytes)} are Python and torch; of peak: of the "
-        f"{first.matrix_peak / 1e9:,.0f} GFLOP/s that a large product reaches here in {_precision(first.amp)}"
+        f"\n{first.steps} steps a cell, medians of {first.repeats}. Memory is the peak of the process; "
+        f"{console.size(first.baseline_memory_bytes)} of it are Python and torch. The matrix peak is the "
+        f"{peak} of a large product in {_precision(first.amp)}.\n"
     )
     for row in result.rows:
         if row.error:
             console.result(f"{row.name}: {row.error}")
-    console.result(f"\n{result.verdict}")
+    console.result("\n".join(result.verdict))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -224,7 +224,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     assert row.seconds and row.trainable and row.share and row.checkpoint_bytes
     assert row.tokens_per_second and row.examples_per_second and row.peak_memory_bytes and row.matrix_share
     low, high = row.spread.tokens_per_second
-    least, most = row.spread.peak_memory_bytes
     parts = (row.seconds.forward, row.seconds.backward, row.seconds.optimizer)
     step = sum(parts) + row.seconds.other
     return (
@@ -236,7 +235,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.examples_per_second:,.1f}",
         "/".join(f"{100 * part / step:.0f}" for part in parts),
         console.size(row.peak_memory_bytes),
-        f"{console.size(least)}-{console.size(most)}",
         console.size(row.checkpoint_bytes),
         f"{100 * row.matrix_share:.0f} %",
     )

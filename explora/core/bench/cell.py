@@ -100,11 +100,15 @@ def endless_batches(lengths: Sequence[int], run: TrainRun) -> Iterator[tuple[int
 
 
 def filled(example: Example, length: int | None) -> Example:
-    """Return the example with its token ids repeated or cut to `length`; for timing, not for learning."""
+    """Return the example with its token ids repeated or cut to `length`; for timing, not for learning.
+
+    What has lines keeps at least one, if only by its end.
+    """
     if length is None:
         return example
-    ids = list(islice(cycle(example.ids), length))
-    return dataclasses.replace(example, ids=ids, breaks=tuple(at for at in example.breaks if at < length))
+    kept = tuple(at for at in example.breaks if at < length)
+    breaks = (kept or (length,)) if example.breaks else ()
+    return dataclasses.replace(example, ids=list(islice(cycle(example.ids), length)), breaks=breaks)
 
 
 def open_cell(cell: Cell) -> tuple[Session, TrainRun, list[Example]]:

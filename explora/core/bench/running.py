@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from explora.core.bench.cells import Cell, Contender, Measurement
+from explora.core.bench.load import OtherLoad
 from explora.core.bench.protocol import ask
 from explora.core.bench.rows import Outcome, Row, summarise
 from explora.core.bench.verdict import verdict
@@ -57,12 +58,11 @@ class CellDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All rows, the machine, and the verdict."""
+    """All rows, the machine, and the verdict, one sentence each."""
 
     rows: list[Row]
     machine: dict[str, Any]
-    verdict: str
-    label: str
+    verdict: list[str]
 
 
 @dataclass(kw_only=True)
@@ -97,7 +97,7 @@ class Bench:
 
     def events(self) -> Iterator[CellDone | Result]:
         """Measure: every contender once, then all again, every second time in reverse."""
-        done = 0
+        done, load = 0, OtherLoad()
         with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
             for repeat in range(self.plan.repeats):
                 for standing in self._order(repeat):
@@ -106,7 +106,7 @@ class Bench:
                         self._measure(standing, scratch)
                     done += 1
                     yield self._done(standing, done, repeat, is_new)
-        yield self._result()
+        yield self._result(load.processors())
 
     def _order(self, repeat: int) -> list[_Standing]:
         """The peer comes last the first time: it needs to know how many steps there are."""
@@ -161,7 +161,7 @@ class Bench:
             is_new=is_new,
         )
 
-    def _result(self) -> Result:
+    def _result(self, busy_elsewhere: float) -> Result:
         standings = [*self.standings, *([self.peer] if self.peer else [])]
         if not any(standing.found for standing in standings):
             first = standings[0]
@@ -171,8 +171,8 @@ class Bench:
             for each in standings
         ]
         rows = summarise(outcomes, self.base.label, self.plan.length, self.reference.get("loss"))
-        machine = dict(describe_machine())
-        return Result(rows=rows, machine=machine, verdict=verdict(rows, machine), label=self.base.label)
+        machine = {**describe_machine(), "busy_elsewhere": round(busy_elsewhere, 2)}
+        return Result(rows=rows, machine=machine, verdict=verdict(rows, machine))
 
 
 def _survey(plan: Plan) -> tuple[Base, int]:

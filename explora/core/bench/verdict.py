@@ -9,6 +9,7 @@ from typing import Any
 from explora.core.bench.cells import EXPLORA
 from explora.core.bench.rows import Row
 
+BUSY = 0.2  # of a processor: what a system does anyway
 PAYS_OFF = {
     (True, True): "LoRA pays off here, in time and in memory",
     (True, False): "LoRA pays off here in time, not in memory",
@@ -54,22 +55,23 @@ def _ratio(a: float, a_range: Sequence[float], b: float, b_range: Sequence[float
     return Ratio(median=a / b, low=a_range[0] / b_range[1], high=a_range[1] / b_range[0])
 
 
-def verdict(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """Return a few sentences: LoRA of the middle rank against everything else that was measured."""
+def verdict(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
+    """Return a few sentences: LoRA of the middle rank against everything else that was measured.
+
+    `machine` is measure's description, with `busy_elsewhere`: the processors that others kept busy.
+    """
     measured = [row for row in rows if row.spread is not None]
     own = [row for row in measured if row.stack == EXPLORA]
     adapters = sorted((row for row in own if row.method == "lora"), key=lambda row: row.rank or 0)
     if not adapters:
-        return "Nothing to say about LoRA: it was not measured."
+        return ["Nothing to say about LoRA: it was not measured.", *_doubts(measured[0], machine)]
     lora = adapters[len(adapters) // 2]
     others = [row for row in measured if row is not lora and (row.method != "lora" or row.stack != EXPLORA)]
     sentences = [_headline(lora, own, machine)]
     sentences += [f"{lora.name} against {_called(row)}: {_against(lora, row)}." for row in others]
     if len(adapters) > 1:
         sentences.append(_ranks(adapters))
-    if lora.repeats == 1:
-        sentences.append("Measured once, so nothing is known of the spread.")
-    return " ".join(sentences)
+    return [*sentences, *_doubts(lora, machine)]
 
 
 def _headline(lora: Row, own: Sequence[Row], machine: Mapping[str, Any]) -> str:
@@ -98,3 +100,17 @@ def _ranks(adapters: Sequence[Row]) -> str:
     """Say whether the rank makes a difference: the smallest against the largest."""
     small, large = adapters[0], adapters[-1]
     return f"Rank {small.rank} against {large.rank}: {_against(small, large)}."
+
+
+def _doubts(row: Row, machine: Mapping[str, Any]) -> list[str]:
+    """Say what makes the figures worth less."""
+    doubts = []
+    if row.repeats == 1:
+        doubts.append("Measured once, so nothing is known of the spread.")
+    busy, processors = machine["busy_elsewhere"], machine["processors"]
+    if busy + (row.threads or 1) > processors + BUSY:
+        doubts.append(
+            f"Other programs kept {busy:.1f} of {processors} processors busy meanwhile: "
+            "measure again on a quiet machine."
+        )
+    return doubts
