@@ -48,7 +48,7 @@ def write_tiny_base(folder: Path) -> None:
 def write_tiny_data(folder: Path) -> None:
     """Write TASK/train.EXT and TASK/dev.EXT: a few of each task's sample rows, short ones."""
     for task in TASKS:
-        for split, count in (("train", 22), ("dev", 8)):
+        for split, count in (("train", 22), ("dev", 5)):
             source = next((SAMPLES / task).glob(f"*{split}*"))
             target = folder / task / f"{split}{source.suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def _shortened(text: str, task: str, count: int) -> str:
     if task == "text":
         return text[: 40 * count]
     if task == "sonnet":
-        return text[: 350 * count]
+        return text[: 370 * count]
     header, *rows = text.splitlines(keepends=True)
     return header + "".join(sorted(rows, key=len)[: 2 * count : 2])
 

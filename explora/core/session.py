@@ -171,7 +171,7 @@ def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = tor
 def restore_trained(session: Session, folder: Path) -> None:
     """Put what `save_trained` wrote back into the session's model."""
     if METHODS[session.method.method].trains_base:
-        best = load_model(open_base(str(folder)), dtype=torch.float32, device=session.model.device)
+        best = load_model(open_base(str(folder.resolve())), dtype=torch.float32, device=session.model.device)
         session.model.load_state_dict(best.state_dict())
         return
     _insert(session.model, folder, session.method)
@@ -219,7 +219,7 @@ def open_run(
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
-    name = str(folder) if folder is not None else model or EMBEDDED
+    name = source or (str(folder) if folder is not None else model or EMBEDDED)  # ./gpt2 is not gpt2
     return _open_model(task_name, name, tokenizer, runtime, encoding or {})
 
 
