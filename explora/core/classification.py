@@ -11,10 +11,10 @@ from torch import Tensor
 
 from explora.core.batching import in_length_order, pad
 from explora.core.config import DataConfig
-from explora.core.data import Row, load_split, read_table
+from explora.core.data import Row, Table, load_split, read_table
 from explora.core.metrics import Score, accuracy, macro_f1, majority, positive_f1
 from explora.core.model import GPT2
-from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split, encode_rows
 from explora.errors import DataError
 
 
@@ -54,12 +54,11 @@ class Classification:
         table = load_split(self.name, config, split, self.setting.seed)
         if split == "train":
             self._learn_labels(table.rows)
-        return Split(examples=self._examples(table.rows), skipped=table.skipped)
+        return self._split(table, config)
 
     def read(self, source: str, config: DataConfig) -> Split:
         """See the contract."""
-        table = read_table(source, self.name, config)
-        return Split(examples=self._examples(table.rows), skipped=table.skipped)
+        return self._split(read_table(source, self.name, config), config)
 
     def _learn_labels(self, rows: Sequence[Row]) -> None:
         found = {self.canonical(row.values["label"]) for row in rows if "label" in row.values}
@@ -72,11 +71,13 @@ class Classification:
         if not self.labels:
             self.labels = tuple(sorted(found, key=_label_order))
 
-    def _examples(self, rows: Sequence[Row]) -> list[Example]:
-        encoded = self.encode(rows)
-        return [
-            Example(row=row, ids=ids, label=self._label(row)) for row, ids in zip(rows, encoded, strict=True)
-        ]
+    def _split(self, table: Table, config: DataConfig) -> Split:
+        encoded = iter(self.encode(table.rows))
+        return encode_rows(
+            table,
+            lambda row: Example(row=row, ids=next(encoded), label=self._label(row)),
+            skip_bad=config.skip_bad,
+        )
 
     def _label(self, row: Row) -> int | None:
         if "label" not in row.values:

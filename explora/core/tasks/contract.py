@@ -6,16 +6,17 @@ evaluation. It never sees the optimizer, and asks the model only for the logits 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from explora.core.config import DataConfig, EncodingConfig
-from explora.core.data import Row
+from explora.core.data import Row, Table
 from explora.core.model import GPT2
 from explora.core.tokenizer import Tokenizer
+from explora.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,24 @@ class Split:
 
     examples: Sequence[Example]
     skipped: Sequence[str] = ()
+
+
+def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: bool) -> Split:
+    """Encode the rows of a table; the first that cannot be used raises DataError.
+
+    With `skip_bad` such rows are reported in `skipped`, as those that could not be read.
+    """
+    examples, skipped = list[Example](), list(table.skipped)
+    for row in table.rows:
+        try:
+            examples.append(encode(row))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.append(error.message)
+    if not examples:
+        raise DataError(f"no good row; the first: {skipped[0]}", file=table.rows[0].file)
+    return Split(examples=examples, skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)

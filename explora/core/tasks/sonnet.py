@@ -23,7 +23,8 @@ from explora.core.generation import Prompt, generate
 from explora.core.metrics import Score, bleu, chrf, perplexity
 from explora.core.model import GPT2
 from explora.core.sampling import SamplingConfig
-from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split, encode_rows
+from explora.errors import DataError
 
 SONNET_LINES = 14
 MOST_GIVEN = 12
@@ -51,20 +52,31 @@ class Sonnet:
     def load(self, config: DataConfig, split: str) -> Split:
         """See the contract."""
         table = load_split("sonnet", config, split, self.setting.seed)
-        return Split(examples=[self.encode(row) for row in table.rows], skipped=table.skipped)
+        return encode_rows(table, self.encode, skip_bad=config.skip_bad)
 
     def read(self, source: str, config: DataConfig) -> Split:
         """See the contract."""
-        table = read_table(source, "sonnet", config)
-        return Split(examples=[self.encode(row) for row in table.rows], skipped=table.skipped)
+        return encode_rows(read_table(source, "sonnet", config), self.encode, skip_bad=config.skip_bad)
 
     def encode(self, row: Row) -> Example:
-        """Encode a poem line by line; what is beyond the longest allowed is cut off."""
+        """Encode a poem line by line; what is beyond the longest allowed is cut off.
+
+        Raises DataError where that leaves less than the lines that are given when it is continued.
+        """
         lines = self.setting.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
         eos = self.setting.tokenizer.eos
         ids = [eos, *(token for line in lines for token in line), eos][: self.setting.max_length]
-        breaks = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
-        return Example(row=row, ids=ids, breaks=tuple(at for at in breaks if at <= len(ids)))
+        ends = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
+        breaks = tuple(at for at in ends if at <= len(ids))
+        given = min(PROMPT_LINES, len(lines))
+        if len(breaks) < given:
+            raise DataError(
+                f"the first {given} lines have {ends[given - 1]} tokens, more than the {len(ids)} allowed",
+                "raise --max-length, or leave such poems out with --skip-bad",
+                file=row.file,
+                line=row.line,
+            )
+        return Example(row=row, ids=ids, breaks=breaks)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the ids of a prompt, as the training poems begin."""
@@ -88,8 +100,8 @@ class Sonnet:
 
     def _given(self, example: Example, epoch: int) -> int:
         """Return how many tokens are given in this epoch: end-of-text and k whole lines."""
-        generator = random.Random(f"{self.setting.seed} {epoch} {example.row.file} {example.row.line}")
-        given = generator.randint(0, min(MOST_GIVEN, max(0, len(example.breaks) - 1)))
+        generator = random.Random(f"{self.setting.seed} {epoch} {example.row.line}")
+        given = generator.randint(0, min(MOST_GIVEN, len(example.breaks) - 1))
         return example.breaks[given - 1] if given else 1
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
@@ -120,7 +132,7 @@ class Sonnet:
                 examples, prompts, texts["greedy"], texts["sampled"], strict=True
             )
         ]
-        if any(len(example.breaks) <= PROMPT_LINES for example in examples):
+        if any(len(_lines(example)) <= PROMPT_LINES for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
         references = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in examples]
         scores = self._perplexities(model, examples, batch_size)
@@ -139,11 +151,11 @@ class Sonnet:
         self, model: GPT2, examples: Sequence[Example], sampling: SamplingConfig, batch_size: int
     ) -> list[str]:
         prompts = []
-        for index, example in enumerate(examples):
+        for example in examples:
             given = min(PROMPT_LINES, len(example.breaks))
             ids = example.ids[: example.breaks[given - 1]]
             lines = max(1, SONNET_LINES - given)
-            prompts.append(Prompt(ids=ids, seed=self.setting.seed + index, lines=lines))
+            prompts.append(Prompt(ids=ids, seed=self.setting.seed + example.row.line, lines=lines))
         found = generate(model, prompts, sampling, MAX_NEW_TOKENS, self.setting.tokenizer, batch_size)
         return [self.setting.tokenizer.decode(item.ids).rstrip("\n") for item in found]
 
