@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -29,10 +29,12 @@ from explora.core.metrics import perplexity
 from explora.core.model import GPT2
 from explora.core.runtime import cache_folder
 from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+from explora.core.textfile import STDIN, check_is_file, name_of
 from explora.core.tokenizer import Tokenizer
 from explora.errors import DataError
 
 DOCUMENTS_AT_ONCE = 1000
+SHORTEST = 2  # tokens of a split: one to read and one to predict
 
 
 class TokenRows(Sequence[Example]):
@@ -72,26 +74,29 @@ class Text:
         return None
 
     def load(self, config: DataConfig, split: str) -> Split:
-        """Tokenise a split; of a single file without --dev the last tenth of the rows is dev."""
+        """Tokenise a split; of a single file without --dev the last tenth of the tokens is dev."""
         found = find_split("text", config, split)
         rows = self._rows(found.file)
         if found.whole:
             return Split(examples=rows)
-        kept = max(1, len(rows) // 10)
-        border = (len(rows) - kept) * rows.length
-        if border == 0:
-            raise DataError(f"{found.file} is too short to set aside a tenth for dev", "give --dev FILE")
+        border = len(rows.ids) * 9 // 10  # wherever rows end, so that longer rows in eval hold the same dev
+        if len(rows.ids) - border < SHORTEST:
+            raise DataError(
+                f"{len(rows.ids)} tokens are too few to set aside a tenth for dev",
+                "name a dev file: --dev FILE",
+                file=found.file,
+            )
         ids = rows.ids[:border] if split == "train" else rows.ids[border:]
         share = rows.text_bytes * len(ids) // len(rows.ids)
         return Split(examples=TokenRows(rows.file, ids, share, rows.length))
 
     def read(self, source: str, config: DataConfig) -> Split:
-        """Tokenise all of one file."""
+        """Tokenise all of one file, or of stdin for "-"."""
         return Split(examples=self._rows(source))
 
-    def _rows(self, file: str) -> TokenRows:
-        ids, text_bytes = tokenise(Path(file), self.setting.tokenizer)
-        return TokenRows(file, ids, text_bytes, self.setting.max_length)
+    def _rows(self, source: str) -> TokenRows:
+        ids, text_bytes = tokenise(source, self.setting.tokenizer)
+        return TokenRows(name_of(source), ids, text_bytes, self.setting.max_length)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the ids of a prompt, as it is."""
@@ -131,17 +136,17 @@ class Text:
         its tokens but the first.
         """
         losses, counts = self._row_losses(model, examples, batch_size)
-        ppl = perplexity(losses, counts)
-        scores = {"perplexity": ppl.value, "loss": math.log(ppl.value)}
+        measured = perplexity(losses, counts)
+        low, high = measured.interval()
+        forms: dict[str, Callable[[float], float]] = {"perplexity": float, "loss": math.log}
         if isinstance(examples, TokenRows):
-            bytes_per_token = examples.text_bytes / len(examples.ids)
-            scores["bits_per_byte"] = scores["loss"] / math.log(2) / bytes_per_token
-        floor = float(model.shape.vocab_size)
+            tokens_per_byte = len(examples.ids) / examples.text_bytes
+            forms["bits_per_byte"] = lambda value: math.log2(value) * tokens_per_byte
         return Evaluation(
             examples=len(examples),
-            scores=scores,
-            intervals={"perplexity": ppl.interval()},
-            floors={"perplexity": floor},
+            scores={name: form(measured.value) for name, form in forms.items()},
+            intervals={name: (form(low), form(high)) for name, form in forms.items()},
+            floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
         )
 
     def _row_losses(
@@ -160,43 +165,52 @@ class Text:
         return losses, counts
 
 
-def tokenise(file: Path, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int]:
-    """Return a file's token ids, memory-mapped, and the bytes of its text; cached by file and tokenizer.
+def tokenise(source: str, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int]:
+    """Return the token ids of a file or stdin and the bytes of its text; each document ends with end-of-text.
 
-    Each document ends with end-of-text. Raises DataError for a file without text.
+    The ids of a file are memory-mapped, and cached by file and tokenizer. Raises DataError for what is no
+    text.
     """
-    if not file.is_file():
-        raise DataError("there is no such file", file=str(file))
-    status = file.stat()
-    key = f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest}"
+    kind: np.dtype[np.integer] = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    if source == STDIN:
+        portions = list(_encoded(source, tokenizer, kind))
+        return np.concatenate([ids for ids, _ in portions]), sum(size for _, size in portions)
+    check_is_file(Path(source))
+    status = Path(source).stat()
+    key = f"{Path(source).resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest}"
     name = hashlib.sha256(key.encode()).hexdigest()[:24]
     folder = cache_folder() / "tokens"
     ids_file, facts_file = folder / f"{name}.bin", folder / f"{name}.json"
-    kind: np.dtype[np.integer] = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    if not facts_file.exists():
+    if not (ids_file.exists() and facts_file.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{name}.{os.getpid()}.partial"
-        text_bytes = _write_ids(file, tokenizer, partial, kind)
+        text_bytes = _write_ids(source, tokenizer, partial, kind)
+        facts_file.write_text(json.dumps({"file": source, "text_bytes": text_bytes}), encoding="utf-8")
         partial.replace(ids_file)
-        facts_file.write_text(json.dumps({"file": str(file), "text_bytes": text_bytes}), encoding="utf-8")
     text_bytes = int(json.loads(facts_file.read_text(encoding="utf-8"))["text_bytes"])
     return np.memmap(ids_file, dtype=kind, mode="r"), text_bytes
 
 
-def _write_ids(file: Path, tokenizer: Tokenizer, target: Path, kind: np.dtype[np.integer]) -> int:
+def _write_ids(source: str, tokenizer: Tokenizer, target: Path, kind: np.dtype[np.integer]) -> int:
     text_bytes = 0
     try:
         with target.open("wb") as out:
-            for documents in _portions(read_documents(file)):
-                text_bytes += sum(len(document.encode()) for document in documents)
-                for ids in tokenizer.encode_batch(documents):
-                    out.write(np.array([*ids, tokenizer.eos], dtype=kind).tobytes())
-        if text_bytes == 0:
-            raise DataError("the file holds no text", file=str(file))
+            for ids, size in _encoded(source, tokenizer, kind):
+                out.write(ids.tobytes())
+                text_bytes += size
     except BaseException:
         target.unlink(missing_ok=True)
         raise
     return text_bytes
+
+
+def _encoded(
+    source: str, tokenizer: Tokenizer, kind: np.dtype[np.integer]
+) -> Iterator[tuple[NDArray[np.integer], int]]:
+    """Yield the ids and the bytes of a portion of the documents."""
+    for documents in _portions(read_documents(source)):
+        ids = [token for row in tokenizer.encode_batch(documents) for token in (*row, tokenizer.eos)]
+        yield np.array(ids, dtype=kind), sum(len(document.encode()) for document in documents)
 
 
 def _portions(documents: Iterator[str]) -> Iterator[list[str]]:
