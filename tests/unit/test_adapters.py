@@ -395,12 +395,19 @@ def test_another_base_of_the_same_shape_is_refused(base: Path, tmp_path: Path) -
         open_adapter(tmp_path / "run", other)
 
 
-def test_another_template_is_refused(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("template", "{sentence1}? {sentence2}? "), ("label_words", ("no", "yes"))]
+)
+def test_another_template_is_refused(base: Path, tmp_path: Path, name: str, value: Any) -> None:
     write_run(tmp_path, base, KEY_VALUE, "paraphrase", ("0", "1"))
-    encoding = EncodingConfig(template="{sentence1}? {sentence2}? ", label_words=("yes", "no"))
-    with pytest.raises(AdapterError, match="with another template"):
+    with pytest.raises(AdapterError, match=f"was trained with the {name.replace('_', ' ')}"):
         open_run(
-            "paraphrase", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32, encoding=encoding
+            "paraphrase",
+            str(tmp_path),
+            model=str(base),
+            tokenizer=None,
+            runtime=IN_FP32,
+            encoding={name: value},
         )
 
 
