@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PROMPT := "When winter's hand has closed the garden door"
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .PHONY: demo test lint bench clean help
@@ -11,10 +12,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
-demo: .venv/with-nothing  ## train, score and generate on embedded defaults, in runs/demo
-	$(BIN)/explora train paraphrase --lora 8 --output runs/demo --overwrite
-	$(BIN)/explora eval paraphrase runs/demo
-	$(BIN)/explora generate sonnet --prompt "Shall I compare thee to a summer's day?"
+demo: .venv/with-nothing  ## learn, score and write on embedded defaults, in runs/demo
+	$(BIN)/explora train paraphrase --lora 8 --output runs/demo/paraphrase --overwrite
+	$(BIN)/explora eval paraphrase runs/demo/paraphrase
+	$(BIN)/explora train sentiment --lora 8 --output runs/demo/sentiment --overwrite
+	@echo; echo "A sonnet by the base, before:"
+	$(BIN)/explora generate sonnet embedded --prompt $(PROMPT)
+	$(BIN)/explora train sonnet --lora 8 --output runs/demo/sonnet --overwrite
+	@echo; echo "and after:"
+	$(BIN)/explora generate sonnet runs/demo/sonnet --prompt $(PROMPT)
 
 test: .venv/with-test  ## the whole test suite
 	$(BIN)/python -m pytest

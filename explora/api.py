@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from explora.core.config import DataConfig, RuntimeConfig, TrainRun, resolve
+from explora.core.config import DataConfig, RuntimeConfig, TrainRun, fit_learning_rate, resolve
 from explora.core.evaluation import recorded_data, score
 from explora.core.generation import Prompt
 from explora.core.generation import generate as continue_prompts
@@ -15,12 +15,15 @@ from explora.core.running import Completed, Event, Running, check_folder
 from explora.core.runtime import resolve_runtime
 from explora.core.sampling import SamplingConfig
 from explora.core.session import Session, default_source, open_run
+from explora.core.sources import shape_of
 from explora.core.tasks.contract import Evaluation
 
 
 def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
     """Return a run: `settings` by field name (`{"rank": 4, "data": "sst"}`) over the task's defaults."""
-    return resolve(task, settings)[0]
+    run, origins = resolve(task, settings)
+    shape = run.from_scratch or shape_of(run.model)
+    return fit_learning_rate(run, origins, shape.n_embd)[0]
 
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[Event | Completed]:

@@ -213,3 +213,14 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw values as a row of bars, each the mean of its stretch; plain characters where bars cannot be shown."""
+    bars = "▁▂▃▄▅▆▇█" if _speaks_utf8() else "_.-=*#"
+    width = min(width, len(values))
+    edges = [len(values) * i // width for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(bars) - 1) / ((high - low) or 1.0)
+    return "".join(bars[round((mean - low) * scale)] for mean in means)

@@ -193,7 +193,8 @@ def _follow(bench: Bench) -> Result:
                 return event
             if event.error and event.is_new:
                 console.warn(f"{event.contender}: {event.error}")
-            advance(event.done, f"{event.contender}  {event.tokens_per_second:,.0f} tokens/s")
+            speed = f"{event.tokens_per_second:,.0f} tokens/s"
+            advance(event.done, f"{event.contender}  {'failed' if event.error else speed}")
     raise AssertionError("a bench ends with its result")
 
 

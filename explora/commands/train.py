@@ -13,9 +13,9 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.core.config import TrainRun, resolve, settings_of
+from explora.core.config import TrainRun, fit_learning_rate, resolve, settings_of
 from explora.core.counting import count, head_classes
-from explora.core.recording import read_config
+from explora.core.recording import read_config, read_losses
 from explora.core.registry import Shape
 from explora.errors import Interrupted, UsageError, did_you_mean
 
@@ -171,9 +171,13 @@ def train(
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
+    from explora.core.sources import shape_of
+
     run, origins = resolve(task, options, from_file)
+    shape = run.from_scratch or shape_of(run.model)
+    run, origins = fit_learning_rate(run, origins, shape.n_embd)
     if dry_run:
-        _show_plan(run, origins, json)
+        _show_plan(run, origins, shape, json)
         return
     folder = output or Path("runs") / task
     _execute(run, origins, folder, options, resume=resume, overwrite=overwrite, json=json)
@@ -207,6 +211,8 @@ def _execute(
     if json:
         console.result_json(completed.result)
         return
+    losses = read_losses(folder)
+    console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
     _show_result(completed)
 
 
@@ -317,10 +323,7 @@ def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
     )
 
 
-def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
-    from explora.core.sources import shape_of
-
-    shape = run.from_scratch or shape_of(run.model)
+def _show_plan(run: TrainRun, origins: dict[str, str], shape: Shape, json: bool) -> None:
     classes = head_classes(run.task, run.method.method)
     trainable = count(shape, run.method, classes).trainable
     if json:

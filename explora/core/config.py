@@ -132,6 +132,7 @@ CONCERNS: dict[str, type[Any]] = {
     "runtime": RuntimeConfig,
 }
 
+DEFAULTS_WIDTH = 768  # the width (n_embd) that the registry's learning rates are for
 SEEDS = 2**63  # what every generator takes
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -259,6 +260,20 @@ def resolve(
     run = TrainRun(task=task, **whole, **parts)
     validate(run)
     return run, origins
+
+
+def fit_learning_rate(
+    run: TrainRun, origins: Mapping[str, str], width: int
+) -> tuple[TrainRun, dict[str, str]]:
+    """Fit a default learning rate, made for GPT-2's width of 768, to a base of another width.
+
+    Adam's best rate goes as 1 / width (Yang et al. 2022, table 3). A rate that somebody gave stays.
+    """
+    if origins["learning_rate"] in ("option", "config file") or width == DEFAULTS_WIDTH:
+        return run, dict(origins)
+    rate = float(f"{run.optimizer.learning_rate * DEFAULTS_WIDTH / width:.2g}")
+    fitted = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
+    return fitted, {**origins, "learning_rate": f"{origins['learning_rate']}, for a width of {width}"}
 
 
 def _refuse_pointless(task: str, method: str, options: Mapping[str, Any]) -> None:

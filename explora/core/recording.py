@@ -89,6 +89,13 @@ def _parse_run(file: Path, value: Mapping[str, Any]) -> TrainRun:
         raise UsageError(f"{file}: {error.message}", error.hint) from None
 
 
+def read_losses(folder: Path) -> list[float]:
+    """Return the loss of each step, from metrics.jsonl; what is no number is left out."""
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line).get("loss") for line in lines]
+    return [float(loss) for loss in losses if loss is not None]
+
+
 class MetricsLog:
     """metrics.jsonl, one line a logged step; opening it again drops what came after a step."""
 

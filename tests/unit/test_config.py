@@ -19,6 +19,7 @@ from explora.core.config import (
     RuntimeConfig,
     TrainingConfig,
     TrainRun,
+    fit_learning_rate,
     foreign_settings,
     resolve,
     settings_in,
@@ -382,3 +383,21 @@ def test_scale_is_alpha_by_rank_and_two_by_default() -> None:
 def test_every_default_is_valid() -> None:
     for task, method in PAIRS:
         validate(resolve(task, {"method": method})[0])
+
+
+class TestFittingTheLearningRate:
+    def test_a_default_goes_as_one_over_the_width(self) -> None:
+        run, origins = resolve("sentiment", {"method": "full"})
+        fitted, now = fit_learning_rate(run, origins, 256)
+        assert fitted.optimizer.learning_rate == pytest.approx(3 * run.optimizer.learning_rate)
+        assert now["learning_rate"] == "sentiment with full, for a width of 256"
+        assert dataclasses.replace(fitted, optimizer=run.optimizer) == run
+
+    def test_at_gpt2s_own_width_nothing_changes(self) -> None:
+        run, origins = resolve("paraphrase", {})
+        assert fit_learning_rate(run, origins, 768) == (run, origins)
+
+    def test_a_rate_that_somebody_gave_stays(self) -> None:
+        for given, recorded in (({"learning_rate": 2e-4}, {}), ({}, {"learning_rate": 2e-4})):
+            run, origins = resolve("paraphrase", given, recorded)
+            assert fit_learning_rate(run, origins, 256) == (run, origins)
