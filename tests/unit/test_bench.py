@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import random
 import signal
@@ -35,15 +34,8 @@ from explora.core.registry import METHODS, TASKS, Shape, load_implementation
 from explora.core.session import open_for_training, save_trained
 from explora.core.training import StepDone, Training
 from explora.errors import TrainingError, UsageError
+from tests.cells_here import ask_here
 from tests.tiny_models import PAIRS, randomise, tiny_run
-
-ENTRY = {"cell": "measure", "reference": "export", "peer": "measure"}
-
-
-def ask_here(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Do in this process, through the same JSON, what the process of a cell does."""
-    entry = getattr(importlib.import_module(module), ENTRY[module.rpartition(".")[2]])
-    return json.loads(json.dumps(entry(json.loads(json.dumps(request)))))
 
 
 @pytest.fixture
