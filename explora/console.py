@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TextIO
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -216,11 +217,11 @@ def size(count: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Draw values as a row of bars, each the mean of its stretch; plain characters where bars cannot be shown."""
+    """Draw values as a row of bars, each the mean of a stretch; plain characters where bars do not show."""
     bars = "▁▂▃▄▅▆▇█" if _speaks_utf8() else "_.-=*#"
     width = min(width, len(values))
     edges = [len(values) * i // width for i in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
     low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(bars) - 1) / ((high - low) or 1.0)
     return "".join(bars[round((mean - low) * scale)] for mean in means)

@@ -2,8 +2,9 @@
 
     python benchmarks/pretrain/mix.py CORPORA FOLDER
 
-writes FOLDER/train.txt.xz and FOLDER/dev.txt.xz, which share no document. CORPORA holds wiki-1, wiki-2, prose, poetry, reviews, questions and more-sonnets (.txt.xz). Each document
-is at most `LONGEST` characters, so that no single book fills a whole stretch of training.
+writes FOLDER/train.txt.xz and FOLDER/dev.txt.xz, which share no document. CORPORA holds wiki-1, wiki-2,
+prose, poetry, reviews, questions and more-sonnets (.txt.xz). Each document is at most `LONGEST` characters,
+so that no single book fills a whole stretch of training.
 """
 
 from __future__ import annotations

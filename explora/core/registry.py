@@ -82,7 +82,8 @@ class TaskRow:
     """A task family: the columns of its files, and its defaults by method.
 
     `defaults` are values of `explora.core.config` fields, by flat field name; `by_method` refines
-    them; learning rates are for a width of 768. `refused` maps a method that makes no sense here to the reason.
+    them, its learning rates for a width of 768. `refused` maps a method that makes no sense here to the
+    reason.
     """
 
     summary: str

@@ -37,12 +37,13 @@ class Paraphrase(Classification):
 
     def _check_template(self) -> None:
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+            parts = list(string.Formatter().parse(self.template))
         except ValueError as error:
             raise UsageError(
                 f"the template {self.template!r} is broken: {error}", "write {{ for a brace"
             ) from None
-        if fields != FIELDS:
+        fields = {name for _, name, _, _ in parts if name is not None}
+        if fields != FIELDS or any(form or conversion for _, _, form, conversion in parts):
             raise UsageError(
                 f"the template {self.template!r} must have {{sentence1}} and {{sentence2}}, "
                 "and nothing else in braces"
@@ -81,7 +82,7 @@ class Paraphrase(Classification):
         tokenizer = self.setting.tokenizer
         sentences = {name: tokenizer.encode(row.values[name]) for name in sorted(FIELDS)}
         while any(sentences.values()):
-            texts = {name: tokenizer.decode(ids) for name, ids in sentences.items()}
+            texts = {name: _whole_characters(tokenizer.decode(ids)) for name, ids in sentences.items()}
             ids = tokenizer.encode(self.template.format_map(texts))
             excess = len(ids) - self.setting.max_length
             if excess <= 0:
@@ -91,7 +92,7 @@ class Paraphrase(Classification):
             kept = len(sentences[longer]) - max(1, min(excess, gap or excess // 2))
             sentences[longer] = sentences[longer][: max(0, kept)]
         raise DataError(
-            f"the template alone is longer than {self.setting.max_length} tokens",
+            f"the template leaves no room for the sentences in {self.setting.max_length} tokens",
             "raise --max-length or shorten the template",
             file=row.file,
             line=row.line,
@@ -102,3 +103,8 @@ class Paraphrase(Classification):
         if model.score is not None:
             return model.classify(hidden)
         return model.logits(hidden, self.label_rows.to(hidden.device))
+
+
+def _whole_characters(text: str) -> str:
+    """Drop the last character of a cut text where some of its bytes are missing."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
