@@ -295,7 +295,7 @@ def test_skip_bad_leaves_out_a_row_with_another_label(make: Make, tmp_path: Path
     assert labels_of(make(), file, ["1", "maybe", "0"], skip_bad=True) == [1, 0]
     split = make().read(str(file), DataConfig(skip_bad=True))
     assert list(split.skipped) == [f"{file}:3: column label: 'maybe' is none of 0, 1"]
-    with pytest.raises(DataError, match="no good row; the first: .*'maybe'"):
+    with pytest.raises(DataError, match=r"no good row; the first: .*'maybe'"):
         labels_of(make(), file, ["maybe", "perhaps"], skip_bad=True)
 
 
