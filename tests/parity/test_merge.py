@@ -337,13 +337,15 @@ def test_only_a_merged_model_is_ever_replaced(base: Path, tmp_path: Path, inside
 
 
 def test_neither_the_base_nor_what_holds_the_run_is_replaced(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "model" / "runs" / "text"
+    write_run(run, base, KEY_VALUE)
+    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="which is merged"):
+        merge(run, tmp_path / "model", base, overwrite=True)
     own = write_base(tmp_path / "base")
-    write_run(tmp_path / "base" / "runs" / "text", own, KEY_VALUE)
     with pytest.raises(UsageError, match="which is merged"):
-        merge(tmp_path / "base" / "runs" / "text", tmp_path / "base", own, overwrite=True)
-    write_run(tmp_path / "run", own, KEY_VALUE)
-    with pytest.raises(UsageError, match="which is merged"):
-        merge(tmp_path / "run", tmp_path / "run" / ".." / "base", own, overwrite=True)
+        merge(run, tmp_path / "model" / ".." / "base", own, overwrite=True)
+    assert run.is_dir()
     assert (own / "model.safetensors").is_file()
 
 

@@ -89,7 +89,9 @@ def test_a_header_survives_json_exactly(task: str, method: str) -> None:
         plain, method=chosen, encoding=encoding, labels=("0", "a b"), best_step=7, base=""
     )
     for one in (plain, full):
-        assert Header.from_json(one.to_json(), "here") == one
+        text = one.to_json()
+        assert Header.from_json(text, "here") == one
+        assert text == json.dumps(json.loads(text), sort_keys=True)
 
 
 @pytest.mark.parametrize("method", [KEY_VALUE, ALL_SEPARATE, MethodConfig(rank=3, targets=("c_attn",))])
