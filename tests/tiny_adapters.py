@@ -32,20 +32,15 @@ IDS = torch.randint(EOS, (3, 20), generator=torch.Generator().manual_seed(7))
 def write_base(folder: Path, seed: int = 0) -> Path:
     """Save a base of random weights with transformers, and a tokenizer of 300 tokens."""
     settings = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), EOS)
+    torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**vars(SHAPE), **settings))
-    _fill(model, 0.15, seed)
+    with torch.no_grad():
+        for value in model.parameters():  # biases too, so that a misplaced one shows
+            value.add_(0.15 * torch.randn_like(value))
     model.save_pretrained(folder)
     documents = SAMPLE_TEXT.read_text(encoding="utf-8").split("\n\n")
     train_tokenizer(documents, SHAPE.vocab_size).save(folder)
     return folder
-
-
-def _fill(model: nn.Module, deviation: float, seed: int) -> None:
-    """Move every weight, biases too, so that a misplaced one shows."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(torch.empty_like(value).normal_(0, deviation, generator=generator))
 
 
 def causal(base: Path) -> Any:
