@@ -171,16 +171,20 @@ def train(
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
-    from explora.core.sources import shape_of
-
     run, origins = resolve(task, options, from_file)
-    shape = run.from_scratch or shape_of(run.model)
-    run, origins = fit_learning_rate(run, origins, shape.n_embd)
+    if not resume:  # a run that goes on has its learning rate
+        run, origins = fit_learning_rate(run, origins, _shape(run).n_embd)
     if dry_run:
-        _show_plan(run, origins, shape, json)
+        _show_plan(run, origins, json)
         return
     folder = output or Path("runs") / task
     _execute(run, origins, folder, options, resume=resume, overwrite=overwrite, json=json)
+
+
+def _shape(run: TrainRun) -> Shape:
+    from explora.core.sources import shape_of
+
+    return run.from_scratch or shape_of(run.model)
 
 
 def _execute(
@@ -323,9 +327,9 @@ def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
     )
 
 
-def _show_plan(run: TrainRun, origins: dict[str, str], shape: Shape, json: bool) -> None:
+def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
     classes = head_classes(run.task, run.method.method)
-    trainable = count(shape, run.method, classes).trainable
+    trainable = count(_shape(run), run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return

@@ -1,0 +1,435 @@
+"""`explora train`: every option reaches the configuration, and a run survives what befalls its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from explora import cli
+from explora.core import runtime
+from explora.core.config import TrainRun, settings_of
+from explora.core.recording import read_record
+from explora.core.registry import TASKS
+
+PARAMETERS = [
+    option for option in typer.main.get_command(cli.app).commands["train"].params if option.name != "help"
+]
+
+# What says how the command goes about it rather than what the run is.
+FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
+
+SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
+
+# parameter: (the words, the settings they should give, other words that they need)
+OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "model": ("--model distilgpt2", {"model": "distilgpt2"}, "paraphrase --model gpt2"),
+    "tokenizer": ("--tokenizer folder", {"tokenizer": "folder"}, ""),
+    "from_scratch": (
+        f"--from-scratch {SHAPE}",
+        {"from_scratch": {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 300}},
+        "text --full --lr 1e-4",
+    ),
+    "lora": ("--lora 5", {"rank": 5}, ""),
+    "full": ("--full", {"method": "full"}, ""),
+    "last_linear": ("--last-linear", {"method": "last-linear"}, ""),
+    "alpha": ("--alpha 3", {"alpha": 3.0}, ""),
+    "lora_dropout": ("--lora-dropout 0.2", {"lora_dropout": 0.2}, ""),
+    "targets": ("--targets query,mlp_up", {"targets": ["query", "mlp-up"]}, ""),
+    "layers": ("--layers 2-5", {"layers": [2, 5]}, ""),
+    "data": ("--data pairs.csv", {"data": "pairs.csv"}, ""),
+    "dev": ("--dev dev.csv", {"dev": "dev.csv"}, ""),
+    "columns": ("--columns label=same", {"columns": {"label": "same"}}, ""),
+    "format": ("--format msr", {"format": "msr"}, ""),
+    "skip_bad": ("--skip-bad", {"skip_bad": True}, ""),
+    "template": ("--template {sentence1}{sentence2}", {"template": "{sentence1}{sentence2}"}, ""),
+    "label_words": ("--label-words oui,non", {"label_words": ["oui", "non"]}, ""),
+    "max_length": ("--max-length 77", {"max_length": 77}, ""),
+    "learning_rate": ("--learning-rate 0.3", {"learning_rate": 0.3}, ""),
+    "optimizer": ("--optimizer muon", {"optimizer": "muon"}, "paraphrase --full"),
+    "weight_decay": ("--weight-decay 0.4", {"weight_decay": 0.4}, ""),
+    "beta1": ("--beta1 0.5", {"beta1": 0.5}, ""),
+    "beta2": ("--beta2 0.6", {"beta2": 0.6}, ""),
+    "clip": ("--clip 0.7", {"clip": 0.7}, ""),
+    "warmup": ("--warmup 0.8", {"warmup": 0.8}, ""),
+    "schedule": ("--schedule cosine", {"schedule": "cosine"}, ""),
+    "epochs": ("--epochs 17", {"epochs": 17}, ""),
+    "max_steps": ("--max-steps 18", {"max_steps": 18}, ""),
+    "batch_size": ("--batch-size 19", {"batch_size": 19}, ""),
+    "accumulate": ("--accumulate 20", {"accumulate": 20}, ""),
+    "dropout": ("--dropout 0.21", {"dropout": 0.21}, ""),
+    "seed": ("--seed 22", {"seed": 22}, ""),
+    "eval_every": ("--eval-every 23", {"eval_every": 23}, ""),
+    "save_every": ("--save-every 24", {"save_every": 24}, ""),
+    "patience": ("--patience 25", {"patience": 25}, ""),
+    "device": ("--device cpu", {"device": "cpu"}, ""),
+    "amp": ("--amp fp16", {"amp": "fp16"}, ""),
+    "grad_checkpoint": ("--grad-checkpoint", {"grad_checkpoint": True}, ""),
+    "threads": ("--threads 27", {"threads": 27}, ""),
+}
+
+
+@pytest.fixture
+def plan(explora: Callable[..., Any]) -> Callable[[str], dict[str, Any]]:
+    """The settings that a command line is resolved to, by field name."""
+
+    def of(words: str) -> dict[str, Any]:
+        outcome = explora("train", *words.split(), "--dry-run", "--json")
+        assert (outcome.code, outcome.err) == (0, "")
+        run = TrainRun.from_json(outcome.objects[0]["config"])
+        return json.loads(json.dumps(settings_of(run), default=vars))
+
+    return of
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_every_option_is_tried_below() -> None:
+    assert OPTIONS.keys() == {option.name for option in PARAMETERS} - FLOW
+    assert {option.name for option in PARAMETERS} >= FLOW
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_reaches_the_configuration(name: str, plan: Callable[[str], dict[str, Any]]) -> None:
+    words, expected, others = OPTIONS[name]
+    others = others or "paraphrase"
+    others += "" if "--model" in others else " --model gpt2"
+    without, given = plan(others), plan(f"{others} {words}")
+    changed = {key: value for key, value in given.items() if value != without[key]}
+    # another method brings its own defaults along
+    along = TASKS["paraphrase"].by_method[expected["method"]] if "method" in expected else {}
+    assert {key: value for key, value in changed.items() if key not in along} == expected
+
+
+@pytest.mark.parametrize("name", ["skip_bad", "grad_checkpoint"])
+def test_a_recorded_flag_can_be_switched_off(
+    name: str, plan: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    concern = "data" if name == "skip_bad" else "runtime"
+    (tmp_path / "run.json").write_text(json.dumps({"task": "text", concern: {name: True}}))
+    words = "text --model gpt2 --config run.json"
+    assert plan(words)[name] is True
+    assert plan(f"{words} --no-{name.replace('_', '-')}")[name] is False
+
+
+def test_the_learning_rate_is_told_with_its_origin(explora: Callable[..., Any]) -> None:
+    told = explora("train", "text", "--full", "--model", "gpt2", "--dry-run").out
+    lines = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.split()}
+    assert lines["learning_rate"] == ["0.0001", "text", "with", "full"]
+    assert lines["epochs"] == ["3", "text"]
+    assert lines["method"] == ["full", "option"]
+    assert "trainable parameters: 124,439,808" in told
+
+
+def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
+    outcome = explora("train", "text", "--model", str(tiny_base), "--dry-run")
+    assert outcome.code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("text --full --alpha 3", "full has no alpha: that belongs to lora"),
+        ("text --full --targets key", "full has no targets"),
+        ("text --full --layers 0-1", "full has no layers"),
+        ("sentiment --last-linear --lora-dropout 0.1", "last-linear has no lora-dropout"),
+        ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
+        ("text --last-linear", "cannot be trained by last-linear"),
+        ("sentiment --template {sentence}", "sentiment has no template"),
+        ("text --schedule cosin", "did you mean cosine?"),
+        ("text --targets keys", "did you mean key?"),
+        ("text --seed 99999999999999999999", "seed must be below 2^63"),
+        ("text --lr nan", "learning-rate must be a positive number"),
+        ("text --config nowhere.json", "there is no such file"),
+        ("text --resume", "runs/text holds no run: nothing to resume"),
+        ("text --resume --overwrite", "--resume goes on with a run and --overwrite removes it"),
+        ("sentiment --from-scratch layers=2", "does not say heads, width, context, vocabulary"),
+        ("text --from-scratch layer=2", "did you mean layers?"),
+        (
+            "text --full --from-scratch layers=1,heads=3,width=8,context=9,vocabulary=300",
+            "3 heads do not divide",
+        ),
+    ],
+)
+def test_what_cannot_be_is_2_and_writes_nothing(
+    words: str, said: str, explora: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome = explora("train", *words.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+TRAINED = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def words(tiny_base: Path, tiny_data: Path) -> list[str]:
+    """A run of twelve steps, with dropout so that the generators count."""
+    line = (
+        "train text --max-length 24 --batch-size 4 --epochs 2 --amp off --threads 1 --dropout 0.1 --lr 0.01"
+    )
+    return [*line.split(), "--model", str(tiny_base), "--data", str(tiny_data / "text")]
+
+
+def losses(folder: Path) -> list[tuple[int, Any, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line.get("loss"), line.get("perplexity")) for line in lines]
+
+
+def test_the_result_is_one_json_object_and_the_rest_is_stderr(
+    explora: Callable[..., Any], words: list[str], check_schema: Callable[[str, Any], None]
+) -> None:
+    outcome = explora(*words, "--json")
+    assert outcome.code == 0
+    (result,) = outcome.objects
+    check_schema("train", result)
+    assert (result["run"], result["task"], result["method"], result["steps"]) == (
+        "runs/text",
+        "text",
+        "lora",
+        12,
+    )
+    assert result["share"] == result["trainable"] / result["total"]
+    assert result["model"].endswith("base")
+    record = read_record(Path("runs/text"))
+    assert record is not None and record.result == result
+    assert "learning rate 0.01 (option)" in outcome.err
+    assert "train 12/12" in outcome.err
+    assert "step 6: dev perplexity" in outcome.err
+
+
+def test_a_run_is_told_in_a_table(explora: Callable[..., Any], words: list[str]) -> None:
+    outcome = explora(*words, "--max-steps", "1", "-o", "here/run")
+    assert outcome.out.startswith("loss ")
+    assert "\nperplexity " in outcome.out
+    assert "here/run: " in outcome.out and "best at step 1 of 1" in outcome.out
+
+
+def test_quiet_leaves_the_result(explora: Callable[..., Any], words: list[str]) -> None:
+    outcome = explora(*words, "--max-steps", "1", "--quiet", "--json")
+    assert (outcome.code, outcome.err, len(outcome.objects)) == (0, "", 1)
+
+
+def test_an_occupied_folder_is_refused_and_replaced_when_told(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    before = Path("runs/text", TRAINED).read_bytes()
+    again = explora(*words, "--max-steps", "2")
+    assert again.code == 2
+    assert "runs/text already holds something" in again.err
+    assert Path("runs/text", TRAINED).read_bytes() == before
+    assert explora(*words, "--max-steps", "2", "--overwrite").code == 0
+    assert Path("runs/text", TRAINED).read_bytes() != before
+
+
+def test_overwrite_spares_what_is_no_run(
+    explora: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    outcome = explora(*words, "-o", "thesis", "--overwrite")
+    assert outcome.code == 2
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    before = Path("runs/text", TRAINED).read_bytes()
+    assert explora(*words, "--data", "no-such-file.txt", "--overwrite").code == 1
+    assert Path("runs/text", TRAINED).read_bytes() == before
+
+
+def test_a_learning_rate_that_is_too_high_is_1_with_a_hint(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    outcome = explora(*words, "--full", "--lr", "1e25")
+    assert outcome.code == 1
+    assert " at step 2\nhint: lower the learning rate (--lr 3e+24)\n" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+# --- repeating a run ------------------------------------------------------------------------------
+
+
+def test_a_recorded_run_is_repeated_bit_for_bit_and_probes_nothing(
+    explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run finds bf16 faster; a machine that would find otherwise still repeats it in bf16."""
+    monkeypatch.setattr(runtime, "_faster_precision", lambda device: "bf16")
+    assert explora(*words, "--amp", "auto", "--seed", "5", "--alpha", "3").code == 0
+    first = read_record(Path("runs/text"))
+    assert first is not None and first.run.runtime.amp == "bf16" and first.run.runtime.device == "cpu"
+
+    def never(device: torch.device) -> str:
+        raise AssertionError("probed again")
+
+    monkeypatch.setattr(runtime, "_faster_precision", never)
+    outcome = explora("train", "text", "--config", "runs/text/run.json", "-o", "again")
+    assert outcome.code == 0
+    second = read_record(Path("again"))
+    assert second is not None and second.run == first.run
+    assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
+    assert losses(Path("again")) == losses(Path("runs/text"))
+
+
+def test_an_option_wins_over_a_recorded_run(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    assert explora("train", "text", "--config", "runs/text", "--seed", "5", "-o", "again").code == 0
+    record = read_record(Path("again"))
+    assert record is not None and record.run.training.seed == 5 and record.run.training.max_steps == 1
+
+
+def test_a_recorded_run_of_another_task_is_refused(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    outcome = explora("train", "sonnet", "--config", "runs/text/run.json")
+    assert outcome.code == 2
+    assert "is a run of text, not of sonnet" in outcome.err
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """runs/text: a run that Ctrl-C stopped after its fourth step."""
+    from explora.core.training import Training
+
+    step = Training._step
+
+    def interrupted(training: Training, rows: list[int]) -> Any:
+        done = step(training, rows)
+        if done.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", interrupted)
+        outcome = explora(*words)
+    assert outcome.code == 130
+    assert outcome.out == ""
+    assert "error: stopped after step 4 of 12; the state is saved\n" in outcome.err
+    assert outcome.err.endswith("hint: explora train text -o runs/text --resume\n")
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_stopped_run_needs_no_options_to_go_on(explora: Callable[..., Any], words: list[str]) -> None:
+    outcome = explora("train", "text", "--resume")
+    assert outcome.code == 0
+    assert "going on after step 4" in outcome.err
+    assert explora(*words, "-o", "whole").code == 0
+    assert Path("runs/text", TRAINED).read_bytes() == Path("whole", TRAINED).read_bytes()
+    assert losses(Path("runs/text")) == losses(Path("whole"))
+    assert "is finished: nothing to resume" in explora("train", "text", "--resume").err
+
+
+@pytest.mark.usefixtures("stopped")
+def test_going_on_uses_the_recorded_threads(
+    explora: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of threads may round otherwise; whoever wants one says so."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert explora("train", "text", "--resume", "--max-steps", "3").code == 2
+    assert explora("train", "text", "--resume").code == 0
+    assert asked == [1]
+
+
+@pytest.mark.usefixtures("stopped")
+def test_other_threads_may_be_asked_for(explora: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert explora("train", "text", "--resume", "--threads", "2").code == 0
+    assert asked == [2]
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("text --epochs 3", "--resume goes on with epochs 2, not 3"),
+        ("text --lr 0.5", "--resume goes on with learning-rate 0.01, not 0.5"),
+        ("text --full", "--resume goes on with method 'lora', not 'full'"),
+        ("sonnet", "the folder holds a run of text, not of sonnet"),
+    ],
+)
+def test_going_on_with_something_else_is_refused(
+    arguments: str, said: str, explora: Callable[..., Any]
+) -> None:
+    outcome = explora("train", *arguments.split(), "-o", "runs/text", "--resume")
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+@pytest.mark.usefixtures("stopped")
+def test_options_that_agree_are_no_obstacle(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words, "--resume").code == 0
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Start the command in a process of its own, which Ctrl-C reaches even where the tests ignore it."""
+    command = [sys.executable, "-m", "explora", *words, "-o", str(folder)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def lines_of(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    """Wait until the process has logged so many lines of metrics."""
+    deadline = time.monotonic() + 60
+    while lines_of(folder) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+MISHAPS = [signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL]
+
+
+def test_a_run_survives_signals_and_kills(
+    explora: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
+    """Ctrl-C, SIGTERM and kill -9 at random moments, each time another process goes on: the same bytes."""
+    words = [*words, "--epochs", "60", "--eval-every", "11", "--save-every", "4"]
+    assert explora(*words, "-o", "whole").code == 0
+    folder, moment = tmp_path / "run", random.Random()
+    for number, mishap in enumerate(MISHAPS):
+        beyond = lines_of(folder) + 30
+        process = start([*words, "--resume"] if number else words, folder)
+        wait_for_lines(process, folder, beyond)
+        time.sleep(moment.uniform(0, 0.05))
+        process.send_signal(mishap)
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == CODES[mishap], told
+        assert ("the state is saved" in told) == (mishap != signal.SIGKILL)
+    assert explora(*words, "-o", str(folder), "--resume").code == 0
+    assert losses(folder) == losses(tmp_path / "whole")
+    assert (folder / TRAINED).read_bytes() == (tmp_path / "whole" / TRAINED).read_bytes()
