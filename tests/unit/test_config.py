@@ -218,6 +218,34 @@ def test_registry_defaults_are_settings() -> None:
     assert all(set(row.settings) <= known.keys() for row in METHODS.values())
 
 
+# --- the learning rate of a narrow base -----------------------------------------------------------
+
+
+def rate_for(width: int, options: dict[str, Any], file: dict[str, Any] | None = None) -> tuple[float, str]:
+    run, origins = fit_learning_rate(*resolve("text", options, file), width)
+    return run.optimizer.learning_rate, origins["learning_rate"]
+
+
+def test_a_default_rate_grows_as_the_base_gets_narrower() -> None:
+    default = TASKS["text"].by_method["lora"]["learning_rate"]
+    assert rate_for(768, {}) == (default, "text with lora")
+    assert rate_for(256, {}) == (pytest.approx(3 * default), "text with lora, for a width of 256")
+    assert rate_for(1600, {})[0] == pytest.approx(0.48 * default)
+    assert rate_for(7, {})[0] == float(f"{default * 768 / 7:.2g}")  # two digits are told and used
+
+
+def test_a_rate_that_was_given_stays() -> None:
+    assert rate_for(256, {"learning_rate": 0.123}) == (0.123, "option")
+    assert rate_for(256, {}, {"learning_rate": 0.123}) == (0.123, "config file")
+
+
+def test_fitting_changes_the_rate_alone() -> None:
+    run, origins = resolve("text", {"epochs": 4})
+    fitted, told = fit_learning_rate(run, origins, 32)
+    assert {n for n, v in settings_of(fitted).items() if v != settings_of(run)[n]} == {"learning_rate"}
+    assert {n for n in told if told[n] != origins[n]} == {"learning_rate"}
+
+
 # --- options that cannot be, or would be ignored --------------------------------------------------
 
 
