@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -150,7 +152,8 @@ def bench(
     from explora.core.bench.running import Bench, Plan
 
     plan = Plan(runs=tuple(runs), repeats=repeats, steps=steps, length=length, peer=peer)
-    result = _follow(Bench(plan))
+    with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
+        result = _follow(Bench(plan, Path(scratch)))
     if json:
         console.result_json(
             {

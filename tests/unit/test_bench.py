@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from explora.core.batching import WINDOW
 from explora.core.bench import running
 from explora.core.bench.cell import ClockedTraining, endless_batches, filled, measure, open_cell
 from explora.core.bench.cells import FEWEST_STEPS, WARMUP_STEPS, Cell, Contender, Measurement
@@ -26,12 +27,15 @@ from explora.core.bench.protocol import ask, reason_of
 from explora.core.bench.reference import export
 from explora.core.bench.rows import Outcome, Row, summarise
 from explora.core.bench.running import Bench, CellDone, Plan, Result
+from explora.core.bench.sample import sample, write_sample
 from explora.core.bench.verdict import verdict
 from explora.core.checkpoint import trained_tensors
 from explora.core.config import MethodConfig, TrainRun
+from explora.core.data import Row as DataRow
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, TASKS, Shape, load_implementation
 from explora.core.session import open_for_training, save_trained
+from explora.core.tasks.contract import Example
 from explora.core.training import StepDone, Training
 from explora.errors import TrainingError, UsageError
 from tests.cells_here import ask_here
@@ -147,6 +151,28 @@ def test_rows_are_filled_to_a_length(tiny_base, tiny_data):
 def test_a_cell_survives_json(tiny_base, tiny_data):
     asked = cell(tiny_run(tiny_base, tiny_data, layers=(0, 1)), length=9)
     assert Cell.from_json(json.loads(json.dumps(asked.to_json()))) == asked
+
+
+def test_the_sample_has_the_largest_batch_and_every_label(tiny_base, tiny_data, tmp_path):
+    run = tiny_run(tiny_base, tiny_data, "sentiment", batch_size=2)
+    setting = {"file": "f", "id": "", "values": {}}
+    examples = [Example(row=DataRow(line=n, **setting), ids=[0] * (5 + n % 7), label=0) for n in range(1000)]
+    examples[700] = dataclasses.replace(examples[700], ids=[0] * 50)
+    examples[800] = dataclasses.replace(examples[800], label=1)
+    rows = sample(examples, run)
+    assert 2 * WINDOW <= len(rows) <= 2 * WINDOW + 2
+    assert {700, 800} < {row.line for row in rows}
+    assert len({row.line for row in rows}) == len(rows)
+
+
+def test_cells_read_what_the_sample_holds(tiny_base, tiny_data, tmp_path):
+    run = tiny_run(tiny_base, tiny_data, "sonnet")
+    _, train, _ = open_for_training(run)
+    config = write_sample(sample(train.examples, run), tmp_path / "data")
+    _, again, _ = open_for_training(dataclasses.replace(run, data=config))
+    assert sorted(example.ids for example in again.examples) == sorted(
+        example.ids for example in train.examples
+    )
 
 
 # --- operations -----------------------------------------------------------------------------------
@@ -362,11 +388,11 @@ def test_doubts_are_said():
 
 
 def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
-    in_process, tiny_base, tiny_data, monkeypatch
+    in_process, tiny_base, tiny_data, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(running, "TIMED_SECONDS", 1.2)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in METHODS]
-    cells, result = finish(Bench(plan(*runs, repeats=2, steps=None)))
+    cells, result = finish(Bench(plan(*runs, repeats=2, steps=None), tmp_path))
     names = ["lora r=8", "full", "last-linear"]
     assert [each.contender for each in cells] == names + names[::-1]
     assert [each.done for each in cells] == [1, 2, 3, 4, 5, 6]
@@ -374,7 +400,7 @@ def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
     assert [row.repeats for row in result.rows] == [2, 2, 2]
 
 
-def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_data, monkeypatch):
+def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_data, monkeypatch, tmp_path):
     asked = []
 
     def failing(module, request):
@@ -385,35 +411,35 @@ def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_da
 
     monkeypatch.setattr(running, "ask", failing)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    cells, result = finish(Bench(plan(*runs, repeats=3)))
+    cells, result = finish(Bench(plan(*runs, repeats=3), tmp_path))
     assert asked == ["full", "lora", "lora", "lora"]
     assert [each.is_new for each in cells if each.error] == [True, False, False]
     assert [row.error for row in result.rows] == ["out of memory", None]
 
 
-def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch):
+def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch, tmp_path):
     def failing(module, request):
         raise TrainingError("out of memory")
 
     monkeypatch.setattr(running, "ask", failing)
     with pytest.raises(TrainingError, match="no cell could be measured; lora r=8: out of memory"):
-        finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"))))
+        finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase")), tmp_path))
 
 
-def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch):
+def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch, tmp_path):
     monkeypatch.setattr(running, "ask", lambda module, request: found(rows=str(random.random())).to_json())
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    _, result = finish(Bench(plan(*runs)))
+    _, result = finish(Bench(plan(*runs), tmp_path))
     assert "other rows" in str(result.rows[1].error)
 
 
-def test_what_is_wrong_is_said_before_any_cell(tiny_base, tiny_data):
+def test_what_is_wrong_is_said_before_any_cell(tiny_base, tiny_data, tmp_path):
     with pytest.raises(UsageError, match="at most 192 tokens"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193))
+        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193), tmp_path)
     with pytest.raises(UsageError, match="compared with LoRA"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True))
+        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True), tmp_path)
     with pytest.raises(UsageError, match="sentiment"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True))
+        Bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True), tmp_path)
 
 
 # What peft 0.21 asks of transformers 5.
@@ -422,8 +448,8 @@ OF_PEERS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Future
 
 @OF_PEERS
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "sentiment"])
-def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_data):
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, task, rank=3), peer=True)))
+def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_data, tmp_path):
+    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, task, rank=3), peer=True), tmp_path))
     own, peer = result.rows
     assert peer.error is None
     assert peer.first_loss == pytest.approx(peer.reference_loss, abs=1e-5)
@@ -449,7 +475,7 @@ def test_another_base_is_not_compared(tiny_base, tiny_data, tmp_path, monkeypatc
         return reply
 
     monkeypatch.setattr(running, "ask", other_base)
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), peer=True)))
+    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), peer=True), tmp_path))
     assert "not compared: its loss on the first batch is" in str(result.rows[1].error)
     assert result.rows[1].tokens_per_second is None
 

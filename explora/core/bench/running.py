@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from explora.core.bench.cells import Cell, Contender, Measurement
 from explora.core.bench.load import OtherLoad
 from explora.core.bench.protocol import ask
 from explora.core.bench.rows import Outcome, Row, summarise
+from explora.core.bench.sample import sample, write_sample
 from explora.core.bench.verdict import verdict
-from explora.core.config import TrainRun
+from explora.core.config import DataConfig, TrainRun
 from explora.core.measure import describe_machine
 from explora.core.runtime import resolve_runtime
 from explora.core.session import make_task
 from explora.core.sources import Base, base_tokenizer, open_base
+from explora.core.tasks.contract import Example
 from explora.errors import TrainingError, UsageError
 
 CELL = "explora.core.bench.cell"
@@ -77,11 +79,13 @@ class _Standing:
 class Bench:
     """A bench under way; iterate `events()`, the last event being the Result.
 
-    Opens base and data once, so that what is wrong with them is said before any cell starts.
+    Opens base and data once, so that what is wrong with them is said before any cell starts. `scratch` is
+    an empty folder for what the processes share.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.base, self.examples = _survey(plan)
+    def __init__(self, plan: Plan, scratch: Path) -> None:
+        self.base, examples = _survey(plan)
+        self.scratch, self.examples = scratch, len(examples)
         runtime = resolve_runtime(plan.runs[0].runtime)
         runs = [dataclasses.replace(run, runtime=runtime) for run in plan.runs]
         self.plan = dataclasses.replace(plan, runs=tuple(runs))
@@ -89,6 +93,7 @@ class Bench:
         self.peer = _peer(self.plan) if plan.peer else None
         self.steps = plan.steps
         self.reference: dict[str, Any] = {}
+        self.data = _shared_data(examples, plan.runs[0], scratch / "data")
 
     @property
     def cells(self) -> int:
@@ -98,14 +103,13 @@ class Bench:
     def events(self) -> Iterator[CellDone | Result]:
         """Measure: every contender once, then all again, every second time in reverse."""
         done, load = 0, OtherLoad()
-        with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
-            for repeat in range(self.plan.repeats):
-                for standing in self._order(repeat):
-                    is_new = not standing.error
-                    if is_new:
-                        self._measure(standing, scratch)
-                    done += 1
-                    yield self._done(standing, done, repeat, is_new)
+        for repeat in range(self.plan.repeats):
+            for standing in self._order(repeat):
+                is_new = not standing.error
+                if is_new:
+                    self._measure(standing)
+                done += 1
+                yield self._done(standing, done, repeat, is_new)
         yield self._result(load.processors())
 
     def _order(self, repeat: int) -> list[_Standing]:
@@ -113,10 +117,10 @@ class Bench:
         standings = [*self.standings, *([self.peer] if self.peer else [])]
         return standings[::-1] if repeat % 2 else standings
 
-    def _measure(self, standing: _Standing, scratch: str) -> None:
+    def _measure(self, standing: _Standing) -> None:
         try:
             if standing is self.peer:
-                self._measure_peer(standing, scratch)
+                self._measure_peer(standing)
             else:
                 self._measure_own(standing)
         except TrainingError as error:
@@ -133,14 +137,17 @@ class Bench:
 
     def _cell(self, run: TrainRun) -> Cell:
         seconds = TIMED_SECONDS / self.cells
+        run = dataclasses.replace(run, data=self.data)
         return Cell(run=run, length=self.plan.length, steps=self.steps, seconds=seconds)
 
-    def _measure_peer(self, standing: _Standing, scratch: str) -> None:
+    def _measure_peer(self, standing: _Standing) -> None:
         run = standing.contender.run
         if self.steps is None:
             raise TrainingError("there is nothing of ours to compare it with")
         if not self.reference:
-            self.reference = ask(REFERENCE, {"cell": self._cell(run).to_json(), "folder": f"{scratch}/base"})
+            self.reference = ask(
+                REFERENCE, {"cell": self._cell(run).to_json(), "folder": str(self.scratch / "base")}
+            )
         found = Measurement(**ask(PEER, {"run": run.to_json(), **self.reference}))
         ours = self.reference["loss"]
         if not abs(found.first_loss - ours) <= SAME_LOSS:
@@ -175,7 +182,7 @@ class Bench:
         return Result(rows=rows, machine=machine, verdict=verdict(rows, machine))
 
 
-def _survey(plan: Plan) -> tuple[Base, int]:
+def _survey(plan: Plan) -> tuple[Base, Sequence[Example]]:
     """Open base and rows of the first run. Raises UsageError, DataError or WeightsError."""
     run = plan.runs[0]
     base = open_base(run.model)
@@ -184,7 +191,12 @@ def _survey(plan: Plan) -> tuple[Base, int]:
         raise UsageError(f"--length {plan.length}: {base.label} reads at most {context} tokens")
     tokenizer = base_tokenizer(base, run.tokenizer)
     task = make_task(run.task, tokenizer, run.encoding, run.method.method, context, run.training.seed)
-    return base, len(task.load(run.data, "train").examples)
+    return base, task.load(run.data, "train").examples
+
+
+def _shared_data(examples: Sequence[Example], run: TrainRun, folder: Path) -> DataConfig:
+    """Plain text is a mapped file, which costs nobody anything; of anything else a sample is written out."""
+    return run.data if run.task == "text" else write_sample(sample(examples, run), folder)
 
 
 def _peer(plan: Plan) -> _Standing:
