@@ -83,7 +83,7 @@ def stream(
     seen = _seen(prompts, model) if sampling.repetition_penalty != 1 else None
     generators = row_generators([prompt.seed for prompt in prompts])
     alive, lines = list(range(len(prompts))), [prompt.lines for prompt in prompts]
-    for _ in range(max_new_tokens):
+    for step in range(1, max_new_tokens + 1):
         logits = model.logits(hidden[:, 0])
         logits[[lines[row] is not None for row in alive], eos] = -torch.inf
         drawn = draw(logits, sampling, [generators[row] for row in alive], seen)
@@ -97,7 +97,7 @@ def stream(
             room = int(cache.lengths[place]) < model.shape.n_positions
             if token != eos and room and (left is None or left > 0):
                 kept.append(place)
-        if not kept:
+        if not kept or step == max_new_tokens:
             return
         if len(kept) < len(alive):
             rows = torch.tensor(kept, device=model.device)
