@@ -60,14 +60,14 @@ def params(
     options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers}
     given = o.given(options) | method
     run, _ = resolve(task, given)
-    from explora.core.sources import shape_of
+    from explora.core.sources import label_of, shape_of
 
     shape = shape_of(run.model)
     counted = _count(run, shape, classes)
     if json:
         console.result_json(_to_json(counted))
         return
-    console.result(f"{run.model}, {task}: {_describe(run)}\n")
+    console.result(f"{label_of(run.model)}, {task}: {_describe(run)}\n")
     _show_parts(counted)
     if method:
         console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")

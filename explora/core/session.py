@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from explora.core.adapters import (
+    CONFIG_FILE,
+    PREFIX,
     Header,
     foreign_method,
     from_peft,
@@ -88,7 +90,8 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
         run.task, tokenizer, run.encoding, run.method.method, base.shape.n_positions, run.training.seed
     )
     train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
-    _check_layers(run.method, base)
+    if (beyond := _layers_beyond(run.method, base)) is not None:
+        raise UsageError(f"--layers names {beyond}")
     model = _load(base, run)
     _add_head(model, task)
     method_module(run.method).apply(model, run.method)
@@ -119,10 +122,13 @@ def _scratch(run: TrainRun) -> Base:
     return Base(name="from-scratch", folder=None, shape=run.from_scratch, label="from scratch")
 
 
-def _check_layers(method: MethodConfig, base: Base) -> None:
-    if method.layers and method.layers[1] >= base.shape.n_layer:
-        last = base.shape.n_layer - 1
-        raise UsageError(f"--layers {method.layers[0]}-{method.layers[1]}: this base has blocks 0-{last}")
+def _layers_beyond(method: MethodConfig, base: Base) -> str | None:
+    """Say which blocks a method wants that the base does not have; None where it has them all."""
+    if method.layers is None or method.layers[1] < base.shape.n_layer:
+        return None
+    return (
+        f"blocks {method.layers[0]}-{method.layers[1]} of a base that has blocks 0-{base.shape.n_layer - 1}"
+    )
 
 
 def _load(base: Base, run: TrainRun) -> GPT2:
@@ -294,14 +300,20 @@ def _open_adapter(
             "name the right one: --model NAME|FOLDER (its weights must be the same bits)",
         )
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
-    score = tensors.get("base_model.model.score.weight")
-    labels = header.labels if header else tuple(str(i) for i in range(0 if score is None else len(score)))
+    labels = header.labels if header else _numbered_labels(tensors)
     task = make_task(
         task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed=0, labels=labels
     )
+    if task.head_classes() == 0:
+        raise AdapterError(
+            f"{folder} has no score head, which {task_name} needs", f"explora train {task_name}"
+        )
+    if (beyond := _layers_beyond(method, base)) is not None:
+        raise AdapterError(
+            f"{folder} does not fit {base.label}: {beyond}", "name its base: --model NAME|FOLDER"
+        )
     network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
     network.compute_dtype = DTYPES[runtime.amp]
-    _check_layers(method, base)
     _add_head(network, task)
     method_module(method).apply(network, method)
     _insert(network, folder, method)
@@ -317,6 +329,12 @@ def _open_adapter(
         header=header,
         label=f"{folder} on {base.label}",
     )
+
+
+def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return 0, 1, ... for the classes of a foreign adapter's head; none where it has no head."""
+    score = tensors.get(PREFIX + "score.weight")
+    return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
 
 
 def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
@@ -361,10 +379,12 @@ def _recorded_base(folder: Path) -> str:
     if run is not None:
         return run.model
     try:
-        name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return str(name["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError):
-        raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER") from None
+        name = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER")
+    return name
 
 
 def _recorded_tokenizer(folder: Path) -> str | None:

@@ -56,12 +56,17 @@ def open_base(name: str) -> Base:
     """
     if name.startswith(RANDOM):
         shape = _random_shape(name.removeprefix(RANDOM))
-        return Base(name=name, folder=None, shape=shape, label=f"{name} (random weights, for timing only)")
+        return Base(name=name, folder=None, shape=shape, label=label_of(name))
     folder = _folder(name)
     shape = read_shape(read_config(folder / CONFIG), name)
     base = Base(name=name, folder=folder, shape=shape, label=name)
     weight_files(base)
     return base
+
+
+def label_of(name: str) -> str:
+    """Return what output calls the base called `name`: random weights are labelled as such."""
+    return f"{name} (random weights, for timing only)" if name.startswith(RANDOM) else name
 
 
 def shape_of(name: str) -> Shape:

@@ -96,7 +96,7 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
     arguments = ["--lora", "4"] if method == "lora" else ["--last-linear"]
     told = explora("params", "sentiment", "--model", str(base), *arguments, "--classes", "3", "--json")
 
-    run, _ = resolve("sentiment", {"method": method, "rank": 4})
+    run, _ = resolve("sentiment", {"method": method, **({"rank": 4} if method == "lora" else {})})
     model = GPT2(TINY)
     model.score = torch.nn.Linear(TINY.n_embd, 3, bias=False)
     load_implementation(METHODS[method].implementation).apply(model, run.method)
