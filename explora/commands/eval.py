@@ -10,6 +10,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._scores import show_scores
 from explora.core.config import DataConfig, RuntimeConfig
 from explora.core.registry import TASKS
 from explora.errors import UsageError, did_you_mean
@@ -127,12 +128,4 @@ def _show(scored: Scored, with_predictions: bool) -> None:
             for item in evaluation.predictions:
                 console.result_json(item)
         return
-    rows = []
-    for name, value in evaluation.scores.items():
-        low, high = evaluation.intervals.get(name, (None, None))
-        floor = evaluation.floors.get(name)
-        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
-        rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
-    console.result_table(
-        (f"{scored.split} ({evaluation.examples:,})", "value", "95 % interval", "floor"), rows
-    )
+    show_scores(f"{scored.split} ({evaluation.examples:,})", evaluation)

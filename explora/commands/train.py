@@ -13,6 +13,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._scores import show_scores
 from explora.core.config import TrainRun, fit_learning_rate, resolve, settings_of
 from explora.core.counting import count, head_classes
 from explora.core.recording import read_config, read_losses
@@ -339,14 +340,8 @@ def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
 
 
 def _show_result(completed: Completed) -> None:
-    result, evaluation = completed.result, completed.evaluation
-    rows = []
-    for name, value in (evaluation.scores or {}).items():
-        low, high = evaluation.intervals.get(name, (None, None))
-        floor = evaluation.floors.get(name)
-        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
-        rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
-    console.result_table(("dev score", "value", "95 % interval", "floor"), rows)
+    result = completed.result
+    show_scores("dev score", completed.evaluation)
     console.result(
         f"{result['run']}: {result['trainable']:,} of {result['total']:,} parameters trained "
         f"({result['share']:.2%}), best at step {result['best_step']} of {result['steps']}, "
