@@ -23,7 +23,14 @@ from explora.core.adapters import (
     write_adapter,
 )
 from explora.core.checkpoint import trained_tensors
-from explora.core.config import EncodingConfig, MethodConfig, RuntimeConfig, TrainRun, resolve
+from explora.core.config import (
+    EncodingConfig,
+    MethodConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    TrainRun,
+    resolve,
+)
 from explora.core.model import GPT2
 from explora.core.registry import EMBEDDED, METHODS, TASKS, load_implementation
 from explora.core.runtime import DTYPES, set_seed
@@ -244,9 +251,8 @@ def _open_model(
     network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
     network.compute_dtype = DTYPES[runtime.amp]
     labels = header.labels if header else base_labels(base)
-    task = make_task(
-        task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed=0, labels=labels
-    )
+    seed = _recorded_seed(base.folder if header else None)
+    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
     if (task.head_classes() is not None) != (network.score is not None):
         raise AdapterError(
             f"{name} has {'no' if network.score is None else 'a'} classification head, which {task_name} "
@@ -301,9 +307,8 @@ def _open_adapter(
         )
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
     labels = header.labels if header else _numbered_labels(tensors)
-    task = make_task(
-        task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed=0, labels=labels
-    )
+    seed = _recorded_seed(folder)
+    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
     if task.head_classes() == 0:
         raise AdapterError(
             f"{folder} has no score head, which {task_name} needs", f"explora train {task_name}"
@@ -339,8 +344,9 @@ def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
 
 def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
     """Return how rows are encoded: as stored, but for the length; as asked where nothing is stored."""
+    alone = resolve(task, asked)[0].encoding
     if header is None:
-        return resolve(task, asked)[0].encoding
+        return alone
     if header.task != task:
         raise AdapterError(
             f"{where} was trained for {header.task}, not for {task}", f"explora eval {header.task} {where}"
@@ -390,6 +396,12 @@ def _recorded_base(folder: Path) -> str:
 def _recorded_tokenizer(folder: Path) -> str | None:
     run = _recorded(folder)
     return run.tokenizer if run else None
+
+
+def _recorded_seed(folder: Path | None) -> int:
+    """Return the seed of a run, which chose the dev rows of a single file; the default of a base alone."""
+    run = _recorded(folder) if folder else None
+    return (run.training if run else TrainingConfig()).seed
 
 
 def load_run_tokenizer(folder: Path) -> Tokenizer | None:
