@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from explora.core import model as model_module
+from explora.core.batching import epoch_batches
 from explora.core.config import DataConfig, TrainRun
 from explora.core.model import GPT2
 from explora.core.optimizing import schedule_factor
@@ -201,6 +203,55 @@ def test_the_run_folder_opens_as_what_was_scored(
     assert completed.result["best_step"] == best.step
 
 
+@pytest.mark.parametrize(("task", "method"), PAIRS)
+def test_a_plain_loop_in_torch_gives_the_same_run(
+    task: str, method: str, prepare: Prepare, tmp_path: Path
+) -> None:
+    run = prepare(task, method, clip=0.5, weight_decay=0.1, eval_every=2)
+    running = Running(run, tmp_path / "run")
+    model, start = running.session.model, torch.get_rng_state()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    events = itertools.takewhile(lambda event: not isinstance(event, Finished), running.events())
+    steps = [event for event in events if isinstance(event, StepDone)]
+    found = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(before)
+    torch.set_rng_state(start)
+    for step, (loss, norm) in zip(steps, plain_loop(run, running), strict=True):
+        assert (step.loss, step.gradient_norm) == pytest.approx((loss, norm), rel=1e-5)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def plain_loop(run: TrainRun, running: Running) -> Iterator[tuple[float, float]]:
+    """Train in the plainest way: no accumulation, no events, no resume state. Yields loss and norm."""
+    model, task = running.session.model.train(), running.session.task
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    matrices = {name for name in trained if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))}
+    matrices |= {"wte.weight", "wpe.weight"} & trained.keys()
+    groups = [
+        {"params": [value], "weight_decay": 0.1 if name in matrices else 0.0}
+        for name, value in trained.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, fused=True)  # bias gradients that are noise alone round alike
+    lengths = [len(example.ids) for example in running.train.examples]
+    batches = [
+        (epoch, rows)
+        for epoch in range(run.training.epochs)
+        for rows in epoch_batches(lengths, run.training.batch_size, run.training.seed, epoch)
+    ]
+    factor = schedule_factor(run.optimizer, len(batches))
+    for step, (epoch, rows) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = run.optimizer.learning_rate * factor(step)
+        batch = task.collate([running.train.examples[row] for row in rows], epoch)
+        loss = task.loss(model, batch) / batch.weight
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), 0.5)
+        optimizer.step()
+        yield loss.item(), norm.item()
+
+
 # --- the events -----------------------------------------------------------------------------------
 
 
@@ -271,6 +322,9 @@ def test_the_best_is_kept_and_not_the_last(prepare: Prepare, tmp_path: Path) -> 
     give_scores(running, [5.0, 3.0, 3.0, 4.0, 3.5, 3.1])
     _, completed = finish(running)
     assert completed.result["best_step"] == 4
+    session = open_run("text", str(tmp_path / "run"), model=None, tokenizer=None, runtime=running.run.runtime)
+    dev = running.dev.examples
+    assert completed.result["scores"] == session.task.evaluate(session.model, dev, dev, 8).scores
     short = Running(prepare(**steady, max_steps=4), tmp_path / "short")
     give_scores(short, [5.0, 3.0])
     finish(short)
@@ -508,9 +562,12 @@ def test_the_loss_scale_is_resumed(prepare: Prepare, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_recomputation_gives_the_same_bytes(
-    method: str, prepare: Prepare, reference: Reference, tmp_path: Path
+    method: str, prepare: Prepare, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recomputed, whole = itertools.count(), model_module.checkpoint
+    monkeypatch.setattr(model_module, "checkpoint", lambda *a, **k: (next(recomputed), whole(*a, **k))[1])
     train(prepare(method=method, grad_checkpoint=True), tmp_path / "run")
+    assert next(recomputed) == 12 * 2  # steps times blocks; evaluations keep nothing anyway
     assert_same_run(tmp_path / "run", reference(prepare(method=method))[0])
 
 

@@ -358,22 +358,30 @@ def test_dropout_acts_in_training_alone() -> None:
         assert not torch.allclose(model(ids), model(ids))
 
 
-@pytest.mark.parametrize("part", ["drop", "h.0.drop", "h.0.attn.dropout"])
-def test_dropout_acts_on_embeddings_residuals_and_attention(part: str) -> None:
-    """Each of the three places, with the others switched off."""
+@pytest.mark.parametrize(
+    ("part", "silent"),
+    [
+        ("drop.p", None),
+        ("h.0.attn.dropout", None),
+        ("h.0.drop.p", "h.0.mlp.c_proj"),  # what is left is the attention's path
+        ("h.0.drop.p", "h.0.attn.c_proj"),
+    ],
+)
+def test_dropout_acts_on_embeddings_attention_and_both_residuals(part: str, silent: str | None) -> None:
+    """Each of the four places, with the others switched off."""
     model, ids = fresh(dropout=0.3).train(), random_ids(TINY, 2, 20)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "dropout"):
             module.dropout = 0.0
-    owner, _, name = part.rpartition(".")
-    module = model.get_submodule(owner)
-    if name == "dropout":
-        module.dropout = 0.3
-    else:
-        getattr(module, name).p = 0.3
+    if silent:
+        for value in model.get_submodule(silent).parameters():
+            value.data.zero_()
     with torch.no_grad():
+        assert torch.equal(model(ids), model(ids))
+        owner, _, name = part.rpartition(".")
+        setattr(model.get_submodule(owner), name, 0.3)
         assert not torch.allclose(model(ids), model(ids))
 
 
