@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
 from explora.commands._scores import show_scores
-from explora.core.config import DataConfig, RuntimeConfig
-from explora.core.registry import TASKS
+from explora.core.config import resolve
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -78,46 +77,32 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     encoding = o.given({"template": template, "label_words": label_words, "max_length": max_length})
-    check_encoding(task, encoding)
+    given = o.given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
+    machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
+    asked, _ = resolve(task, encoding | given | machine)
     if task == "text":
         encoding.setdefault("max_length", WHOLE_CONTEXT)
-    runtime = runtime_option(o.given({"device": device, "amp": amp or "off", "threads": threads}))
 
     from explora.core.evaluation import recorded_data, score, write_predictions
+    from explora.core.runtime import resolve_runtime
     from explora.core.session import default_source, open_run
 
+    runtime = resolve_runtime(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
     source = Path(run) if run is not None else default_source(task)
     trained_on = recorded_data(source)
-    given = o.given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
-    config = DataConfig(**given) if data is not None else dataclasses.replace(trained_on, **given)
+    config = asked.data if data is not None else dataclasses.replace(trained_on, **given)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
     scored = score(session, config, trained_on, split, batch_size or BATCH_SIZE)
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
+    if json:
+        console.result_json(scored.to_json(session))
+    else:
+        _show(scored, predictions is None)
     if predictions is not None:
         write_predictions(predictions, session, scored.evaluation)
         console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
-    if json:
-        console.result_json(scored.to_json(session))
-        return
-    _show(scored, predictions is None)
-
-
-def check_encoding(task: str, given: dict[str, Any]) -> None:
-    """Refuse a template for a task that has none."""
-    if TASKS[task].defaults.get("template") is None and {"template", "label_words"} & given.keys():
-        raise UsageError(f"{task} has no template", "templates and label words belong to paraphrase")
-
-
-def runtime_option(given: dict[str, Any]) -> RuntimeConfig:
-    """Return the resolved runtime."""
-    from explora.core.runtime import resolve_runtime
-
-    config = RuntimeConfig(**given)
-    if config.amp not in ("auto", "off", "bf16", "fp16"):
-        raise UsageError(f"amp {config.amp!r} is not one of auto, off, bf16, fp16")
-    return resolve_runtime(config)
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

@@ -15,8 +15,8 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.commands.eval import runtime_option
-from explora.core.config import DataConfig
+from explora.core.config import DataConfig, resolve
+from explora.core.textfile import name_of, what_is_wrong
 from explora.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 SONNET_LINES = 14
 DEFAULT_SEED = 11711
+STDIN = name_of("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +143,13 @@ def generate(
         repetition_penalty=1.0 if repetition_penalty is None else repetition_penalty,
         greedy=greedy,
     )
-    runtime = runtime_option(o.given({"device": device, "amp": amp or "off", "threads": threads}))
+    machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
+    asked_for, _ = resolve(task, machine | {"seed": seed})
 
-    from explora.core.runtime import DTYPES
+    from explora.core.runtime import DTYPES, resolve_runtime
     from explora.core.session import merge_in_memory, open_run
 
+    runtime = resolve_runtime(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)
     if session.model.score is not None:
@@ -184,7 +187,7 @@ def _prompts(prompt: str | None, data: str | None, session: Session) -> Iterator
         return
     for number, line in enumerate(_stdin_lines(), start=1):
         if line.strip():
-            yield Asked(text=_text_of(line, number), file="stdin", line=number)
+            yield Asked(text=_text_of(line, number), file=STDIN, line=number)
 
 
 def _stdin_lines() -> Iterator[str]:
@@ -192,11 +195,15 @@ def _stdin_lines() -> Iterator[str]:
         console.note("reading prompts, one a line; end with Ctrl-D")
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         try:
-            yield raw.decode("utf-8").rstrip("\r\n")
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt
         except UnicodeDecodeError as error:
             raise DataError(
-                f"not UTF-8: {error.reason}", "convert it with iconv", file="stdin", line=number
+                f"byte 0x{error.object[error.start]:02X} is not UTF-8",
+                "convert it: iconv -f LATIN1 -t UTF-8",
+                file=STDIN,
+                line=number,
             ) from None
+        yield line.rstrip("\r\n")
 
 
 def _text_of(line: str, number: int) -> str:
@@ -206,17 +213,15 @@ def _text_of(line: str, number: int) -> str:
     try:
         value = jsonlib.loads(line)
         text = value["prompt"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, RecursionError):
         raise DataError(
             "a line that starts with { should be a JSON object with `prompt`",
             '{"prompt": "first line\\nsecond line\\n"}',
-            file="stdin",
+            file=STDIN,
             line=number,
         ) from None
     if not isinstance(text, str):
-        raise DataError(
-            f"prompt should be a string, not {text!r}", file="stdin", line=number, column="prompt"
-        )
+        raise DataError(f"prompt should be a string, not {text!r}", file=STDIN, line=number, column="prompt")
     return text
 
 
@@ -225,6 +230,8 @@ def _make_prompt(session: Session, asked: Asked, seed: int) -> Any:
 
     if not asked.text.strip():
         raise DataError("the prompt is empty", "give at least a word", file=asked.file, line=asked.line)
+    if wrong := what_is_wrong(asked.text):
+        raise DataError(wrong, file=asked.file, line=asked.line)
     ids = session.task.prompt_ids(asked.text)
     check_prompt(ids, session.model.shape.n_positions, asked.file, asked.line)
     if session.task_name != "sonnet":
@@ -248,7 +255,8 @@ def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_to
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):
             console.result(text[len(shown) :], end="")
             shown = text
-    console.result("" if shown.endswith("\n") else "\n", end="")
+    rest = tokenizer.decode(ids)[len(shown) :]
+    console.result(rest if (shown + rest).endswith("\n") else rest + "\n", end="")
 
 
 def _answer(
