@@ -1,0 +1,358 @@
+"""`explora generate`: prompts in, continuations out, in order; what a seed promises; how it streams."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from explora.core.model import GPT2
+from explora.core.running import Running
+from explora.core.tokenizer import load_tokenizer
+from explora.core.weights import write_model
+from tests.tiny_models import SHAPE, finish, randomise, tiny_run
+
+Stdin = Callable[[str | bytes], None]
+SHORT = ("--max-new-tokens", "12")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of a few steps for each of these tasks."""
+    folder = tmp_path_factory.mktemp("trained") / "runs"
+    for task in ("sonnet", "text", "sentiment"):
+        finish(Running(tiny_run(tiny_base, tiny_data, task, max_steps=1), folder / task))
+    return folder
+
+
+@pytest.fixture
+def here(runs: Path, tmp_path: Path) -> None:
+    """The runs as runs/TASK of the folder that commands run in."""
+    (tmp_path / "runs").symlink_to(runs)
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Stdin:
+    def feed(content: str | bytes) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+
+    return feed
+
+
+@pytest.fixture(scope="module")
+def poet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that writes short lines: after anything a letter or a line break, with even odds."""
+    tokenizer, model = load_tokenizer(tiny_base), randomise(GPT2(SHAPE))
+    with torch.no_grad():
+        model.ln_f.weight.zero_()
+        model.ln_f.bias.zero_()
+        model.ln_f.bias[0] = 1
+        model.wte.weight[:, 0] = -30
+        for character in "a\n":
+            (token,) = tokenizer.encode(character)
+            model.wte.weight[token, 0] = 1
+    folder = tmp_path_factory.mktemp("poet") / "base"
+    write_model(folder, model.state_dict(), SHAPE, tokenizer)
+    return folder
+
+
+def texts(objects: list[dict[str, Any]]) -> list[str]:
+    return [item["text"] for item in objects]
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def test_the_text_is_the_prompt_with_its_continuation(explora, check_schema, here: None) -> None:
+    done = explora("generate", "text", "--prompt", "The lamp", *SHORT, "--json")
+    (value,) = done.objects
+    check_schema("generate", value)
+    assert (value["prompt"], value["tokens"], value["seed"]) == ("The lamp", 12, 11711)
+    assert value["tokens_per_second"] > 0
+    plain = explora("generate", "text", "--prompt", "The lamp", *SHORT)
+    assert plain.out == "The lamp" + value["text"].rstrip("\n") + "\n"
+    assert plain.err == done.err == "runs/text on " + done.err.partition(" on ")[2]
+    assert len(done.err.splitlines()) == 1
+
+
+def test_quiet_leaves_the_result_alone(explora, here: None) -> None:
+    done = explora("generate", "text", "--prompt", "The lamp", *SHORT, "-q")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("The lamp")
+
+
+LINES = ["The lamp", "a much longer prompt about the keeper of the light", "x", "two words", "the gale blew"]
+
+
+def test_prompts_come_from_standard_input_and_keep_their_order(
+    explora, check_schema, here: None, stdin: Stdin
+) -> None:
+    stdin("\n".join(LINES) + "\n")
+    done = explora("generate", "text", "--prompt", "-", *SHORT, "--batch-size", "2", "--json")
+    for value in done.objects:
+        check_schema("generate", value)
+    assert [value["prompt"] for value in done.objects] == LINES
+    assert [value["seed"] for value in done.objects] == [11711 + i for i in range(5)]
+    stdin("\n".join(LINES))
+    at_once = explora("generate", "text", "--prompt", "-", *SHORT, "--json")
+    assert texts(at_once.objects) == texts(done.objects)
+
+
+def test_many_prompts_are_answered_in_portions(
+    explora, here: None, stdin: Stdin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin("\n".join(LINES))
+    whole = explora("generate", "text", "--prompt", "-", "--num", "2", *SHORT, "--json").objects
+    monkeypatch.setattr("explora.commands.generate.AT_ONCE", 2)
+    stdin("\n".join(LINES))
+    portions = explora("generate", "text", "--prompt", "-", "--num", "2", *SHORT, "--json").objects
+    assert [(v["prompt"], v["seed"], v["text"]) for v in portions] == [
+        (v["prompt"], v["seed"], v["text"]) for v in whole
+    ]
+
+
+def test_a_json_line_may_hold_several_lines(explora, here: None, stdin: Stdin) -> None:
+    prompts = ["one\ntwo\n", "plain", "{braces}", "naïve 雨"]
+    lines = [json.dumps({"prompt": prompts[0], "other": 1}), "plain", json.dumps({"prompt": prompts[2]})]
+    stdin("\n\n".join([*lines, json.dumps({"prompt": prompts[3]}, ensure_ascii=False)]) + "\r\n")
+    done = explora("generate", "text", "--prompt", "-", *SHORT, "--json")
+    assert [value["prompt"] for value in done.objects] == prompts
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(explora, here: None, stdin: Stdin) -> None:
+    for content in ("The lamp\n", '{"prompt": "The lamp"}\n'):
+        stdin(b"\xef\xbb\xbf" + content.encode())
+        assert (
+            explora("generate", "text", "--prompt", "-", *SHORT, "--json").objects[0]["prompt"] == "The lamp"
+        )
+
+
+def test_no_prompts_are_no_answers(explora, here: None, stdin: Stdin) -> None:
+    stdin("\n  \n")
+    done = explora("generate", "text", "--prompt", "-", "--json")
+    assert (done.code, done.out) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('fine\n{"prompt": \n', "<stdin>:2: a line that starts with { should be a JSON object"),
+        ('fine\n\n{"text": "x"}\n', "<stdin>:3: a line that starts with {"),
+        ('{"prompt": 3}\n', "<stdin>:1: column prompt: prompt should be a string, not 3"),
+        ('{"prompt": "  "}\n', "<stdin>:1: the prompt is empty"),
+        ('{"prompt": "a\\u0000b"}\n', "<stdin>:1: a NUL byte"),
+        ('fine\n{"prompt": "\\ud83d"}\n', "<stdin>:2: half a surrogate pair"),
+        ('{"a":' * 100_000 + "\n", "<stdin>:1: a line that starts with {"),
+        (b"fine\nna\xefve\n", "<stdin>:2: byte 0xEF is not UTF-8"),
+        (b"\xff\n", "<stdin>:1: byte 0xFF is not UTF-8"),
+        ("fine\n" + "the lamp " * 100 + "\n", "<stdin>:2: the prompt has "),
+    ],
+    ids=range(10),
+)
+def test_a_bad_line_is_named(explora, here: None, stdin: Stdin, content: str | bytes, told: str) -> None:
+    stdin(content)
+    done = explora("generate", "text", "--prompt", "-", *SHORT, "--json")
+    assert (done.code, done.out) == (1, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("", "--prompt: the prompt is empty"),
+        (" \n", "--prompt: the prompt is empty"),
+        ("the lamp " * 100, "this model reads at most 191 before it writes"),
+        ("half \udcff", "--prompt: half a surrogate pair"),
+    ],
+    ids=range(4),
+)
+def test_a_bad_prompt_is_told(explora, here: None, prompt: str, told: str) -> None:
+    done = explora("generate", "text", "--prompt", prompt)
+    assert (done.code, done.out) == (1, "")
+    assert told in done.err
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_text(explora, here: None) -> None:
+    def generate(*arguments: str) -> str:
+        out = explora("generate", "text", "--prompt", "The lamp", *SHORT, *arguments).out
+        assert isinstance(out, str)
+        return out
+
+    assert generate("--seed", "3") == generate("--seed", "3")
+    assert generate("--seed", "3") != generate("--seed", "4")
+    assert generate("--seed", "3", "--greedy") == generate("--seed", "4", "--greedy")
+    assert generate() == generate("--seed", "11711")
+
+
+def test_the_seed_of_a_sample_gives_that_sample_alone(explora, here: None, stdin: Stdin) -> None:
+    stdin("\n".join(LINES))
+    done = explora("generate", "text", "--prompt", "-", "--num", "3", "--seed", "7", *SHORT, "--json")
+    assert [value["prompt"] for value in done.objects] == [line for line in LINES for _ in range(3)]
+    assert [value["seed"] for value in done.objects] == list(range(7, 22))
+    assert len({*texts(done.objects)[:3]}) == 3
+    for value in done.objects[4], done.objects[-1]:
+        again = explora(
+            "generate", "text", "--prompt", value["prompt"], "--seed", str(value["seed"]), *SHORT, "--json"
+        )
+        assert texts(again.objects) == [value["text"]]
+
+
+def test_every_sampling_option_matters(explora, here: None) -> None:
+    def text(*arguments: str) -> str:
+        done = explora("generate", "text", "--prompt", "The lamp", "--seed", "5", *arguments, "--json")
+        return str(done.objects[0]["text"])
+
+    plain = text(*SHORT)
+    assert text("--top-k", "1", *SHORT) == text("--greedy", *SHORT) != plain
+    for option in (("--temperature", "0.2"), ("--top-k", "2"), ("--top-p", "0.05")):
+        assert text(*option, *SHORT) != plain
+    greedy = text("--greedy", "--max-new-tokens", "40")
+    assert text("--greedy", "--repetition-penalty", "1.8", "--max-new-tokens", "40") != greedy
+    assert greedy.startswith(text("--greedy", "--max-tokens", "5"))
+
+
+# --- sonnets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"), [("first", 14), ("first\n", 13), ("a\nb\nc\n", 11), ("x\n" * 20, 1)]
+)
+def test_a_sonnet_stops_after_fourteen_lines(explora, poet: Path, given: str, lines: int) -> None:
+    done = explora("generate", "sonnet", "--model", str(poet), "--prompt", given, "--num", "5", "--json")
+    assert [text.count("\n") for text in texts(done.objects)] == [lines] * 5
+    assert all(text.endswith("\n") for text in texts(done.objects))
+
+
+def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) -> None:
+    poems = "Poems\n\n1\n\none,\ntwo,\nthree,\nfour\n\n2\n\nfive,\nsix\n"
+    (tmp_path / "poems.txt").write_text(poems, encoding="utf-8")
+    done = explora("generate", "sonnet", "--data", "poems.txt", *SHORT, "--json")
+    assert [value["prompt"] for value in done.objects] == ["one,\ntwo,\nthree,\n", "five,\nsix\n"]
+    plain = explora("generate", "sonnet", "--data", "poems.txt", *SHORT)
+    whole = [value["prompt"] + value["text"].rstrip("\n") + "\n\n" for value in done.objects]
+    assert plain.out == "".join(whole)
+
+
+# --- streaming ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["text", "sonnet"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_terminal_sees_the_same_text_piece_by_piece(
+    explora, here: None, monkeypatch: pytest.MonkeyPatch, task: str, seed: int
+) -> None:
+    """A random model writes broken characters too: they must not get lost or doubled."""
+    arguments = ("generate", task, "--prompt", "The lamp\n", "--seed", str(seed), "-t", "1.5")
+    at_once = explora(*arguments, "--max-new-tokens", "60").out
+    pieces: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        write = sys.stdout.write
+        patch.setattr(sys.stdout, "write", lambda text: pieces.append(text) or write(text))
+        streamed = explora(*arguments, "--max-new-tokens", "60").out
+    from explora.console import clean
+
+    assert streamed == clean(at_once)
+    assert len(pieces) > 20
+
+
+def test_json_and_several_samples_do_not_stream(explora, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    done = explora("generate", "text", "--prompt", "The lamp", *SHORT, "--json")
+    assert len(done.objects) == 1
+    done = explora("generate", "text", "--prompt", "The lamp", *SHORT, "--num", "2")
+    assert done.out.count("The lamp") == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "explora", "generate", "text", str(runs / "text"), "--json", "-q"]
+    command += ["--prompt", "-", "--num", "40", "--max-new-tokens", "3"]
+    started = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    assert started.stdin is not None
+    assert started.stdout is not None
+    assert started.stderr is not None
+    started.stdin.write("The lamp\n" * 200)
+    started.stdin.close()
+    assert json.loads(started.stdout.readline())["prompt"] == "The lamp"
+    started.stdout.close()
+    assert started.stderr.read() == ""
+    assert started.wait(timeout=60) == 141
+    started.stderr.close()
+
+
+# --- what cannot be -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ("text", 2, "give --prompt TEXT, --prompt - or --data FILE"),
+        ("text --prompt x --data y", 2, "give --prompt TEXT"),
+        ("sentiment --prompt x", 2, "classifies, it does not write"),
+        ("text runs/sonnet --prompt x", 1, "was trained for sonnet, not for text"),
+        ("text --prompt x --temperature 0", 2, "temperature must be a positive number"),
+        ("text --prompt x --temperature nan", 2, "temperature must be a positive number"),
+        ("text --prompt x --top-p 1.5", 2, "top_p must be in (0, 1]"),
+        ("text --prompt x --top-k 0", 2, "top_k must be at least 1"),
+        ("text --prompt x --repetition-penalty 0", 2, "repetition_penalty must be a positive number"),
+        ("text --prompt x --num 0", 2, "--num"),
+        ("text --prompt x --max-new-tokens 0", 2, "--max-new-tokens"),
+        ("text --prompt x --seed -1", 2, "--seed"),
+        (f"text --prompt x --seed {2**64}", 2, "seed must be below 2^63"),
+        ("text --prompt x --batch-size 0", 2, "batch-size must be at least 1"),
+        ("text --prompt x --threads -1", 2, "threads must be at least 1"),
+        ("text --prompt x --amp fp8", 2, "amp 'fp8' is not one of"),
+        ("sonnet --data none.txt", 1, "none.txt: no such file"),
+        ("poems --prompt x", 2, "no task 'poems'"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    explora, here: None, arguments: str, code: int, told: str
+) -> None:
+    done = explora("generate", *arguments.split())
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_data_is_for_poems_and_text(explora, tiny_base: Path) -> None:
+    done = explora("generate", "paraphrase", "--model", str(tiny_base), "--data", "pairs.csv")
+    assert (done.code, done.out) == (2, "")
+    assert "paraphrase takes --prompt" in done.err
+
+
+def test_the_largest_seed_still_draws(explora, here: None) -> None:
+    seed = str(2**63 - 1)
+    done = explora("generate", "text", "--prompt", "x", "--num", "2", "--seed", seed, *SHORT, "--json")
+    assert [value["seed"] for value in done.objects] == [2**63 - 1, 2**63]
+
+
+def test_adapters_give_the_same_text_merged_and_beside_the_base(
+    explora, runs: Path, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generation merges in memory; the text is that of the model with its adapters."""
+    merged = explora("generate", "sonnet", "--prompt", "The lamp\n", "--json").objects
+    monkeypatch.setattr("explora.core.session.merge_in_memory", lambda session, dtype: None)
+    beside = explora("generate", "sonnet", "--prompt", "The lamp\n", "--json").objects
+    assert texts(merged) == texts(beside)
