@@ -384,16 +384,19 @@ def test_options_that_agree_are_no_obstacle(explora: Callable[..., Any], words: 
     assert explora(*words, "--resume").code == 0
 
 
+# Ctrl-C reaches the process even where whoever started the tests ignores it.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    """Start the command in a process of its own, which Ctrl-C reaches even where the tests ignore it."""
-    command = [sys.executable, "-m", "explora", *words, "-o", str(folder)]
+    """Start the command in a process of its own."""
+    code = f"{LISTENING}; from explora.cli import entry; entry()"
     return subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, *words, "-o", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
