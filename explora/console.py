@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TextIO
 
+from explora.core.recording import finite
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CLEAR_LINE = "\r\x1b[K"
 _RED, _YELLOW, _DIM = "31", "33", "2"
@@ -74,7 +76,7 @@ def result(text: str, end: str = "\n") -> None:
 
 def result_json(value: Mapping[str, Any]) -> None:
     """Write one JSON object on one line; NaN and infinity, which JSON does not have, become null."""
-    result(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    result(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -85,16 +87,6 @@ def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         cells = [line[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         result("  ".join(cells).rstrip())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 # --- stderr: everything else ----------------------------------------------------------------------

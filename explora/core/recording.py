@@ -30,20 +30,20 @@ def write_record(folder: Path, record: Record) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     value = {
         "config": record.run.to_json(),
-        "result": _finite(record.result),
-        "machine": _finite(record.machine),
+        "result": finite(record.result),
+        "machine": finite(record.machine),
     }
     partial = folder / (RECORD_FILE + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(folder / RECORD_FILE)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -109,7 +109,7 @@ class MetricsLog:
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
         with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+            out.write(json.dumps(finite(values), allow_nan=False) + "\n")
 
 
 def _step(line: str) -> float:

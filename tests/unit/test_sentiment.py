@@ -127,21 +127,21 @@ def test_probabilities_and_loss_are_softmax_of_these_logits(
     make: Make, model: GPT2, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
-    rows = [f'{{"sentence": "{text}", "label": {i % CLASSES}}}' for i, text in enumerate(TEXTS)]
+    rows = [f'{{"sentence": "{text}", "label": {(i + 1) % CLASSES}}}' for i, text in enumerate(TEXTS)]
     file.write_text("\n".join(rows), encoding="utf-8")
     task = make(LABELS)
     examples = task.read(str(file), DataConfig()).examples
     logits = their_logits(model, [example.ids for example in examples], tokenizer.eos)
     torch.testing.assert_close(task.probabilities(model, examples, 2), logits.softmax(-1))
-    expected = nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3, 0]), reduction="sum")
+    expected = nn.functional.cross_entropy(logits, torch.tensor([1, 2, 3, 0, 1]), reduction="sum")
     loss = task.loss(model, task.collate(examples, 0)).detach()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     evaluation = task.evaluate(model, examples, [], 2)
     answers = [task.labels[i] for i in logits.argmax(-1).tolist()]
     assert [item["prediction"] for item in evaluation.predictions] == answers
-    assert [item["label"] for item in evaluation.predictions] == ["0", "1", "2", "3", "0"]
+    assert [item["label"] for item in evaluation.predictions] == ["1", "2", "3", "0", "1"]
     assert evaluation.scores is not None
-    right = sum(a == b for a, b in zip(answers, ["0", "1", "2", "3", "0"], strict=True))
+    right = sum(a == b for a, b in zip(answers, ["1", "2", "3", "0", "1"], strict=True))
     assert evaluation.scores["accuracy"] == pytest.approx(right / 5)
     assert evaluation.floors["accuracy"] == pytest.approx(2 / 5)
     assert "positive_f1" not in evaluation.scores
