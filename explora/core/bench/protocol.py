@@ -32,9 +32,10 @@ def ask(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = [sys.executable, "-P", "-m", module]
     pipe = subprocess.PIPE
-    # A session of its own: Ctrl-C in a terminal reaches us alone, and we end the process.
+    # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a session:
+    # Linux schedules each session as one competitor, and would forget the priority that we were given.
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0
     ) as process:
         try:
             out, err = process.communicate(json.dumps(request))
