@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from explora.core.config import DataConfig, RuntimeConfig, TrainRun, fit_learning_rate, resolve
+from explora.core.config import DataConfig, RuntimeConfig, TrainRun
 from explora.core.evaluation import recorded_data, score
 from explora.core.generation import Prompt
 from explora.core.generation import generate as continue_prompts
+from explora.core.opening import default_source, open_run
+from explora.core.resolving import fit_learning_rate, resolve
 from explora.core.running import Completed, Event, Running, check_folder
 from explora.core.runtime import resolve_runtime
 from explora.core.sampling import SamplingConfig
-from explora.core.session import Session, default_source, open_run
+from explora.core.session import Session
 from explora.core.sources import shape_of
 from explora.core.tasks.contract import Evaluation
 

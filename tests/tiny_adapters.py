@@ -16,9 +16,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 from explora.core.adapters import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
 from explora.core.checkpoint import trained_tensors
-from explora.core.config import EncodingConfig, MethodConfig, RuntimeConfig, resolve
+from explora.core.config import EncodingConfig, MethodConfig, RuntimeConfig
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, Shape, load_implementation
+from explora.core.resolving import resolve
 from explora.core.tokenizer import train_tokenizer
 from explora.core.weights import base_digest, load_model, open_base
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from explora.core.config import TrainRun, resolve
+from explora.core.config import TrainRun
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, TASKS, Shape
+from explora.core.resolving import resolve
 from explora.core.running import Completed, Event, Running
 from explora.core.tokenizer import train_tokenizer
 from explora.core.weights import write_model

@@ -10,8 +10,9 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.core.config import TrainRun, resolve
+from explora.core.config import TrainRun
 from explora.core.registry import METHODS, TASKS
+from explora.core.resolving import resolve
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

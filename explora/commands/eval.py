@@ -11,7 +11,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._scores import show_scores
-from explora.core.config import resolve
+from explora.core.resolving import resolve
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def evaluate(
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
     from explora.core.evaluation import recorded_data, score, write_predictions
+    from explora.core.opening import default_source, open_run
     from explora.core.runtime import resolve_runtime
-    from explora.core.session import default_source, open_run
 
     runtime = resolve_runtime(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)

@@ -15,7 +15,8 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.core.config import DataConfig, resolve
+from explora.core.config import DataConfig
+from explora.core.resolving import resolve
 from explora.core.textfile import name_of, what_is_wrong
 from explora.errors import DataError, UsageError
 
@@ -146,8 +147,9 @@ def generate(
     machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
     asked_for, _ = resolve(task, machine | {"seed": seed})
 
+    from explora.core.opening import open_run
     from explora.core.runtime import DTYPES, resolve_runtime
-    from explora.core.session import merge_in_memory, open_run
+    from explora.core.session import merge_in_memory
 
     runtime = resolve_runtime(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")

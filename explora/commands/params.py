@@ -9,9 +9,10 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.core.adapters import Header
-from explora.core.config import TrainRun, foreign_settings, resolve
+from explora.core.config import TrainRun, foreign_settings
 from explora.core.counting import SENTIMENT_CLASSES, Count, count, head_classes
 from explora.core.registry import METHODS, TASKS, Shape
+from explora.core.resolving import resolve
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.

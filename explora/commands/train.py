@@ -14,10 +14,11 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._scores import show_scores
-from explora.core.config import TrainRun, fit_learning_rate, resolve, settings_of
+from explora.core.config import TrainRun, settings_of
 from explora.core.counting import count, head_classes
 from explora.core.recording import read_config, read_losses
 from explora.core.registry import Shape
+from explora.core.resolving import fit_learning_rate, resolve
 from explora.errors import Interrupted, UsageError, did_you_mean
 
 if TYPE_CHECKING:

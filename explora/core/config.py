@@ -1,8 +1,7 @@
 """What a run is: one frozen dataclass per concern, their sum `TrainRun`, an exact JSON round trip.
 
 Field names are unique across the concerns, so an option, a key of a config file and a task default
-all name a setting by its field name alone. Precedence: option > config file > default of the task for
-that method > default of the field.
+all name a setting by its field name alone. `resolving` says which of them wins.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from explora.core.registry import EMBEDDED, METHODS, TARGETS, TASKS, Shape
+from explora.core.registry import EMBEDDED, METHODS, TARGETS, Shape
 from explora.errors import UsageError, did_you_mean
 
 
@@ -132,7 +131,6 @@ CONCERNS: dict[str, type[Any]] = {
     "runtime": RuntimeConfig,
 }
 
-DEFAULTS_WIDTH = 768  # the width (n_embd) that the registry's learning rates are for
 SEEDS = 2**63  # what every generator takes
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -158,7 +156,7 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise UsageError(f"{where} should be an object, not {value!r}")
         hints = typing.get_type_hints(kind)
-        _refuse_unknown(value, hints, where)
+        refuse_unknown(value, hints, where)
         _require(value, kind, where)
         return kind(**{name: _from_plain(hints[name], v, f"{where}.{name}") for name, v in value.items()})
     arguments = typing.get_args(kind)
@@ -183,7 +181,8 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _refuse_unknown(keys: typing.Iterable[str], known: typing.Iterable[str], where: str) -> None:
+def refuse_unknown(keys: typing.Iterable[str], known: typing.Iterable[str], where: str) -> None:
+    """Raise UsageError, with the nearest known one, for a key that is not known."""
     for key in keys:
         if key not in known:
             raise UsageError(f"{where} has no setting {key!r}{did_you_mean(key, known)}")
@@ -196,7 +195,8 @@ def _require(value: Mapping[str, Any], kind: Any, where: str) -> None:
             raise UsageError(f"{where} does not say its {item.name}")
 
 
-def _field_names(kind: type[Any]) -> list[str]:
+def field_names(kind: type[Any]) -> list[str]:
+    """Return the settings of a concern."""
     return [item.name for item in dataclasses.fields(kind)]
 
 
@@ -206,7 +206,7 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
     flat["from_scratch"] = run.from_scratch
     for concern, kind in CONCERNS.items():
         part = getattr(run, concern)
-        flat |= {name: getattr(part, name) for name in _field_names(kind)}
+        flat |= {name: getattr(part, name) for name in field_names(kind)}
     return flat
 
 
@@ -223,78 +223,11 @@ def settings_in(value: Mapping[str, Any]) -> dict[str, Any]:
 def foreign_settings(method: str, names: typing.Iterable[str]) -> list[str]:
     """Return which of these settings belong to other methods than this one."""
     own = {"method", *METHODS[method].settings} if method in METHODS else {"method"}
-    return [name for name in names if name in _field_names(MethodConfig) and name not in own]
+    return [name for name in names if name in field_names(MethodConfig) and name not in own]
 
 
-def resolve(
-    task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None = None
-) -> tuple[TrainRun, dict[str, str]]:
-    """Combine options, the settings of a config file and the defaults of task and method into a TrainRun.
-
-    `options` holds only what the user gave, by field name, `from_file` what the file names. Returns the
-    run and, by field name, where each value came from. Raises UsageError for what cannot be.
-    """
-    row, from_file = TASKS[task], from_file or {}
-    method = options.get("method", from_file.get("method", "lora"))
-    _refuse_pointless(task, method, options)
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("option", options),
-        ("config file", from_file),
-        (f"{task} with {method}", row.by_method.get(method, {})),
-        (task, row.defaults),
-    ]
-    _refuse_unknown(options, settings_of(TrainRun(task=task)), "the command")
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for name in settings_of(TrainRun(task=task)):
-        found = next(((origin, layer[name]) for origin, layer in layers if name in layer), None)
-        if found is None:
-            origins[name] = "default"
-            continue
-        origins[name], values[name] = found
-    parts = {
-        concern: kind(**{n: values[n] for n in _field_names(kind) if n in values})
-        for concern, kind in CONCERNS.items()
-    }
-    whole = {name: values[name] for name in ("model", "tokenizer", "from_scratch") if name in values}
-    run = TrainRun(task=task, **whole, **parts)
-    validate(run)
-    return run, origins
-
-
-def fit_learning_rate(
-    run: TrainRun, origins: Mapping[str, str], width: int
-) -> tuple[TrainRun, dict[str, str]]:
-    """Fit a default learning rate, made for GPT-2's width of 768, to a base of another width.
-
-    Adam's best rate goes as 1 / width (Yang et al. 2022, table 3). A rate that somebody gave stays.
-    """
-    if origins["learning_rate"] in ("option", "config file") or width == DEFAULTS_WIDTH:
-        return run, dict(origins)
-    rate = float(f"{run.optimizer.learning_rate * DEFAULTS_WIDTH / width:.2g}")
-    fitted = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
-    return fitted, {**origins, "learning_rate": f"{origins['learning_rate']}, for a width of {width}"}
-
-
-def _refuse_pointless(task: str, method: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError for an option that this task or this method would ignore."""
-    row = TASKS[task]
-    if method in row.refused:
-        raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
-    for name in foreign_settings(method, options):
-        users = [other for other, known in METHODS.items() if name in known.settings]
-        raise UsageError(
-            f"{method} has no {_spelled(name)}: that belongs to {', '.join(users)}",
-            "leave it out, or train with --lora R",
-        )
-    for name in ("template", "label_words"):
-        if name in options and name not in row.defaults:
-            raise UsageError(
-                f"{task} has no {_spelled(name)}", "templates and label words belong to paraphrase"
-            )
-
-
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
+    """Return a setting's name as options spell it."""
     return name.replace("_", "-")
 
 
@@ -314,13 +247,13 @@ def validate(run: TrainRun) -> None:
     }  # fmt: skip
     for name, least in at_least.items():
         if flat[name] is not None and not least <= flat[name] < float("inf"):
-            raise UsageError(f"{_spelled(name)} must be at least {least:g}, not {flat[name]!r}")
+            raise UsageError(f"{spelled(name)} must be at least {least:g}, not {flat[name]!r}")
     for name in ("lora_dropout", "dropout", "warmup", "beta1", "beta2"):
         if not 0 <= flat[name] < 1:
-            raise UsageError(f"{_spelled(name)} must be in [0, 1), not {flat[name]!r}")
+            raise UsageError(f"{spelled(name)} must be in [0, 1), not {flat[name]!r}")
     for name in ("learning_rate", "alpha"):
         if flat[name] is not None and not 0 < flat[name] < float("inf"):
-            raise UsageError(f"{_spelled(name)} must be a positive number, not {flat[name]!r}")
+            raise UsageError(f"{spelled(name)} must be a positive number, not {flat[name]!r}")
     if run.training.seed >= SEEDS:
         raise UsageError(f"seed must be below 2^63, not {run.training.seed}")
     _validate_layers(run.method.layers)

@@ -23,8 +23,9 @@ from explora.core.adapters import is_adapter, read_header
 from explora.core.batching import pad
 from explora.core.config import RuntimeConfig
 from explora.core.model import GPT2
+from explora.core.opening import open_run
 from explora.core.recording import RECORD_FILE
-from explora.core.session import FULL_HEADER, Session, merge_in_memory, open_run, write_trained_model
+from explora.core.session import FULL_HEADER, Session, merge_in_memory, write_trained_model
 from explora.core.sources import CONFIG
 from explora.errors import AdapterError, UsageError
 

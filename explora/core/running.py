@@ -16,13 +16,7 @@ from explora.core.documents import read_documents
 from explora.core.measure import describe_machine, peak_memory_bytes
 from explora.core.model_card import write_card
 from explora.core.recording import RECORD_FILE, MetricsLog, Record, read_record, write_record
-from explora.core.session import (
-    Session,
-    load_run_tokenizer,
-    open_for_training,
-    restore_trained,
-    save_trained,
-)
+from explora.core.session import Session, load_run_tokenizer, open_for_training, restore_trained, save_trained
 from explora.core.tasks.contract import Evaluation, Split
 from explora.core.tokenizer import Tokenizer, train_tokenizer
 from explora.core.training import (

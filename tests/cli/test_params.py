@@ -12,9 +12,9 @@ import torch
 
 from explora.core.adapters import ADAPTER_FILE, Header, write_adapter
 from explora.core.checkpoint import trained_tensors
-from explora.core.config import resolve
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, Shape, load_implementation
+from explora.core.resolving import resolve
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=16, vocab_size=30)
 

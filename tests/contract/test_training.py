@@ -20,6 +20,7 @@ from explora.core import model as model_module
 from explora.core.batching import epoch_batches
 from explora.core.config import DataConfig, TrainRun
 from explora.core.model import GPT2
+from explora.core.opening import open_run
 from explora.core.optimizing import schedule_factor
 from explora.core.recording import read_record
 from explora.core.registry import METHODS, Shape
@@ -34,7 +35,6 @@ from explora.core.running import (
     StepDone,
     check_folder,
 )
-from explora.core.session import open_run
 from explora.core.training import Training
 from explora.errors import DataError, TrainingError, UsageError
 from tests.tiny_models import PAIRS, finish, tiny_run

@@ -19,7 +19,7 @@ from explora.core.config import MethodConfig
 from explora.core.merging import PROBE, Merged, merge_run
 from explora.core.methods.lora import LoRALinear
 from explora.core.model import Conv1D
-from explora.core.session import open_run
+from explora.core.opening import open_run
 from explora.core.tokenizer import load_tokenizer
 from explora.core.weights import WEIGHTS
 from explora.errors import AdapterError, UsageError

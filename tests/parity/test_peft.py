@@ -16,7 +16,7 @@ from torch import Tensor
 
 from explora.core.adapters import ADAPTER_FILE, CONFIG_FILE
 from explora.core.config import MethodConfig
-from explora.core.session import open_run
+from explora.core.opening import open_run
 from tests.tiny_adapters import (
     IN_FP32,
     SHAPE,

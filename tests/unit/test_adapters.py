@@ -36,8 +36,9 @@ from explora.core.adapters import (
 )
 from explora.core.checkpoint import trained_tensors
 from explora.core.config import EncodingConfig, MethodConfig
+from explora.core.opening import open_run
 from explora.core.registry import METHODS, TASKS
-from explora.core.session import Session, open_run
+from explora.core.session import Session
 from explora.errors import AdapterError
 from tests.tiny_adapters import (
     IN_FP32,

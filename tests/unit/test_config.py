@@ -19,14 +19,13 @@ from explora.core.config import (
     RuntimeConfig,
     TrainingConfig,
     TrainRun,
-    fit_learning_rate,
     foreign_settings,
-    resolve,
     settings_in,
     settings_of,
     validate,
 )
 from explora.core.registry import METHODS, TASKS, Shape
+from explora.core.resolving import fit_learning_rate, resolve
 from explora.errors import UsageError
 
 PAIRS = [(task, method) for task, row in TASKS.items() for method in METHODS if method not in row.refused]

@@ -16,9 +16,10 @@ import pytest
 from explora.core.config import DataConfig, RuntimeConfig, TrainRun
 from explora.core.data import read_table
 from explora.core.evaluation import recorded_data, score, write_predictions
+from explora.core.opening import open_run
 from explora.core.registry import TASKS
 from explora.core.running import Running
-from explora.core.session import Session, open_run
+from explora.core.session import Session
 from explora.core.tasks.contract import Evaluation, Example
 from explora.errors import DataError, UsageError
 from tests.tiny_models import finish, tiny_run

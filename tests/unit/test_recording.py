@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from explora.core.config import resolve
 from explora.core.recording import MetricsLog, Record, read_config, read_record, write_record
+from explora.core.resolving import resolve
 from explora.errors import UsageError
 
 RUN = resolve("paraphrase", {"rank": 3, "template": 'é "{sentence1}" {sentence2}'})[0]

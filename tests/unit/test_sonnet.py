@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from explora.core.config import DataConfig, EncodingConfig, resolve
+from explora.core.config import DataConfig, EncodingConfig
 from explora.core.model import GPT2
 from explora.core.registry import Shape
+from explora.core.resolving import resolve
 from explora.core.tasks.contract import Evaluation, Example, Setting
 from explora.core.tasks.sonnet import GIVEN_LINES, Sonnet
 from explora.core.tokenizer import Tokenizer, load_tokenizer
