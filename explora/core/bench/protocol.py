@@ -32,8 +32,8 @@ def ask(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = [sys.executable, "-P", "-m", module]
     pipe = subprocess.PIPE
-    # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a session:
-    # Linux schedules each session as one competitor, and would forget the priority that we were given.
+    # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a
+    # session: Linux lets sessions compete as wholes, and the priority that we were given would be lost.
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0
     ) as process:
