@@ -20,13 +20,13 @@ _LOAD_CLASSES = """\
     model = PeftModel.from_pretrained(base, "{folder}")
 """
 _LOAD_FULL = """\
-    from transformers import AutoModelForCausalLM  # or AutoModelForSequenceClassification
-    model = AutoModelForCausalLM.from_pretrained("{folder}")
+    from transformers import {model}
+    model = {model}.from_pretrained("{folder}")
 """
 
 
-def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int = 0) -> None:
-    """Write the card; text that came from the user is fenced off as code."""
+def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
+    """Write the card; text that came from the user is fenced off as code. `classes` is the head's, 0 for none."""
     method = run.method
     adapter = f"rank {method.rank}, scale {method.scale:g}, targets {', '.join(method.targets)}"
     lines = [
@@ -72,7 +72,8 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
 
 def _loading(run: TrainRun, folder: Path, classes: int) -> str:
     if run.method.method == "full":
-        return _LOAD_FULL.format(folder=folder)
+        model = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
+        return _LOAD_FULL.format(folder=folder, model=model)
     if run.method.method != "lora":
         return ""
     if classes:

@@ -174,7 +174,8 @@ class Running:
             "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        write_card(self.folder, self.run, result)
+        classes = 0 if session.model.score is None else session.model.score.out_features
+        write_card(self.folder, self.run, result, classes)
         write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
         discard_checkpoint(self.folder / CHECKPOINT)
         return Completed(result=result, evaluation=evaluation)
