@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from explora.console import clean
 from explora.core.model import GPT2
 from explora.core.running import Running
-from explora.core.tokenizer import load_tokenizer
+from explora.core.tokenizer import Tokenizer, load_tokenizer
 from explora.core.weights import write_model
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run
 
@@ -48,21 +49,23 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Stdin:
     return feed
 
 
-@pytest.fixture(scope="module")
-def poet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that writes short lines: after anything a letter or a line break, with even odds."""
-    tokenizer, model = load_tokenizer(tiny_base), randomise(GPT2(SHAPE))
+def write_parrot(folder: Path, base: Path, tokens: Callable[[Tokenizer], list[int]]) -> Path:
+    """Write a base that says these tokens alone, with even odds, whatever it reads."""
+    tokenizer, model = load_tokenizer(base), randomise(GPT2(SHAPE))
     with torch.no_grad():
         model.ln_f.weight.zero_()
         model.ln_f.bias.zero_()
         model.ln_f.bias[0] = 1
         model.wte.weight[:, 0] = -30
-        for character in "a\n":
-            (token,) = tokenizer.encode(character)
-            model.wte.weight[token, 0] = 1
-    folder = tmp_path_factory.mktemp("poet") / "base"
+        model.wte.weight[tokens(tokenizer), 0] = 1
     write_model(folder, model.state_dict(), SHAPE, tokenizer)
     return folder
+
+
+@pytest.fixture(scope="module")
+def poet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that writes short lines."""
+    return write_parrot(tmp_path_factory.mktemp("poet") / "base", tiny_base, lambda t: t.encode("a\n"))
 
 
 def texts(objects: list[dict[str, Any]]) -> list[str]:
@@ -249,6 +252,15 @@ def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) ->
 # --- streaming ------------------------------------------------------------------------------------
 
 
+def pieces_on_a_terminal(explora, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    pieces: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        patch.setattr(sys.stdout, "write", lambda text: pieces.append(text) or len(text))
+        assert explora(*arguments).code == 0
+    return pieces
+
+
 @pytest.mark.parametrize("task", ["text", "sonnet"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_terminal_sees_the_same_text_piece_by_piece(
@@ -257,16 +269,20 @@ def test_a_terminal_sees_the_same_text_piece_by_piece(
     """A random model writes broken characters too: they must not get lost or doubled."""
     arguments = ("generate", task, "--prompt", "The lamp\n", "--seed", str(seed), "-t", "1.5")
     at_once = explora(*arguments, "--max-new-tokens", "60").out
-    pieces: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.stdout, "isatty", lambda: True)
-        write = sys.stdout.write
-        patch.setattr(sys.stdout, "write", lambda text: pieces.append(text) or write(text))
-        streamed = explora(*arguments, "--max-new-tokens", "60").out
-    from explora.console import clean
-
-    assert streamed == clean(at_once)
+    pieces = pieces_on_a_terminal(explora, monkeypatch, *arguments, "--max-new-tokens", "60")
+    assert "".join(pieces) == clean(at_once)
     assert len(pieces) > 20
+
+
+def test_an_unfinished_character_at_the_end_is_not_lost(
+    explora, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first byte of an é, again and again."""
+    base = write_parrot(tmp_path / "base", tiny_base, lambda tokenizer: tokenizer.encode("é")[:1])
+    arguments = ("generate", "text", "--model", str(base), "--prompt", "x", "--max-new-tokens", "3")
+    at_once = explora(*arguments).out
+    assert at_once == "x" + 3 * "\N{REPLACEMENT CHARACTER}" + "\n"
+    assert "".join(pieces_on_a_terminal(explora, monkeypatch, *arguments)) == at_once
 
 
 def test_json_and_several_samples_do_not_stream(explora, here: None, monkeypatch: pytest.MonkeyPatch) -> None:

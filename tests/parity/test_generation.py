@@ -152,7 +152,7 @@ def test_a_batch_gives_what_its_prompts_give_one_by_one(model: GPT2, way: str) -
     assert continued(model, prompts[::-1], WAYS[way], 15) == expected[::-1]
 
 
-@pytest.mark.parametrize("way", ["greedy", "sampled"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_batch_whose_rows_end_at_different_steps_does_too(model: GPT2, way: str) -> None:
     prompts = random_prompts(MIXED)
     (eos,) = {tokens[4] for tokens in one_by_one(model, prompts[:1], WAYS[way], 15)}
