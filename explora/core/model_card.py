@@ -26,7 +26,7 @@ _LOAD_FULL = """\
 
 
 def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
-    """Write the card; text that came from the user is fenced off as code. `classes` is the head's, 0 for none."""
+    """Write the card; text from the user is fenced off as code. `classes` is the width of the head, or 0."""
     method = run.method
     adapter = f"rank {method.rank}, scale {method.scale:g}, targets {', '.join(method.targets)}"
     lines = [
