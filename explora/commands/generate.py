@@ -258,7 +258,8 @@ def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_to
             console.result(text[len(shown) :], end="")
             shown = text
     rest = tokenizer.decode(ids)[len(shown) :]
-    console.result(rest if (shown + rest).endswith("\n") else rest + "\n", end="")
+    if rest or not shown.endswith("\n"):
+        console.result(rest)
 
 
 def _answer(

@@ -89,12 +89,12 @@ def stream(
         drawn = draw(logits, sampling, [generators[row] for row in alive], seen)
         tokens = drawn.tolist()
         yield [(row, token) for row, token in zip(alive, tokens, strict=True) if token != eos]
-        kept = []
+        kept, read = [], cache.lengths.tolist()
         for place, (row, token) in enumerate(zip(alive, tokens, strict=True)):
             left = lines[row]
             if left is not None:
                 left = lines[row] = left - line_breaks(token)
-            room = int(cache.lengths[place]) < model.shape.n_positions
+            room = read[place] < model.shape.n_positions
             if token != eos and room and (left is None or left > 0):
                 kept.append(place)
         if not kept or step == max_new_tokens:
