@@ -11,7 +11,7 @@ from explora.core.config import DataConfig, RuntimeConfig, TrainRun
 from explora.core.evaluation import recorded_data, score
 from explora.core.generation import Prompt
 from explora.core.generation import generate as continue_prompts
-from explora.core.opening import default_source, open_run
+from explora.core.opening import open_run
 from explora.core.resolving import fit_learning_rate, resolve
 from explora.core.running import Completed, Event, Running, check_folder
 from explora.core.runtime import resolve_runtime
@@ -44,9 +44,10 @@ def load(task: str, source: str | None = None, *, model: str | None = None, amp:
 def evaluate(
     session: Session, data: str | None = None, split: str | None = None, batch_size: int = 32
 ) -> Evaluation:
-    """Score a session on a file, a folder or a known data set; by default on the samples."""
-    trained_on = recorded_data(default_source(session.task_name))
-    return score(session, DataConfig(data=data), trained_on, split, batch_size).evaluation
+    """Score a session on a file, a folder or a known data set; by default on what it was trained with."""
+    trained_on = recorded_data(session.source)
+    config = DataConfig(data=data) if data is not None else trained_on
+    return score(session, config, trained_on, split, batch_size).evaluation
 
 
 def generate(

@@ -84,13 +84,12 @@ def evaluate(
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
     from explora.core.evaluation import recorded_data, score, write_predictions
-    from explora.core.opening import default_source, open_run
+    from explora.core.opening import open_run
     from explora.core.runtime import resolve_runtime
 
     runtime = resolve_runtime(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
-    source = Path(run) if run is not None else default_source(task)
-    trained_on = recorded_data(source)
+    trained_on = recorded_data(session.source)
     config = asked.data if data is not None else dataclasses.replace(trained_on, **given)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
     scored = score(session, config, trained_on, split, batch_size or BATCH_SIZE)

@@ -99,6 +99,7 @@ def _open_model(
         encoding=encoding,
         header=header,
         label=base.label,
+        source=base.folder,
     )
 
 
@@ -163,6 +164,7 @@ def _open_adapter(
         encoding=encoding,
         header=header,
         label=f"{folder} on {base.label}",
+        source=folder,
     )
 
 

@@ -33,7 +33,8 @@ FULL_HEADER = "explora.json"
 class Session:
     """A model ready to train or to answer, with the task, tokenizer and base it belongs to.
 
-    `header` says what was trained, None for a base alone; `label` is how to call it in output.
+    `header` says what was trained, None for a base alone; `label` is how to call it in output; `source` is
+    the folder it was opened from, None for a base by name and while training.
     """
 
     model: GPT2
@@ -45,6 +46,7 @@ class Session:
     encoding: EncodingConfig
     header: Header | None
     label: str
+    source: Path | None = None
 
 
 def method_module(method: MethodConfig) -> ModuleType:
