@@ -458,6 +458,12 @@ def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_da
     assert (peer.steps, peer.batch_size) == (own.steps, own.batch_size)
 
 
+def test_the_loss_to_start_from_knows_no_dropout(tiny_base, tiny_data):
+    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", dropout=dropout) for dropout in (0.0, 0.5)]
+    plain, dropped = (export({"cell": cell(run).to_json(), "folder": ""})["loss"] for run in runs)
+    assert plain == dropped
+
+
 @OF_PEERS
 def test_another_base_is_not_compared(tiny_base, tiny_data, tmp_path, monkeypatch):
     """The planted bug: the peer trains a base of which one matrix differs."""

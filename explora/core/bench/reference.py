@@ -40,6 +40,7 @@ def export(request: Mapping[str, Any]) -> dict[str, Any]:
         (epoch, [examples[row] for row in rows]) for epoch, rows in islice(batches, WARMUP_STEPS + cell.steps)
     ]
     collated = [(chosen, session.task.collate(chosen, epoch)) for epoch, chosen in wanted]
+    session.model.eval()
     with torch.no_grad():
         first = collated[0][1]
         loss = float(session.task.loss(session.model, first)) / max(1, first.weight)

@@ -27,7 +27,7 @@ from explora.errors import TrainingError, UsageError
 CELL = "explora.core.bench.cell"
 REFERENCE = "explora.core.bench.reference"
 PEER = "explora.core.bench.peer"
-TIMED_SECONDS = 90.0  # of training, over all cells, where no number of steps is given
+TIMED_SECONDS = 60.0  # of training, over all cells, where no number of steps is given
 SAME_LOSS = 1e-3
 
 
