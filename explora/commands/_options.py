@@ -321,7 +321,10 @@ Device = Annotated[
 Amp = Annotated[
     str | None,
     _choice(
-        _machine, "--amp", "amp", "Half precision. auto (the default): bf16 where a probe finds it faster."
+        _machine,
+        "--amp",
+        "amp",
+        "Half precision. auto: bf16 where a probe finds it faster; train's default. Others compute in fp32.",
     ),
 ]
 GradCheckpoint = Annotated[

@@ -76,6 +76,8 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
+    if predictions == Path("-"):
+        raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
     encoding = o.given({"template": template, "label_words": label_words, "max_length": max_length})
     given = o.given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
     machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})

@@ -337,7 +337,8 @@ def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
         return
     rows = [(name, str(value), origins[name]) for name, value in settings_of(run).items()]
     console.result_table(("setting", "value", "from"), rows)
-    console.result(f"trainable parameters: {trainable:,}")
+    head = f", with a head of {classes} classes" if classes else ""
+    console.result(f"trainable parameters: {trainable:,}{head}")
 
 
 def _show_result(completed: Completed) -> None:

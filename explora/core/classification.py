@@ -64,8 +64,8 @@ class Classification:
         found = {self.canonical(row.values["label"]) for row in rows if "label" in row.values}
         if len(found) < 2:
             raise DataError(
-                f"every row has the label {next(iter(found), '')!r}: there is nothing to learn",
-                "a task needs at least two classes",
+                f"every train row has the label {next(iter(found), '')!r}: there is nothing to learn",
+                "a task needs at least two classes; of a single file a tenth is set aside unless --dev FILE is given",
                 file=rows[0].file,
             )
         if not self.labels:

@@ -26,9 +26,9 @@ class Scored:
     evaluation: Evaluation
 
     def to_json(self, session: Session) -> dict[str, Any]:
-        """Return the object of `eval --json`."""
+        """Return the object of `eval --json`; without scores, the predictions are the result."""
         evaluation = self.evaluation
-        return {
+        printed: dict[str, Any] = {
             "task": session.task_name,
             "run": session.label,
             "data": self.data,
@@ -39,6 +39,9 @@ class Scored:
             "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
             "floors": dict(evaluation.floors),
         }
+        if evaluation.scores is None:
+            printed["predictions"] = list(evaluation.predictions)
+        return printed
 
 
 def recorded_data(source: Path | None) -> DataConfig:

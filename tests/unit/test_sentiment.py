@@ -180,7 +180,7 @@ def test_labels_that_are_known_stay_as_they_are(make: Make, tmp_path: Path) -> N
 
 
 def test_one_class_is_an_error_that_names_it(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"every row has the label '3'") as refusal:
+    with pytest.raises(DataError, match=r"every train row has the label '3'") as refusal:
         make().load(write(tmp_path / "train.csv", ["3", "3.0", "3"]), "train")
     assert refusal.value.file == str(tmp_path / "train.csv")
 
