@@ -65,7 +65,7 @@ class Classification:
         if len(found) < 2:
             raise DataError(
                 f"every train row has the label {next(iter(found), '')!r}: there is nothing to learn",
-                "a task needs at least two classes; of a single file a tenth is set aside unless --dev FILE is given",
+                "two classes are the least; a tenth of a single file is set aside unless there is --dev FILE",
                 file=rows[0].file,
             )
         if not self.labels:

@@ -28,7 +28,7 @@ class Scored:
     def to_json(self, session: Session) -> dict[str, Any]:
         """Return the object of `eval --json`; without scores, the predictions are the result."""
         evaluation = self.evaluation
-        printed: dict[str, Any] = {
+        return {
             "task": session.task_name,
             "run": session.label,
             "data": self.data,
@@ -38,10 +38,8 @@ class Scored:
             "scores": None if evaluation.scores is None else dict(evaluation.scores),
             "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
             "floors": dict(evaluation.floors),
+            "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
-        if evaluation.scores is None:
-            printed["predictions"] = list(evaluation.predictions)
-        return printed
 
 
 def recorded_data(source: Path | None) -> DataConfig:

@@ -20,7 +20,7 @@ from explora.core.adapters import (
 )
 from explora.core.config import EncodingConfig, MethodConfig, RuntimeConfig, TrainingConfig, TrainRun
 from explora.core.model import GPT2
-from explora.core.recording import read_record
+from explora.core.recording import RECORD_FILE, read_record
 from explora.core.registry import EMBEDDED
 from explora.core.resolving import resolve
 from explora.core.runtime import DTYPES
@@ -62,6 +62,11 @@ def open_run(
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
+    if folder is not None and (folder / RECORD_FILE).is_file() and not (folder / FULL_HEADER).is_file():
+        raise AdapterError(
+            f"{folder} holds no trained weights: the run stopped before its first dev score",
+            f"explora train {task_name} -o {folder} --resume",
+        )
     name = source or (str(folder) if folder is not None else model or EMBEDDED)  # ./gpt2 is not gpt2
     return _open_model(task_name, name, tokenizer, runtime, encoding or {})
 
