@@ -52,7 +52,7 @@ def main() -> int:
 def _commit() -> str:
     """The commit, with a plus where the package differs from it."""
     commit = _git("rev-parse", "--short=12", "HEAD")
-    return commit + ("+" if _git("status", "--porcelain", "--", "explora") else "")
+    return commit + ("+" if _git("status", "--porcelain", "--", ":/explora") else "")
 
 
 def _git(*arguments: str) -> str:
