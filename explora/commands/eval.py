@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +85,9 @@ def evaluate(
     asked, _ = resolve(task, encoding | given | machine)
     if task == "text":
         encoding.setdefault("max_length", WHOLE_CONTEXT)
+
+    # Many tiny products: threads that spin for each other lose whole time slices. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from explora.core.evaluation import recorded_data, score, write_predictions
     from explora.core.opening import open_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -133,6 +134,9 @@ def generate(
         raise UsageError(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
         )
+
+    # Many tiny products: threads that spin for each other lose whole time slices. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from explora.core.sampling import SamplingConfig
 
