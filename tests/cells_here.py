@@ -1,4 +1,4 @@
-"""The cells of a bench without their processes: the same modules, the same JSON, faster."""
+"""The cells of a bench without their processes: the same modules, the same JSON; and made-up figures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import importlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from explora.core.bench.cells import Cell, Measurement
+from explora.core.config import TrainRun
 
 ENTRY = {"cell": "measure", "reference": "export", "peer": "measure"}
 
@@ -15,3 +18,31 @@ def ask_here(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
     entry = getattr(importlib.import_module(module), ENTRY[module.rpartition(".")[2]])
     result: dict[str, Any] = json.loads(json.dumps(entry(json.loads(json.dumps(request)))))
     return result
+
+
+def cell(run: TrainRun, **changes: Any) -> Cell:
+    """Ask for three steps of a run."""
+    return Cell(**{"run": run, "length": None, "steps": 3, "seconds": 0.0, **changes})
+
+
+def found(tokens_per_second: float = 100.0, memory: int = 1000, **changes: Any) -> Measurement:
+    """Make up what a cell found: 8 rows and 200 tokens in 2 steps."""
+    values = {
+        "steps": 2,
+        "examples": 8,
+        "tokens": 200,
+        "seconds": 200 / tokens_per_second,
+        "forward": 0.5,
+        "backward": 0.75,
+        "optimizer": 0.25,
+        "flop": 1e9,
+        "matrix_peak": 1e10,
+        "peak_memory_bytes": memory,
+        "baseline_memory_bytes": 200,
+        "trainable": 10,
+        "total": 1000,
+        "checkpoint_bytes": 40,
+        "first_loss": 0.7,
+        "rows": "",
+    }
+    return Measurement(**{**values, **changes})

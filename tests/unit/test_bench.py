@@ -1,66 +1,36 @@
-"""What a cell measures, what becomes of the figures, and the comparison with another stack."""
+"""What a cell measures, of which rows, and how its process is asked."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from itertools import islice
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from explora.core.batching import WINDOW
-from explora.core.bench import running
 from explora.core.bench.cell import ClockedTraining, endless_batches, filled, measure, open_cell
-from explora.core.bench.cells import FEWEST_STEPS, WARMUP_STEPS, Cell, Contender, Measurement
+from explora.core.bench.cells import FEWEST_STEPS, Cell, Measurement
 from explora.core.bench.flop import step_flop
 from explora.core.bench.load import OtherLoad
 from explora.core.bench.protocol import ask, reason_of
-from explora.core.bench.reference import export
-from explora.core.bench.rows import Outcome, Row, summarise
-from explora.core.bench.running import Bench, CellDone, Plan, Result
 from explora.core.bench.sample import sample, write_sample
-from explora.core.bench.verdict import verdict
 from explora.core.checkpoint import trained_tensors
-from explora.core.config import MethodConfig, TrainRun
+from explora.core.config import MethodConfig
 from explora.core.data import Row as DataRow
 from explora.core.model import GPT2
-from explora.core.registry import METHODS, TASKS, Shape, load_implementation
+from explora.core.registry import METHODS, Shape, load_implementation
 from explora.core.session import open_for_training, save_trained
 from explora.core.tasks.contract import Example
 from explora.core.training import StepDone, Training
-from explora.errors import TrainingError, UsageError
-from tests.cells_here import ask_here
+from explora.errors import TrainingError
+from tests.cells_here import cell
 from tests.tiny_models import PAIRS, randomise, tiny_run
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    monkeypatch.setattr(running, "ask", ask_here)
-
-
-def cell(run: TrainRun, **changes: Any) -> Cell:
-    return Cell(**{"run": run, "length": None, "steps": 3, "seconds": 0.0, **changes})
-
-
-def plan(*runs: TrainRun, **changes: Any) -> Plan:
-    chosen = {"repeats": 1, "steps": 2, "length": None, "peer": False}
-    return Plan(runs=runs, **{**chosen, **changes})
-
-
-def finish(bench: Bench) -> tuple[list[CellDone], Result]:
-    *cells, result = bench.events()
-    assert isinstance(result, Result)
-    return cells, result
-
 
 # --- a cell ---------------------------------------------------------------------------------------
 
@@ -247,258 +217,3 @@ def test_load_counts_what_others_do():
             pass
         while_running = load.processors()
     assert while_running > 0
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def found(tokens_per_second: float = 100.0, memory: int = 1000, **changes: Any) -> Measurement:
-    values = {
-        "steps": 2,
-        "examples": 8,
-        "tokens": 200,
-        "seconds": 200 / tokens_per_second,
-        "forward": 0.5,
-        "backward": 0.75,
-        "optimizer": 0.25,
-        "flop": 1e9,
-        "matrix_peak": 1e10,
-        "peak_memory_bytes": memory,
-        "baseline_memory_bytes": 200,
-        "trainable": 10,
-        "total": 1000,
-        "checkpoint_bytes": 40,
-        "first_loss": 0.7,
-        "rows": "",
-    }
-    return Measurement(**{**values, **changes})
-
-
-def contender(method: str = "lora", rank: int = 8, stack: str = "explora", amp: str = "bf16") -> Contender:
-    run = TrainRun(task="paraphrase", method=MethodConfig(method=method, rank=rank))
-    runtime = dataclasses.replace(run.runtime, amp=amp, threads=2)
-    return Contender(run=dataclasses.replace(run, runtime=runtime), stack=stack)
-
-
-def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[Row]:
-    outcomes = [Outcome(contender=who, found=tuple(what), error=None) for who, what in speeds.values()]
-    return summarise(outcomes, "tiny", None, 0.7)
-
-
-def test_a_row_has_medians_and_ends():
-    (row,) = rows_of(lora=(contender(), [found(300, 5), found(100, 7), found(110, 6)]))
-    assert row.tokens_per_second == 110
-    assert row.examples_per_second == pytest.approx(8 / (200 / 110), abs=1e-3)
-    assert row.peak_memory_bytes == 6
-    assert row.spread is not None
-    assert row.spread.tokens_per_second == (100, 300)
-    assert row.spread.peak_memory_bytes == (5, 7)
-    assert row.seconds is not None
-    assert (row.seconds.forward, row.seconds.backward, row.seconds.optimizer) == (0.25, 0.375, 0.125)
-    assert row.share == 0.01
-    assert row.reference_loss is None
-
-
-def test_the_matrix_peak_is_the_best_of_all_cells_in_that_dtype():
-    fast, slow = found(matrix_peak=4e10), found(matrix_peak=1e10)
-    own, other, fp32 = rows_of(
-        a=(contender(), [slow]), b=(contender(rank=4), [fast]), c=(contender(amp="off"), [slow])
-    )
-    assert own.matrix_peak == other.matrix_peak == 4e10
-    assert fp32.matrix_peak == 1e10
-    assert own.matrix_share == pytest.approx(1e9 / 2.0 / 4e10, abs=1e-4)
-
-
-def test_a_contender_that_failed_has_no_figures():
-    outcome = Outcome(contender=contender(), found=(found(),), error="out of memory")
-    (row,) = summarise([outcome], "tiny", None, None)
-    assert row.error == "out of memory"
-    assert row.tokens_per_second is None
-    assert row.trainable is None
-
-
-QUIET = {"cores": 2, "processors": 2, "busy_elsewhere": 0.0}
-
-
-def said(machine: Mapping[str, Any] = QUIET, **speeds: tuple[Contender, list[Measurement]]) -> str:
-    return " ".join(verdict(rows_of(**speeds), machine))
-
-
-def test_a_verdict_in_favour():
-    text = said(
-        full=(contender("full"), [found(50, 2000), found(52, 2000)]),
-        last=(contender("last-linear"), [found(300, 900), found(310, 900)]),
-        lora=(contender(), [found(100, 1000), found(104, 1000)]),
-    )
-    assert text.startswith("LoRA pays off here, in time and in memory")
-    assert (
-        "lora r=8 against full fine-tuning: 2.00 (1.92 to 2.08) times as fast, 0.50 (0.50 to 0.50) times"
-        in text
-    )
-    assert "against last-linear: 0.33" in text
-
-
-@pytest.mark.parametrize(
-    ("speed", "memory", "opening"),
-    [
-        (100, 3000, "LoRA pays off here in time, not in memory"),
-        (50, 1000, "LoRA pays off here in memory, not in time"),
-        (20, 3000, "LoRA does not pay off here"),
-    ],
-)
-def test_other_verdicts(speed, memory, opening):
-    text = said(
-        full=(contender("full"), [found(50, 2000), found(52, 2000)]),
-        lora=(contender(), [found(speed, memory), found(speed + 1, memory)]),
-    )
-    assert text.startswith(opening)
-
-
-def test_ranges_that_overlap_are_not_distinguishable():
-    text = said(
-        full=(contender("full"), [found(50, 900), found(70, 1100)]),
-        lora=(contender(), [found(60, 1000), found(61, 1000)]),
-    )
-    assert "speed not distinguishable, memory not distinguishable" in text
-    assert text.startswith("LoRA does not pay off here")
-
-
-def test_ranks_are_compared_and_the_middle_one_speaks_for_lora():
-    slow, fast = [found(80), found(81)], [found(100), found(101)]
-    text = said(
-        full=(contender("full"), slow),
-        a=(contender(rank=4), fast),
-        b=(contender(rank=8), fast),
-        c=(contender(rank=16), slow),
-    )
-    assert "lora r=8 against full" in text
-    assert "Rank 4 against 16: 1.25" in text
-
-
-def test_doubts_are_said():
-    once = said(full=(contender("full"), [found(50)]), lora=(contender(), [found(100)]))
-    assert "Measured once" in once
-    busy = said({**QUIET, "busy_elsewhere": 1.2}, lora=(contender(), [found(), found()]))
-    assert "1.2 of 2 processors" in busy
-    assert "no verdict on LoRA" in busy
-    assert "not measured" in said(full=(contender("full"), [found()]))
-
-
-# --- a whole bench, and the peer ------------------------------------------------------------------
-
-
-def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
-    in_process, tiny_base, tiny_data, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(running, "TIMED_SECONDS", 1.2)
-    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in METHODS]
-    cells, result = finish(Bench(plan(*runs, repeats=2, steps=None), tmp_path))
-    names = ["lora r=8", "full", "last-linear"]
-    assert [each.contender for each in cells] == names + names[::-1]
-    assert [each.done for each in cells] == [1, 2, 3, 4, 5, 6]
-    assert len({row.steps for row in result.rows}) == 1
-    assert [row.repeats for row in result.rows] == [2, 2, 2]
-
-
-def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_data, monkeypatch, tmp_path):
-    asked = []
-
-    def failing(module, request):
-        asked.append(request["run"]["method"]["method"])
-        if asked[-1] == "full":
-            raise TrainingError("out of memory")
-        return ask_here(module, request)
-
-    monkeypatch.setattr(running, "ask", failing)
-    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    cells, result = finish(Bench(plan(*runs, repeats=3), tmp_path))
-    assert asked == ["full", "lora", "lora", "lora"]
-    assert [each.is_new for each in cells if each.error] == [True, False, False]
-    assert [row.error for row in result.rows] == ["out of memory", None]
-
-
-def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch, tmp_path):
-    def failing(module, request):
-        raise TrainingError("out of memory")
-
-    monkeypatch.setattr(running, "ask", failing)
-    with pytest.raises(TrainingError, match="no cell could be measured; lora r=8: out of memory"):
-        finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase")), tmp_path))
-
-
-def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch, tmp_path):
-    monkeypatch.setattr(running, "ask", lambda module, request: found(rows=str(random.random())).to_json())
-    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    _, result = finish(Bench(plan(*runs), tmp_path))
-    assert "other rows" in str(result.rows[1].error)
-
-
-def test_what_is_wrong_is_said_before_any_cell(tiny_base, tiny_data, tmp_path):
-    with pytest.raises(UsageError, match="at most 192 tokens"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193), tmp_path)
-    with pytest.raises(UsageError, match="compared with LoRA"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True), tmp_path)
-    with pytest.raises(UsageError, match="sentiment"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True), tmp_path)
-
-
-# What peft 0.21 asks of transformers 5.
-OF_PEERS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
-
-@OF_PEERS
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "sentiment"])
-def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_data, tmp_path):
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, task, rank=3), peer=True), tmp_path))
-    own, peer = result.rows
-    assert peer.error is None
-    assert peer.first_loss == pytest.approx(peer.reference_loss, abs=1e-5)
-    assert own.first_loss == pytest.approx(peer.reference_loss, abs=1e-5)
-    assert peer.stack.startswith("transformers ")
-    assert (peer.steps, peer.batch_size) == (own.steps, own.batch_size)
-
-
-def test_the_loss_to_start_from_knows_no_dropout(tiny_base, tiny_data):
-    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", dropout=dropout) for dropout in (0.0, 0.5)]
-    plain, dropped = (export({"cell": cell(run).to_json(), "folder": ""})["loss"] for run in runs)
-    assert plain == dropped
-
-
-@OF_PEERS
-def test_another_base_is_not_compared(tiny_base, tiny_data, tmp_path, monkeypatch):
-    """The planted bug: the peer trains a base of which one matrix differs."""
-
-    def other_base(module, request):
-        reply = ask_here(module, request)
-        if "base" in reply:
-            tensors = load_file(tiny_base / "model.safetensors")
-            tensors["transformer.h.0.mlp.c_fc.weight"].neg_()
-            folder = tmp_path / "other"
-            folder.mkdir()
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-            (folder / "config.json").write_bytes((tiny_base / "config.json").read_bytes())
-            return {**reply, "base": str(folder)}
-        return reply
-
-    monkeypatch.setattr(running, "ask", other_base)
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), peer=True), tmp_path))
-    assert "not compared: its loss on the first batch is" in str(result.rows[1].error)
-    assert result.rows[1].tokens_per_second is None
-
-
-def test_the_peer_reads_the_same_rows_in_random_order(tiny_base, tiny_data):
-    from explora.core.bench.peer import collate, shuffled
-
-    run = tiny_run(tiny_base, tiny_data, "paraphrase")
-    reply = export({"cell": cell(run).to_json(), "folder": ""})
-    assert len(reply["batches"]) == WARMUP_STEPS + 3
-    rows = [row for batch in reply["batches"] for row in batch]
-    again = [row for batch in shuffled(rows, 4, seed=1) for row in batch]
-    assert again != rows
-    assert sorted(map(str, again)) == sorted(map(str, rows))
-    batch = collate(rows[:4], pad=7)
-    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
-    assert batch["input_ids"].shape[1] == max(len(row["ids"]) for row in rows[:4])
-    assert (batch["labels"] >= 0).sum(dim=1).tolist() == [1, 1, 1, 1]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [len(row["ids"]) for row in rows[:4]]
-    assert all(row["tokens"] == len(row["ids"]) - 1 for row in rows)

@@ -1,0 +1,125 @@
+"""What becomes of the figures: medians, ranges, shares, and a verdict in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from explora.core.bench.cells import Contender, Measurement
+from explora.core.bench.rows import Outcome, Row, summarise
+from explora.core.bench.verdict import verdict
+from explora.core.config import MethodConfig, TrainRun
+from tests.cells_here import found
+
+
+def contender(method: str = "lora", rank: int = 8, stack: str = "explora", amp: str = "bf16") -> Contender:
+    run = TrainRun(task="paraphrase", method=MethodConfig(method=method, rank=rank))
+    runtime = dataclasses.replace(run.runtime, amp=amp, threads=2)
+    return Contender(run=dataclasses.replace(run, runtime=runtime), stack=stack)
+
+
+def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[Row]:
+    outcomes = [Outcome(contender=who, found=tuple(what), error=None) for who, what in speeds.values()]
+    return summarise(outcomes, "tiny", None, 0.7)
+
+
+def test_a_row_has_medians_and_ends():
+    (row,) = rows_of(lora=(contender(), [found(300, 5), found(100, 7), found(110, 6)]))
+    assert row.tokens_per_second == 110
+    assert row.examples_per_second == pytest.approx(8 / (200 / 110), abs=1e-3)
+    assert row.peak_memory_bytes == 6
+    assert row.spread is not None
+    assert row.spread.tokens_per_second == (100, 300)
+    assert row.spread.peak_memory_bytes == (5, 7)
+    assert row.seconds is not None
+    assert (row.seconds.forward, row.seconds.backward, row.seconds.optimizer) == (0.25, 0.375, 0.125)
+    assert row.share == 0.01
+    assert row.reference_loss is None
+
+
+def test_the_matrix_peak_is_the_best_of_all_cells_in_that_dtype():
+    fast, slow = found(matrix_peak=4e10), found(matrix_peak=1e10)
+    own, other, fp32 = rows_of(
+        a=(contender(), [slow]), b=(contender(rank=4), [fast]), c=(contender(amp="off"), [slow])
+    )
+    assert own.matrix_peak == other.matrix_peak == 4e10
+    assert fp32.matrix_peak == 1e10
+    assert own.matrix_share == pytest.approx(1e9 / 2.0 / 4e10, abs=1e-4)
+
+
+def test_a_contender_that_failed_has_no_figures():
+    outcome = Outcome(contender=contender(), found=(found(),), error="out of memory")
+    (row,) = summarise([outcome], "tiny", None, None)
+    assert row.error == "out of memory"
+    assert row.tokens_per_second is None
+    assert row.trainable is None
+
+
+QUIET = {"cores": 2, "processors": 2, "busy_elsewhere": 0.0}
+
+
+def said(machine: Mapping[str, Any] = QUIET, **speeds: tuple[Contender, list[Measurement]]) -> str:
+    return " ".join(verdict(rows_of(**speeds), machine))
+
+
+def test_a_verdict_in_favour():
+    text = said(
+        full=(contender("full"), [found(50, 2000), found(52, 2000)]),
+        last=(contender("last-linear"), [found(300, 900), found(310, 900)]),
+        lora=(contender(), [found(100, 1000), found(104, 1000)]),
+    )
+    assert text.startswith("LoRA pays off here, in time and in memory")
+    assert (
+        "lora r=8 against full fine-tuning: 2.00 (1.92 to 2.08) times as fast, 0.50 (0.50 to 0.50) times"
+        in text
+    )
+    assert "against last-linear: 0.33" in text
+
+
+@pytest.mark.parametrize(
+    ("speed", "memory", "opening"),
+    [
+        (100, 3000, "LoRA pays off here in time, not in memory"),
+        (50, 1000, "LoRA pays off here in memory, not in time"),
+        (20, 3000, "LoRA does not pay off here"),
+    ],
+)
+def test_other_verdicts(speed, memory, opening):
+    text = said(
+        full=(contender("full"), [found(50, 2000), found(52, 2000)]),
+        lora=(contender(), [found(speed, memory), found(speed + 1, memory)]),
+    )
+    assert text.startswith(opening)
+
+
+def test_ranges_that_overlap_are_not_distinguishable():
+    text = said(
+        full=(contender("full"), [found(50, 900), found(70, 1100)]),
+        lora=(contender(), [found(60, 1000), found(61, 1000)]),
+    )
+    assert "speed not distinguishable, memory not distinguishable" in text
+    assert text.startswith("LoRA does not pay off here")
+
+
+def test_ranks_are_compared_and_the_middle_one_speaks_for_lora():
+    slow, fast = [found(80), found(81)], [found(100), found(101)]
+    text = said(
+        full=(contender("full"), slow),
+        a=(contender(rank=4), fast),
+        b=(contender(rank=8), fast),
+        c=(contender(rank=16), slow),
+    )
+    assert "lora r=8 against full" in text
+    assert "Rank 4 against 16: 1.25" in text
+
+
+def test_doubts_are_said():
+    once = said(full=(contender("full"), [found(50)]), lora=(contender(), [found(100)]))
+    assert "Measured once" in once
+    busy = said({**QUIET, "busy_elsewhere": 1.2}, lora=(contender(), [found(), found()]))
+    assert "1.2 of 2 processors" in busy
+    assert "no verdict on LoRA" in busy
+    assert "not measured" in said(full=(contender("full"), [found()]))
