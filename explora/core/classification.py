@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Spl
 from explora.errors import DataError
 
 
-class Classification:
+class Classification(ABC):
     """A task whose answer is one of `labels`; a subclass encodes rows and names the class logits."""
 
     name: str
@@ -29,17 +30,17 @@ class Classification:
         self.setting = setting
         self.labels = setting.labels
 
+    @abstractmethod
     def head_classes(self) -> int | None:
         """See the contract."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of each row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
         """Return fp32 logits (B, classes) from the hidden states (B, C) of the last tokens."""
-        raise NotImplementedError
 
     def canonical(self, label: str) -> str:
         """Return the one spelling of a label: 3.0 is 3."""

@@ -48,6 +48,18 @@ def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
     assert [row.repeats for row in result.rows] == [2, 2, 2]
 
 
+def test_every_contender_runs_once_and_then_time_may_be_up(
+    in_process, tiny_base, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(running, "SECONDS_A_REPEAT", 0.0)
+    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
+    cells, result = finish(Bench(plan(*runs, repeats=3, steps=None), tmp_path))
+    assert [each.contender for each in cells] == ["full", "lora r=8"]
+    assert result.verdict[-1] == "Time was up after 2 of 6 cells."
+    assert [row.repeats for row in result.rows] == [1, 1]
+
+
 def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_data, monkeypatch, tmp_path):
     asked = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ CELL = "explora.core.bench.cell"
 REFERENCE = "explora.core.bench.reference"
 PEER = "explora.core.bench.peer"
 TIMED_SECONDS = 60.0  # of training, over all cells, where no number of steps is given
+SECONDS_A_REPEAT = 50.0  # after so many times this, what is left of the repeats is left out
 SAME_LOSS = 1e-3
 
 
@@ -101,16 +103,29 @@ class Bench:
         return self.plan.repeats * (len(self.standings) + (self.peer is not None))
 
     def events(self) -> Iterator[CellDone | Result]:
-        """Measure: every contender once, then all again, every second time in reverse."""
-        done, load = 0, OtherLoad()
-        for repeat in range(self.plan.repeats):
-            for standing in self._order(repeat):
-                is_new = not standing.error
-                if is_new:
-                    self._measure(standing)
-                done += 1
-                yield self._done(standing, done, repeat, is_new)
-        yield self._result(load.processors())
+        """Measure: every contender once, then all again, every second time in reverse.
+
+        Without a number of steps the repeats end when time is up, so that a machine that others slow down
+        midway keeps nobody waiting; every contender runs at least once.
+        """
+        done, load, started = 0, OtherLoad(), time.monotonic()
+        order = [(repeat, each) for repeat in range(self.plan.repeats) for each in self._order(repeat)]
+        for repeat, standing in order:
+            if repeat and self._time_is_up(time.monotonic() - started):
+                break
+            is_new = not standing.error
+            if is_new:
+                self._measure(standing)
+            done += 1
+            yield self._done(standing, done, repeat, is_new)
+        result = self._result(load.processors())
+        if done < self.cells:
+            result.verdict.append(f"Time was up after {done} of {self.cells} cells.")
+        yield result
+
+    def _time_is_up(self, seconds: float) -> bool:
+        """Whether a machine that became slow would keep somebody waiting who asked for nothing special."""
+        return self.plan.steps is None and not self.peer and seconds > SECONDS_A_REPEAT * self.plan.repeats
 
     def _order(self, repeat: int) -> list[_Standing]:
         """The peer comes last the first time: it needs to know how many steps there are."""
