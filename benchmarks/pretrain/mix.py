@@ -4,7 +4,8 @@
 
 writes FOLDER/train.txt.xz and FOLDER/dev.txt.xz, which share no document. CORPORA holds wiki-1, wiki-2,
 prose, poetry, reviews, questions and more-sonnets (.txt.xz). Each document is at most `LONGEST` characters,
-so that no single book fills a whole stretch of training.
+so that no single book fills a whole stretch of training. Questions stand beside the questions most like them
+(by TF-IDF; in-context pretraining, Shi et al. 2023), which teaches the model to compare. Needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
 from explora.core.documents import read_documents
 
 LONGEST = 6000  # characters of a document: longer ones are cut at a line
 QUESTIONS_TOGETHER = 12  # a question alone is too short to be a document
+ALIKE = 0.25  # cosine similarity from which questions share a document
 DEV_EVERY = 400  # one document in 400 is dev, taken before any is repeated
 
 # corpus -> megabytes of it to take (None: all) and how often
 MIX: dict[str, tuple[float | None, int]] = {
     "reviews": (None, 1),
-    "questions": (None, 2),
+    "questions": (None, 3),
     "poetry": (None, 1),
     "more-sonnets": (None, 2),
-    "prose": (45.0, 1),
-    "wiki-1": (45.0, 1),
+    "prose": (12.0, 1),
+    "wiki-2": (12.0, 1),
 }
 
 
@@ -44,16 +49,39 @@ def read_questions(path: Path) -> Iterator[str]:
                 yield text
 
 
-def together(items: Iterator[str], count: int) -> Iterator[str]:
-    """Join `count` items at a time, one a line."""
-    group: list[str] = []
-    for item in items:
-        group.append(item)
-        if len(group) == count:
-            yield "\n".join(group)
-            group = []
-    if group:
-        yield "\n".join(group)
+def nearest(questions: list[str], count: int) -> Iterator[list[int]]:
+    """Yield for each question the `count` most similar ones, itself among them, the most similar first."""
+    # words in more than one question of a hundred say little and make the product dense
+    rows = TfidfVectorizer(min_df=2, max_df=0.01, ngram_range=(1, 2), dtype=np.float32).fit_transform(questions)
+    columns = rows.T.tocsc()
+    for start in range(0, len(questions), 500):
+        for row in (rows[start : start + 500] @ columns).tocsr():
+            best = np.argsort(-row.data)[:count]
+            yield [int(i) for i in row.indices[best][row.data[best] > ALIKE]]
+
+
+def beside_alike(questions: list[str], generator: random.Random) -> list[str]:
+    """Return documents of questions, one a line: groups of similar ones, then the rest in any company."""
+    neighbours = list(nearest(questions, 2 * QUESTIONS_TOGETHER))
+    order = list(range(len(questions)))
+    generator.shuffle(order)
+    taken = [False] * len(questions)
+    groups: list[list[int]] = []
+    alone: list[int] = []
+    for seed in order:
+        if taken[seed]:
+            continue
+        group = [seed, *(i for i in neighbours[seed] if i != seed and not taken[i])]
+        group = group[: generator.randint(2, QUESTIONS_TOGETHER)]
+        for i in group:
+            taken[i] = True
+        if len(group) == 1:
+            alone.append(seed)
+        else:
+            generator.shuffle(group)
+            groups.append(group)
+    groups += [alone[i : i + QUESTIONS_TOGETHER] for i in range(0, len(alone), QUESTIONS_TOGETHER)]
+    return ["\n".join(questions[i] for i in group) for group in groups]
 
 
 def cut(document: str) -> Iterator[str]:
@@ -69,11 +97,11 @@ def cut(document: str) -> Iterator[str]:
     yield "\n".join(part)
 
 
-def portion(corpora: Path, name: str, megabytes: float | None) -> list[str]:
+def portion(corpora: Path, name: str, megabytes: float | None, generator: random.Random) -> list[str]:
     """Return the documents of one corpus, evenly spread over it where only a part is wanted."""
     path = corpora / f"{name}.txt.xz"
     if name == "questions":
-        return list(together(read_questions(path), QUESTIONS_TOGETHER))
+        return beside_alike(list(read_questions(path)), generator)
     documents = [part for document in read_documents(path) for part in cut(document)]
     total = sum(len(document) for document in documents) / 1e6
     if megabytes is None or megabytes >= total:
@@ -94,7 +122,7 @@ def main() -> None:
     train: list[str] = []
     dev: list[str] = []
     for name, (megabytes, times) in MIX.items():
-        documents = portion(arguments.corpora, name, megabytes)
+        documents = portion(arguments.corpora, name, megabytes, generator)
         size = sum(len(document) for document in documents) / 1e6
         print(f"{name:14} {len(documents):8} documents {size:7.1f} M characters x {times}")
         dev += documents[::DEV_EVERY]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._following import follow
 from explora.commands._scores import show_scores
 from explora.core.config import TrainRun, settings_of
 from explora.core.counting import count, head_classes
 from explora.core.recording import read_config, read_losses
 from explora.core.registry import Shape
 from explora.core.resolving import fit_learning_rate, resolve
-from explora.errors import Interrupted, UsageError, did_you_mean
+from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, Event, Running
+    from explora.core.running import Completed
 
 SHAPE_FIELDS = {
     "layers": "n_layer",
@@ -213,7 +211,7 @@ def _execute(
         f"{session.label}; {running.training.steps:,} steps"
         + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
     )
-    completed = _follow(running)
+    completed = follow(running)
     if json:
         console.result_json(completed.result)
         return
@@ -245,74 +243,6 @@ def _with_runtime(run: TrainRun) -> TrainRun:
     from explora.core.runtime import resolve_runtime
 
     return replace(run, runtime=resolve_runtime(run.runtime))
-
-
-def _follow(running: Running) -> Completed:
-    """Draw the events; on Ctrl-C or SIGTERM save the state and raise Interrupted.
-
-    A step is finished first; an evaluation is broken off, and done again after --resume.
-    """
-    from explora.core.running import Completed, EvalDone, EvalStarted
-
-    training = running.training
-    dev, completed = "", None
-    with _Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
-        try:
-            for event in running.events():
-                signals.at_once = isinstance(event, EvalStarted)
-                if isinstance(event, Completed):
-                    completed = event
-                elif isinstance(event, EvalDone):
-                    dev = f"  dev {event.metric} {event.score:.4f}"
-                _show_event(event, dev, advance)
-                signals.check()
-        except Interrupted as interrupt:
-            if completed is None:
-                running.save()
-                step = f"stopped after step {training.progress.step} of {training.steps}"
-                interrupt.message = f"{step}; the state is saved"
-                interrupt.hint = f"explora train {running.run.task} -o {running.folder} --resume"
-                raise
-    assert completed is not None
-    return completed
-
-
-def _show_event(event: Event | Completed, dev: str, advance: Callable[[int, str], None]) -> None:
-    from explora.core.measure import peak_memory_bytes
-    from explora.core.running import EvalDone, StepDone
-
-    if isinstance(event, StepDone):
-        speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
-        advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
-    elif isinstance(event, EvalDone):
-        best = ", the best so far" if event.best else ""
-        console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
-
-
-class _Signals:
-    """Note Ctrl-C and SIGTERM until `check`, or raise Interrupted at once while that is asked for."""
-
-    def __init__(self) -> None:
-        self.at_once = False
-        self.noted: int | None = None
-
-    def __enter__(self) -> _Signals:
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.at_once or self.noted is not None:
-            raise Interrupted(number)
-        self.noted = number
-
-    def check(self) -> None:
-        if self.noted is not None:
-            raise Interrupted(self.noted)
 
 
 def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
