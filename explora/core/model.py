@@ -9,16 +9,30 @@ Precision: weights that are trained stay fp32 and are cast where they are used, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from explora.core.products import affine
 from explora.core.registry import Shape
 
 LAYER_NORM_EPSILON = 1e-5
 # Up to this many keys two plain products and a softmax beat torch's fused CPU kernel in bf16.
 PLAIN_ATTENTION_UP_TO = 256
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the first `depth` blocks made of some tokens, with which the model can go on in place of ids.
+
+    states: (B, T, C), of a single row (T, C); T is 1 where only one position a row is asked for.
+    """
+
+    states: Tensor
+    depth: int
 
 
 class Conv1D(nn.Module):
@@ -32,7 +46,7 @@ class Conv1D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         rows = x.reshape(-1, x.shape[-1])
-        y = torch.addmm(self.bias.to(x.dtype), rows, self.weight.to(x.dtype))
+        y = affine(rows, self.weight, self.bias)
         return y.view(*x.shape[:-1], -1)
 
 
@@ -210,26 +224,45 @@ class GPT2(nn.Module):
         return self.wte.weight.device
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor | None = None, cache: Cache | None = None
+        self, inputs: Tensor | Features, positions: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Return the hidden states (B, T, C) of input_ids (B, T), rows padded on the right.
+        """Return the hidden states (B, T, C) of token ids (B, T), rows padded on the right, or of features.
 
         With `positions` (B,), only those of one position a row, (B, 1, C): the last block computes nothing
         else. With an empty `cache` the keys and values are kept there; with a filled one, T = 1 and the
         token follows what is cached.
         """
+        if isinstance(inputs, Features):
+            x, first = inputs.states, inputs.depth
+        else:
+            x, first = self._embed(inputs, cache), 0
+        x = self._through(x, first, len(self.h), positions, cache)
+        final: Tensor = self.ln_f(x)
+        return final
+
+    def features(self, input_ids: Tensor, depth: int, positions: Tensor | None = None) -> Features:
+        """Run the first `depth` blocks alone; `positions` count where these are all blocks."""
+        x = self._embed(input_ids, None)
+        return Features(self._through(x, 0, depth, positions, None), depth)
+
+    def _embed(self, input_ids: Tensor, cache: Cache | None) -> Tensor:
         start = cache.lengths[:, None] if cache is not None else 0
         place = start + torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,) or (B, T)
-        x = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
+        embedded: Tensor = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
+        return embedded
+
+    def _through(
+        self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """Map (B, T, C) through the blocks from `first` to before `end`."""
         last = len(self.h) - 1
-        for layer, block in enumerate(self.h):
-            asked = positions if layer == last else None
+        for layer in range(first, end):
+            block, asked = self.h[layer], positions if layer == last else None
             if self.grad_checkpoint and self.training:
                 x = checkpoint(block, x, asked, cache, use_reentrant=False)
             else:
                 x = block(x, asked, cache)
-        final: Tensor = self.ln_f(x)
-        return final
+        return x
 
     def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""
