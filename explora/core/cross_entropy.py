@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from explora.core.products import product
+
 LOGITS_AT_ONCE = 1 << 22  # elements of one chunk's logits: 16 MiB in fp32, which a large cache holds
 FEWEST_ROWS = 128  # of a chunk, so that its products stay efficient whatever the vocabulary
 
@@ -27,7 +29,7 @@ class _TiedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
-            log_probabilities = F.log_softmax(F.linear(part, head).float(), dim=-1)
+            log_probabilities = F.log_softmax(product(part, head.t()).float(), dim=-1)
             total += F.nll_loss(log_probabilities, target, reduction="sum")
             if grad_hidden is None and grad_weight is None:
                 continue
@@ -35,9 +37,9 @@ class _TiedCrossEntropy(torch.autograd.Function):
             grad[torch.arange(len(target), device=grad.device), target] -= 1
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, head, out=grad_hidden[start : start + rows])
+                grad_hidden[start : start + rows] = product(grad, head)
             if grad_weight is not None:
-                grad_weight += grad.t() @ part
+                grad_weight += product(grad.t(), part)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total.float()
 
@@ -67,7 +69,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     head = weight.to(hidden.dtype)
     with torch.no_grad():
         parts = [
-            F.cross_entropy(F.linear(part, head).float(), target, reduction="none")
+            F.cross_entropy(product(part, head.t()).float(), target, reduction="none")
             for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

@@ -1,0 +1,90 @@
+"""Matrix products. On x86 oneDNN computes them where torch would take MKL: same precision, about twice as fast
+in fp32 on AMD, and a bias costs no pass of its own (docs/LOG.md).
+
+Weights are (in, out), as GPT-2 stores them, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this dtype in hardware here, and this torch offers its operator."""
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32
+
+
+def uses_onednn(x: Tensor) -> bool:
+    """Whether products of this tensor go to oneDNN."""
+    return x.device.type == "cpu" and _onednn_takes(x.dtype)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x (N, in) @ weight (in, out) + bias (out,), without a gradient."""
+    if uses_onednn(x):
+        return _linear(x, weight.t(), bias)
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ weight^T + bias by oneDNN; the weight is (out, in), or packed."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        cast = weight.to(x.dtype)
+        ctx.save_for_backward(x if wants_weight else None, cast if wants_x else None)
+        ctx.dtypes = weight.dtype, bias.dtype
+        return product(x, cast, bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        grad, (x, weight) = grads[0], ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            product(grad, weight.t()) if wants_x else None,
+            product(x.t(), grad).to(weight_dtype) if wants_weight else None,
+            grad.sum(0).to(bias_dtype) if wants_bias else None,
+        )
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x (N, in) @ weight (in, out) + bias (out,) in the dtype of x, with gradients for all three.
+
+    Keeps for the backward pass only what a gradient that is asked for needs.
+    """
+    y: Tensor = _Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
+def pack(weight: Tensor, rows: int) -> Tensor | None:
+    """Return a frozen weight in the order in which oneDNN reads it, None where that brings nothing.
+
+    `rows` is how many rows the products are expected to have. The result is only good for `packed_affine`.
+    """
+    if not uses_onednn(weight):
+        return None
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
+    return packed
+
+
+def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what `affine` does, without gradients, from a packed weight."""
+    return _linear(x, weight, bias)
