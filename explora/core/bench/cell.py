@@ -16,6 +16,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from explora.core.batching import epoch_batches
+from explora.core.bench.accounting import memory_parts, tensor_parts
 from explora.core.bench.cells import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
 from explora.core.bench.flop import step_flop
@@ -87,6 +88,11 @@ class ClockedTraining(Training):
         self.flop += step_flop(self.model.shape, self.run.method, batch.tokens, head_tokens)
         return done.loss
 
+    def repeat_longest(self) -> None:
+        """Take the step with the longest batch, the first of all, once more; nothing is counted."""
+        self.progress.epoch, rows = next(endless_batches(self.lengths, self.run))
+        self._step(rows)
+
     def _update(self) -> float:
         with self.clock.phase("optimizer"):
             return super()._update()
@@ -133,7 +139,9 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     training.restart()
     while not _enough(cell, training.taken, time.perf_counter() - started):
         training.step()
-    peak, seconds = device_peak_bytes(training.model.device), training.clock.seconds
+    device, seconds, sizes = training.model.device, dict(training.clock.seconds), _sizes(session)
+    peak = device_peak_bytes(device)
+    tensors = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
     return Measurement(
         steps=training.taken,
         examples=training.examples_seen,
@@ -143,10 +151,11 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         backward=seconds["step"] - seconds["forward"] - seconds["optimizer"] - seconds["collate"],
         optimizer=seconds["optimizer"],
         flop=training.flop,
-        matrix_peak=matrix_peak(DTYPES[run.runtime.amp], training.model.device),
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        **_sizes(session),
+        parts=memory_parts(tensors, training.model, training.optimizers),
+        matrix_peak=matrix_peak(DTYPES[run.runtime.amp], device),
+        **sizes,
         first_loss=losses[0],
         rows=training.rows.hexdigest(),
     ).to_json()

@@ -44,6 +44,22 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What peak memory is for, in bytes.
+
+    `runtime` is measured: what the process still holds after its steps, once the tensors are freed. The
+    others are sums over the tensors, at the moment of the step with the longest batch when they are largest.
+    """
+
+    runtime: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    temporaries: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What a cell found. Seconds, examples, real tokens and FLOP are sums over the timed steps.
 
@@ -63,6 +79,7 @@ class Measurement:
     matrix_peak: float
     peak_memory_bytes: int
     baseline_memory_bytes: int
+    parts: Parts
     trainable: int
     total: int
     checkpoint_bytes: int
@@ -73,12 +90,37 @@ class Measurement:
         """Return plain JSON data."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Measurement:
+        """The inverse of `to_json`."""
+        return cls(**{**value, "parts": Parts(**value["parts"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What contenders have in common that are compared with each other. `length`: see Cell."""
+
+    batch_size: int
+    length: int | None
+    amp: str
+    grad_checkpoint: bool
+
+    def words(self) -> dict[str, str]:
+        """Return how output says each of the four."""
+        return {
+            "batch": f"{self.batch_size}",
+            "length": "as it is" if self.length is None else f"{self.length}",
+            "precision": "fp32" if self.amp == "off" else self.amp,
+            "checkpointing": "on" if self.grad_checkpoint else "off",
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What is compared: a run on a stack, `explora` or the versions of another one."""
+    """What is compared: a run, the `length` of its rows (see Cell), and its stack: ours, or another's versions."""
 
     run: TrainRun
+    length: int | None = None
     stack: str = EXPLORA
 
     @property
@@ -87,11 +129,27 @@ class Contender:
         return self.stack == EXPLORA
 
     @property
+    def setting(self) -> Setting:
+        """What it shares with those it is compared with."""
+        return Setting(
+            batch_size=self.run.training.batch_size,
+            length=self.length,
+            amp=self.run.runtime.amp,
+            grad_checkpoint=self.run.runtime.grad_checkpoint,
+        )
+
+    @property
     def name(self) -> str:
         """How output calls it."""
         method = self.run.method
         name = f"lora r={method.rank}" if method.method == "lora" else method.method
         return name if self.is_own else f"{name} (peft)"
+
+
+def varying(settings: Sequence[Setting]) -> list[str]:
+    """Return which of a setting's words are not the same in all of them."""
+    said = [setting.words() for setting in settings]
+    return [name for name in said[0] if len({words[name] for words in said}) > 1]
 
 
 def peft_modules(targets: Sequence[str]) -> list[str]:

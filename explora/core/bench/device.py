@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from explora.core.measure import peak_memory_bytes
@@ -37,6 +41,16 @@ def device_peak_bytes(device: torch.device) -> int:
     return peak_memory_bytes()
 
 
+def settled_memory_bytes(device: torch.device) -> int:
+    """Return what is held now that all that nobody needs has been given back: by the process, or of a GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait for a GPU to finish what it was given."""
     if device.type == "cuda":
@@ -44,16 +58,18 @@ def synchronise(device: torch.device) -> None:
 
 
 class Clock:
-    """Seconds by phase; a phase on a GPU ends when its kernels have."""
+    """Seconds by phase; a phase on a GPU ends when its kernels have. `current` is the innermost now."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.current = device, ""
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add what happens inside to the phase `name`."""
-        start = time.perf_counter()
+        start, outer = time.perf_counter(), self.current
+        self.current = name
         yield
+        self.current = outer
         synchronise(self.device)
         self.seconds[name] += time.perf_counter() - start

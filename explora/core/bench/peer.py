@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
+from explora.core.bench.accounting import memory_parts, tensor_parts
 from explora.core.bench.cells import WARMUP_STEPS, Measurement, peft_modules
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
 from explora.core.bench.flop import step_flop
@@ -75,9 +76,12 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     for batch in batches:
         peer.step(batch)
-    seconds, phases, peak = time.perf_counter() - started, peer.clock.seconds, device_peak_bytes(peer.device)
+    seconds, phases = time.perf_counter() - started, dict(peer.clock.seconds)
+    peak, first_loss = device_peak_bytes(peer.device), _first_loss(peer.model, request)
+    sizes = _sizes(peer)
+    longest = request["batches"][0]
+    tensors = tensor_parts(peer.model, [peer.optimizer], peer.clock, lambda: peer.step(longest))
     tokens = sum(row["tokens"] for row in rows)
-    trainable = sum(value.numel() for value in peer.trained)
     return Measurement(
         steps=len(batches),
         examples=len(rows),
@@ -87,15 +91,21 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         backward=phases["backward"],
         optimizer=phases["optimizer"],
         flop=step_flop(_shape(peer.model.config), run.method, tokens, _head_tokens(request, rows)),
-        matrix_peak=matrix_peak(peer.dtype, peer.device),
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        trainable=trainable,
-        total=sum(value.numel() for value in peer.model.parameters()) - trainable,
-        checkpoint_bytes=_saved_bytes(peer.model),
-        first_loss=_first_loss(peer.model, request),
+        parts=memory_parts(tensors, peer.model, [peer.optimizer]),
+        matrix_peak=matrix_peak(peer.dtype, peer.device),
+        **sizes,
+        first_loss=first_loss,
         rows="",
     ).to_json()
+
+
+def _sizes(peer: Peer) -> dict[str, int]:
+    """Return the parameters that are trained, those of the base, and the bytes of what is saved."""
+    trainable = sum(value.numel() for value in peer.trained)
+    total = sum(value.numel() for value in peer.model.parameters()) - trainable
+    return {"trainable": trainable, "total": total, "checkpoint_bytes": _saved_bytes(peer.model)}
 
 
 def _head_tokens(request: Mapping[str, Any], rows: Rows) -> int:

@@ -1,0 +1,118 @@
+"""Where the memory of a training step goes, by tensor accounting: each storage from its birth to its end.
+
+A step of its own, not timed. What kernels take inside themselves is no tensor and not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from explora.core.bench.cells import Parts
+from explora.core.bench.device import Clock, settled_memory_bytes
+
+TEMPORARY = "temporaries"
+TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
+
+
+def tensor_parts(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    clock: Clock,
+    step: Callable[[], object],
+) -> Counter[str]:
+    """Return the bytes of each part at the moment of `step` when the tensors together are largest.
+
+    Activations are made in the clock's phase "forward" and outlive it; gradients end up in a parameter's
+    `.grad`; temporaries are the others, among them what checkpointing computes again.
+    """
+    state = [value for each in optimizers for values in each.state.values() for value in values.values()]
+    tracker = _Tracker(next(model.parameters()).device, clock)
+    tracker.claim([*model.parameters(), *model.buffers()], "weights")
+    tracker.claim([value for value in state if isinstance(value, Tensor)], "optimizer")
+    hooks = [
+        value.register_post_accumulate_grad_hook(lambda done: tracker.claim([done.grad], "gradients"))
+        for value in model.parameters()
+        if value.requires_grad
+    ]
+    with tracker:
+        step()
+    for hook in hooks:
+        hook.remove()
+    return tracker.largest()
+
+
+def memory_parts(
+    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Parts:
+    """Add what is left without model and optimizer state, which are no use after this."""
+    device = next(model.parameters()).device
+    for value in model.parameters():
+        value.data, value.grad = value.data.new_empty(0), None
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    return Parts(runtime=settled_memory_bytes(device), **tensors)
+
+
+@dataclass(kw_only=True)
+class _Storage:
+    size: int
+    phase: str
+    part: str
+
+
+class _Tracker(TorchDispatchMode):
+    """While entered, notes every storage on `device` that an operation makes, and when it is freed."""
+
+    def __init__(self, device: torch.device, clock: Clock) -> None:
+        super().__init__()
+        self.device, self.clock = device, clock
+        self.alive: dict[int, _Storage] = {}  # by address, which is free to be used again after the end
+        self.changes: list[tuple[_Storage, int]] = []  # in order: a storage and +1 or -1
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.claim([value for value in tree_iter(result) if isinstance(value, Tensor)], None)
+        return result
+
+    def claim(self, tensors: Iterable[Tensor | None], part: str | None) -> None:
+        """Note storages that are new; with a `part`, say what they are for."""
+        for tensor in tensors:
+            if tensor is None or tensor.device != self.device:
+                continue
+            storage = tensor.untyped_storage()
+            known = self.alive.get(storage._cdata) or self._begin(storage)
+            known.part = part or known.part
+
+    def _begin(self, storage: torch.UntypedStorage) -> _Storage:
+        begun = _Storage(size=storage.nbytes(), phase=self.clock.current, part=TEMPORARY)
+        self.alive[storage._cdata] = begun
+        self.changes.append((begun, 1))
+        weakref.finalize(storage, self._end, storage._cdata).atexit = False
+        return begun
+
+    def _end(self, address: int) -> None:
+        ended = self.alive.pop(address)
+        self.changes.append((ended, -1))
+        if ended.part == TEMPORARY and ended.phase == "forward" != self.clock.current:
+            ended.part = "activations"
+
+    def largest(self) -> Counter[str]:
+        """Return the bytes of each part when their sum was largest."""
+        now, best, total, most = Counter[str](), Counter[str](), 0, 0
+        for storage, sign in self.changes:
+            now[storage.part] += sign * storage.size
+            total += sign * storage.size
+            if total > most:
+                most, best = total, now.copy()
+        return Counter({part: best[part] for part in TENSOR_PARTS})
