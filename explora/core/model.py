@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from explora.core.attention import attend, causal_attention, plain_is_faster
 from explora.core.products import affine
 from explora.core.registry import Shape
 
 LAYER_NORM_EPSILON = 1e-5
-# Up to this many keys two plain products and a softmax beat torch's fused CPU kernel in bf16.
-PLAIN_ATTENTION_UP_TO = 256
 
 
 @dataclass(frozen=True)
@@ -109,31 +108,6 @@ class Cache:
         return seen[:, None, None, :]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention, (B, H, T, D) on (B, H, S, D); causal where T = S and no mask is given."""
-    causal = mask is None and query.shape[-2] > 1
-    if (
-        query.dtype is torch.bfloat16
-        and query.device.type == "cpu"
-        and key.shape[-2] <= PLAIN_ATTENTION_UP_TO
-    ):
-        return _attend_plainly(query, key, value, causal_mask(key) if causal else mask, dropout)
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
-
-
-def causal_mask(key: Tensor) -> Tensor:
-    """Return which keys a query at the same place sees: (S, S), lower triangle true."""
-    length = key.shape[-2]
-    return torch.ones(length, length, dtype=torch.bool, device=key.device).tril_()
-
-
-def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, H, T, S)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return F.dropout(scores.softmax(dim=-1), dropout) @ value
-
-
 class Attention(nn.Module):
     """Masked multi-head self-attention with one fused projection for query, key and value."""
 
@@ -146,7 +120,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or to (B, 1, C) where only one position a row is asked for."""
         batch, length, width = x.shape
-        parts = self.c_attn(x).view(batch, length, 3, self.heads, width // self.heads)
+        projected = self.c_attn(x)  # (B, T, 3 C)
+        dropout = self.dropout if self.training else 0.0
+        if positions is None and cache is None and dropout == 0 and plain_is_faster(projected):
+            return self.c_proj(causal_attention(projected, self.heads))  # type: ignore[no-any-return]
+        parts = projected.view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         mask = None
         if cache is not None and cache.span > 0:
@@ -158,7 +136,6 @@ class Attention(nn.Module):
         if positions is not None:
             query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
         attended = attend(query, key, value, mask, dropout)
         return self.c_proj(attended.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
 

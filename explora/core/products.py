@@ -1,5 +1,5 @@
-"""Matrix products. On x86 oneDNN computes them where torch would take MKL: same precision, about twice as fast
-in fp32 on AMD, and a bias costs no pass of its own (docs/LOG.md).
+"""Matrix products. On x86 oneDNN computes them where torch would take MKL: the same precision, about twice as
+fast in fp32 on AMD, and a bias costs no pass of its own (docs/LOG.md).
 
 Weights are (in, out), as GPT-2 stores them, unless said otherwise.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 @functools.cache
 def _onednn_takes(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies this dtype in hardware here, and this torch offers its operator."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

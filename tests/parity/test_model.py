@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core import model as model_module
+from explora.core.attention import KEPT_UP_TO, attend, causal_attention
 from explora.core.config import MethodConfig
 from explora.core.cross_entropy import tied_cross_entropy
 from explora.core.methods import full, lora
-from explora.core.model import GPT2, MLP, Block, Cache, attend
+from explora.core.model import GPT2, MLP, Block, Cache
 from explora.core.registry import MODELS, Shape
 from tests.tiny_models import randomise
 
@@ -105,6 +106,14 @@ def test_the_gradients_are_those_of_transformers() -> None:
         torch.testing.assert_close(value.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+def by_torch(projected: Tensor, heads: int, mask: Tensor | None, scale: float | None = None) -> Tensor:
+    """Attention of (B, T, 3 C) by torch's own kernel, causal without a mask: (B, T, C)."""
+    batch, length, width = projected.shape
+    query, key, value = projected.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
+    return found.transpose(1, 2).reshape(batch, length, width // 3)
+
+
 # Planted bugs: each takes the model and a way to patch, and makes it compute something else.
 
 
@@ -113,12 +122,11 @@ def exact_gelu(model: GPT2, patch: pytest.MonkeyPatch) -> None:
 
 
 def sees_one_ahead(model: GPT2, patch: pytest.MonkeyPatch) -> None:
-    def attend_ahead(query: Tensor, key: Tensor, value: Tensor, mask: object, dropout: float) -> Tensor:
-        length = key.shape[-2]
-        ahead = torch.ones(length, length, dtype=torch.bool).tril(1)
-        return F.scaled_dot_product_attention(query, key, value, ahead)
+    def attention_ahead(projected: Tensor, heads: int) -> Tensor:
+        length = projected.shape[1]
+        return by_torch(projected, heads, torch.ones(length, length, dtype=torch.bool).tril(1))
 
-    patch.setattr(model_module, "attend", attend_ahead)
+    patch.setattr(model_module, "causal_attention", attention_ahead)
 
 
 def other_epsilon(model: GPT2, patch: pytest.MonkeyPatch) -> None:
@@ -140,10 +148,10 @@ def transposed_projection(model: GPT2, patch: pytest.MonkeyPatch) -> None:
 
 
 def no_scale(model: GPT2, patch: pytest.MonkeyPatch) -> None:
-    def attend_unscaled(query: Tensor, key: Tensor, value: Tensor, mask: object, dropout: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=key.shape[-2] > 1, scale=1.0)
+    def attention_unscaled(projected: Tensor, heads: int) -> Tensor:
+        return by_torch(projected, heads, None, scale=1.0)
 
-    patch.setattr(model_module, "attend", attend_unscaled)
+    patch.setattr(model_module, "causal_attention", attention_unscaled)
 
 
 def shifted_positions(model: GPT2, patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +190,34 @@ def test_a_planted_bug_fails_the_comparison(
 # --- attention ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 2, 31, 256, 257])
+def attention_and_gradient(attention: Callable[[Tensor], Tensor], projected: Tensor) -> tuple[Tensor, Tensor]:
+    projected = projected.detach().requires_grad_()
+    found = attention(projected)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (found * weights.to(found.dtype)).sum().backward()
+    assert projected.grad is not None
+    return found.detach(), projected.grad
+
+
+@pytest.mark.parametrize("length", [1, 2, KEPT_UP_TO, KEPT_UP_TO + 1])
+def test_plain_attention_and_its_gradient_are_those_of_torch(length: int) -> None:
+    projected = torch.randn(2, length, 3 * 24, dtype=torch.float64)
+    found = attention_and_gradient(lambda x: causal_attention(x, 3), projected)
+    expected = attention_and_gradient(lambda x: by_torch(x, 3, None), projected)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 24), slice(24, 48), slice(48, 72)])
+def test_a_wrong_gradient_of_query_key_or_value_would_be_seen(rows: slice) -> None:
+    projected = torch.randn(2, 9, 3 * 24, dtype=torch.float64)
+    found, gradient = attention_and_gradient(lambda x: causal_attention(x, 3), projected)
+    gradient[..., rows] *= 1.01
+    expected = attention_and_gradient(lambda x: by_torch(x, 3, None), projected)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close((found, gradient), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 31, 256, 513])
 def test_attention_in_bf16_is_that_in_fp32(length: int) -> None:
     query, key, value = torch.randn(3, 2, 2, length, 8, generator=torch.Generator().manual_seed(0))
     expected = attend(query, key, value, None, 0.0)
