@@ -46,11 +46,13 @@ def follow(running: Running) -> Completed:
 
 def _show_event(event: Event | Completed, dev: str, advance: Callable[[int, str], None]) -> None:
     from explora.core.measure import peak_memory_bytes
-    from explora.core.running import EvalDone, StepDone
+    from explora.core.running import EvalDone, FeaturesDone, StepDone
 
     if isinstance(event, StepDone):
         speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
         advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
+    elif isinstance(event, FeaturesDone):
+        advance(event.step, f"output of the frozen blocks: {event.examples:,} of {event.of:,} examples")
     elif isinstance(event, EvalDone):
         best = ", the best so far" if event.best else ""
         console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")

@@ -26,6 +26,8 @@ from explora.core.config import (
 from explora.core.registry import MODELS, TARGETS, TASKS
 from explora.errors import UsageError, did_you_mean
 
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
 
 def parse_targets(text: str) -> tuple[str, ...]:
     """`query,attn_out` -> ("query", "attn-out"); which targets exist is checked with the configuration."""
@@ -80,11 +82,22 @@ def parse_method(lora: int | None, full: bool, last_linear: bool) -> dict[str, A
     return settings
 
 
+def parse_size(text: str) -> int:
+    """`4GB` -> 4,000,000,000 bytes; `off` -> 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
+    if text.strip().lower() == "off":
+        return 0
+    if match is None:
+        raise UsageError(f"{text!r} is not a size", "a number with its unit, such as 500MB or 4GB, or off")
+    return round(float(match[1]) * SIZES[(match[2] or "B").upper()])
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "targets": parse_targets,
     "layers": parse_layers,
     "columns": parse_columns,
     "label_words": parse_label_words,
+    "feature_cache": parse_size,
 }
 
 
@@ -333,6 +346,15 @@ GradCheckpoint = Annotated[
         "--grad-checkpoint/--no-grad-checkpoint",
         metavar="",
         help="Compute activations again instead of keeping them: less memory, more time, the same result.",
+    ),
+]
+FeatureCache = Annotated[
+    str | None,
+    _machine(
+        "--feature-cache",
+        metavar="SIZE|off",
+        help="Disk for the output of frozen blocks, computed once where only what is above them trains "
+        f"(default {RuntimeConfig.feature_cache // 10**9}GB).",
     ),
 ]
 Threads = Annotated[int | None, _machine("--threads", metavar="N", help="Default: one per physical core.")]

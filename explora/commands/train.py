@@ -20,7 +20,7 @@ from explora.core.resolving import fit_learning_rate, resolve
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed
+    from explora.core.running import Completed, Running
 
 SHAPE_FIELDS = {
     "layers": "n_layer",
@@ -107,6 +107,7 @@ def train(
     amp: o.Amp = None,
     grad_checkpoint: o.GradCheckpoint = None,
     threads: o.Threads = None,
+    feature_cache: o.FeatureCache = None,
     output: o.Output = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = False,
@@ -166,6 +167,7 @@ def train(
         "amp": amp,
         "grad_checkpoint": grad_checkpoint,
         "threads": threads,
+        "feature_cache": feature_cache,
     }
     options = o.given(settings) | o.parse_method(lora, full, last_linear)
     of_task, from_file = read_config(config) if config else (task, {})
@@ -211,6 +213,7 @@ def _execute(
         f"{session.label}; {running.training.steps:,} steps"
         + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
     )
+    _show_feature_cache(running)
     completed = follow(running)
     if json:
         console.result_json(completed.result)
@@ -257,6 +260,19 @@ def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
         f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
         f"{run.runtime.threads} threads"
     )
+
+
+def _show_feature_cache(running: Running) -> None:
+    cache = running.training.feature_cache
+    if cache is None:
+        return
+    what = f"the frozen blocks' output of {len(cache.examples):,} examples: {console.size(cache.size)}"
+    if cache.fits:
+        console.note(f"keeps {what} in {cache.file}")
+    elif cache.size > cache.limit:
+        console.note(f"does not keep {what}, more than the {console.size(cache.limit)} of --feature-cache")
+    else:
+        console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
 
 
 def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:

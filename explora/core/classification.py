@@ -15,7 +15,15 @@ from explora.core.config import DataConfig
 from explora.core.data import Row, Table, load_split, read_table
 from explora.core.metrics import Score, accuracy, macro_f1, majority, positive_f1
 from explora.core.model import GPT2
-from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split, encode_rows
+from explora.core.tasks.contract import (
+    Batch,
+    Evaluation,
+    Example,
+    Setting,
+    Split,
+    encode_rows,
+    stack_features,
+)
 from explora.errors import DataError
 
 
@@ -109,11 +117,12 @@ class Classification(ABC):
             positions=lengths - 1,
             weight=len(examples),
             tokens=int(lengths.sum()),
+            features=stack_features(examples),
         )
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the cross-entropy over the classes, summed over the rows."""
-        hidden = model(batch.input_ids, batch.positions)[:, 0]
+        hidden = model(batch.inputs, batch.positions)[:, 0]
         return F.cross_entropy(self.class_logits(model, hidden), batch.targets, reduction="sum")
 
     @torch.inference_mode()
@@ -122,8 +131,8 @@ class Classification(ABC):
         lengths = [len(example.ids) for example in examples]
         answers = torch.empty(len(examples), max(2, len(self.labels)))
         for rows in in_length_order(lengths, batch_size):
-            batch = self.collate([examples[row] for row in rows], 0)
-            hidden = model(batch.input_ids.to(model.device), batch.positions.to(model.device))[:, 0]
+            batch = self.collate([examples[row] for row in rows], 0).to(model.device)
+            hidden = model(batch.inputs, batch.positions)[:, 0]
             answers[rows] = self.class_logits(model, hidden).softmax(dim=-1).cpu()
         return answers
 

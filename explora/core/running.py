@@ -23,6 +23,7 @@ from explora.core.training import (
     EvalDone,
     EvalStarted,
     Event,
+    FeaturesDone,
     Finished,
     Saved,
     StepDone,
@@ -148,7 +149,7 @@ class Running:
         restore_trained(session, self.folder)
         session.model.eval()
         evaluation = session.task.evaluate(
-            session.model, self.dev.examples, self.train.examples, 2 * self.run.training.batch_size
+            session.model, self.training.dev, self.train.examples, 2 * self.run.training.batch_size
         )
         trainable = sum(value.numel() for value in trained_tensors(session.model).values())
         own_head = session.model.score.weight.numel() if session.model.score is not None else 0
@@ -192,6 +193,7 @@ __all__ = [
     "EvalDone",
     "EvalStarted",
     "Event",
+    "FeaturesDone",
     "Finished",
     "Running",
     "Saved",

@@ -14,12 +14,23 @@ import torch
 from explora.core.batching import epoch_batches
 from explora.core.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
 from explora.core.config import TrainRun
+from explora.core.feature_cache import plan_feature_cache
 from explora.core.model import GPT2
 from explora.core.optimizing import make_optimizers, schedule_factor
-from explora.core.tasks.contract import Batch, Example, Task
+from explora.core.tasks.contract import Example, Task
 from explora.errors import TrainingError
 
 INITIAL_LOSS_SCALE = 2.0**13
+FEATURES_FILE = "features.bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesDone:
+    """The frozen blocks have read this many of the examples of train and dev, before the next step."""
+
+    step: int
+    examples: int
+    of: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,7 @@ class Finished:
     stopped_early: bool
 
 
-Event = StepDone | EvalStarted | EvalDone | Saved | Finished
+Event = FeaturesDone | StepDone | EvalStarted | EvalDone | Saved | Finished
 
 
 class Training:
@@ -103,6 +114,12 @@ class Training:
         self.scaler = torch.amp.GradScaler(
             model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=run.runtime.amp == "fp16"
         )
+        # An epoch that is not repeated gains nothing from what is kept.
+        self.feature_cache = (
+            plan_feature_cache(model, task, run, train, dev, checkpoint / FEATURES_FILE)
+            if self.steps > self.steps_per_epoch
+            else None
+        )
         self.progress = Progress()
         if has_checkpoint(checkpoint):
             self.progress, scaler = load_checkpoint(checkpoint, model, self.optimizers)
@@ -117,6 +134,7 @@ class Training:
         """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
         seed, at = self.run.training.seed, self.progress
         self.model.grad_checkpoint = self.run.runtime.grad_checkpoint
+        yield from self._keep_features()
         order = epoch_batches(self.lengths, self.group, seed, at.epoch)
         while True:
             if at.step > at.evaluated and self._eval_is_due():
@@ -138,6 +156,19 @@ class Training:
         self.model.eval()
         yield Finished(progress=at, stopped_early=at.step < self.steps)
 
+    def _keep_features(self) -> Iterator[FeaturesDone]:
+        """Compute what the frozen blocks make of the examples, which then carry it."""
+        cache = self.feature_cache
+        if cache is None or not cache.fits:
+            return
+        started = time.perf_counter()
+        for done in cache.fill():
+            self.progress.seconds += time.perf_counter() - started
+            yield FeaturesDone(step=self.progress.step, examples=done, of=len(cache.examples))
+            started = time.perf_counter()
+        examples = cache.attach()
+        self.examples, self.dev = examples[: len(self.examples)], examples[len(self.examples) :]
+
     def _eval_is_due(self) -> bool:
         every = self.run.training.eval_every or self.steps_per_epoch
         return self.progress.step % every == 0 or self.progress.step == self.steps
@@ -153,9 +184,10 @@ class Training:
     def _step(self, rows: Sequence[int]) -> StepDone:
         """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size."""
         started, at, size = time.perf_counter(), self.progress, self.run.training.batch_size
+        device = self.model.device
         self.model.train()
         batches = [
-            self._to_device(self.task.collate([self.examples[row] for row in rows[i : i + size]], at.epoch))
+            self.task.collate([self.examples[row] for row in rows[i : i + size]], at.epoch).to(device)
             for i in range(0, len(rows), size)
         ]
         weight = max(1, sum(batch.weight for batch in batches))
@@ -181,18 +213,6 @@ class Training:
             gradient_norm=norm,
             tokens=tokens,
             seconds=seconds,
-        )
-
-    def _to_device(self, batch: Batch) -> Batch:
-        device = self.model.device
-        if device.type == "cpu":
-            return batch
-        return Batch(
-            input_ids=batch.input_ids.to(device),
-            targets=batch.targets.to(device),
-            positions=batch.positions.to(device),
-            weight=batch.weight,
-            tokens=batch.tokens,
         )
 
     def _set_learning_rate(self, step: int) -> float:
@@ -245,5 +265,5 @@ class Training:
 
 
 def discard_checkpoint(folder: Path) -> None:
-    """Remove the resume state of a finished run."""
+    """Remove the resume state and the kept features of a finished run."""
     shutil.rmtree(folder, ignore_errors=True)

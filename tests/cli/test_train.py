@@ -77,6 +77,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "amp": ("--amp fp16", {"amp": "fp16"}, ""),
     "grad_checkpoint": ("--grad-checkpoint", {"grad_checkpoint": True}, ""),
     "threads": ("--threads 27", {"threads": 27}, ""),
+    "feature_cache": ("--feature-cache 28.5kB", {"feature_cache": 28500}, ""),
 }
 
 

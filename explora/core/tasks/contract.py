@@ -7,26 +7,32 @@ evaluation. It never sees the optimizer, and asks the model only for the logits 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from explora.core.config import DataConfig, EncodingConfig
 from explora.core.data import Row, Table
-from explora.core.model import GPT2
+from explora.core.model import GPT2, Features
 from explora.core.tokenizer import Tokenizer
 from explora.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One row, encoded. `label` indexes the task's labels; `breaks` are token offsets of line ends."""
+    """One row, encoded. `label` indexes the task's labels; `breaks` are token offsets of line ends.
+
+    `features`, where they are kept, are what the frozen blocks make of `ids`; see `feature_cache`.
+    """
 
     row: Row
     ids: Sequence[int]
     label: int | None = None
     breaks: tuple[int, ...] = ()
+    features: Features | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class Batch:
 
     input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 where no loss is taken;
     positions (B,): the last real token of each row; weight: how many items the summed loss has;
-    tokens: real tokens read.
+    tokens: real tokens read; features: those of the examples, padded likewise, where all have them.
     """
 
     input_ids: Tensor
@@ -43,6 +49,33 @@ class Batch:
     positions: Tensor
     weight: int
     tokens: int
+    features: Features | None = None
+
+    @property
+    def inputs(self) -> Tensor | Features:
+        """What the model reads: the features where there are any, else the ids."""
+        return self.input_ids if self.features is None else self.features
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on a device."""
+        if device == self.input_ids.device:
+            return self
+        features = self.features
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            targets=self.targets.to(device),
+            positions=self.positions.to(device),
+            features=features and Features(features.states.to(device), features.depth),
+        )
+
+
+def stack_features(examples: Sequence[Example]) -> Features | None:
+    """Return the features of a batch, rows padded on the right with zeros; None where one has none."""
+    found = [example.features for example in examples if example.features is not None]
+    if len(found) < len(examples):
+        return None
+    return Features(pad_sequence([item.states for item in found], batch_first=True), found[0].depth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +142,10 @@ class Task(Protocol):
     def __init__(self, setting: Setting) -> None: ...
 
     def head_classes(self) -> int | None:
-        """Return the number of classes of the `score` head this task trains, or None for the tied head."""
+        """Return the number of classes of the `score` head this task trains, or None for the tied head.
+
+        The head looks at the `positions` of a batch and nowhere else.
+        """
 
     def load(self, config: DataConfig, split: str) -> Split:
         """Read and encode "train", "dev" or "test"; the train split teaches the labels if none are known.
@@ -124,7 +160,11 @@ class Task(Protocol):
         """Return the ids of a text that the model shall continue, begun as the training texts begin."""
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Make a batch; what an epoch draws anew is a function of seed, epoch and row alone."""
+        """Make a batch, its features by `stack_features`.
+
+        The ids are the examples' in every epoch; the targets may be drawn anew, as a function of seed, epoch
+        and row alone.
+        """
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the loss summed over the `weight` items of the batch."""

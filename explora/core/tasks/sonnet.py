@@ -23,7 +23,15 @@ from explora.core.generation import Prompt, generate
 from explora.core.metrics import Score, bleu, chrf, perplexity
 from explora.core.model import GPT2
 from explora.core.sampling import SamplingConfig
-from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split, encode_rows
+from explora.core.tasks.contract import (
+    Batch,
+    Evaluation,
+    Example,
+    Setting,
+    Split,
+    encode_rows,
+    stack_features,
+)
 from explora.errors import DataError
 
 SONNET_LINES = 14
@@ -96,6 +104,7 @@ class Sonnet:
             positions=lengths - 1,
             weight=int((targets >= 0).sum()),
             tokens=int(lengths.sum()),
+            features=stack_features(examples),
         )
 
     def _given(self, example: Example, epoch: int) -> int:
@@ -106,7 +115,7 @@ class Sonnet:
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the cross-entropy summed over the targets."""
-        hidden, wanted = model(batch.input_ids), batch.targets >= 0
+        hidden, wanted = model(batch.inputs), batch.targets >= 0
         return tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
@@ -181,12 +190,12 @@ class Sonnet:
         """Return for each poem the loss of every token but the first, (T - 1,)."""
         losses: dict[int, Tensor] = {}
         for rows in in_length_order([len(example.ids) for example in examples], batch_size):
-            input_ids = pad([examples[row].ids for row in rows], self.setting.tokenizer.eos).to(model.device)
-            hidden = model(input_ids)
+            batch = self.collate([examples[row] for row in rows], 0).to(model.device)
+            hidden = model(batch.inputs)
             for place, row in enumerate(rows):
                 end = len(examples[row].ids)
                 losses[row] = token_losses(
-                    hidden[place, : end - 1], model.wte.weight, input_ids[place, 1:end]
+                    hidden[place, : end - 1], model.wte.weight, batch.input_ids[place, 1:end]
                 ).cpu()
         return [losses[row] for row in range(len(examples))]
 
