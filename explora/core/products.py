@@ -74,17 +74,32 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-def pack(weight: Tensor, rows: int) -> Tensor | None:
-    """Return a frozen weight in the order in which oneDNN reads it, None where that brings nothing.
+def pack(weight: Tensor) -> Tensor | None:
+    """Return a frozen weight (in, out) as oneDNN reads it, (out, in) and opaque; None where it is not used.
 
-    `rows` is how many rows the products are expected to have. The result is only good for `packed_affine`.
+    The result is good for `packed_affine` only, whatever the number of rows.
     """
     if not uses_onednn(weight):
         return None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().t().contiguous())
     return packed
 
 
-def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return what `affine` does, without gradients, from a packed weight."""
-    return _linear(x, weight, bias)
+class _PackedAffine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor | None) -> Tensor:
+        ctx.transposed = transposed
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _linear(grads[0], ctx.transposed, None), None, None, None
+
+
+def packed_affine(x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor | None) -> Tensor:
+    """Return what `affine` does for a frozen weight that is packed.
+
+    `transposed` is weight^T, packed likewise; without it there is no gradient for x.
+    """
+    y: Tensor = _PackedAffine.apply(x, weight, bias, transposed)  # type: ignore[no-untyped-call]
+    return y

@@ -90,6 +90,7 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
     model = _load(base, run)
     add_head(model, task)
     method_module(run.method).apply(model, run.method)
+    model.pack(twice=run.runtime.amp == "bf16" and not run.runtime.grad_checkpoint)
     header = Header(
         task=run.task,
         method=run.method,

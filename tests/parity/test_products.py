@@ -56,6 +56,14 @@ def test_the_gradients_are_those_of_addmm(kernels: str, dtype: torch.dtype) -> N
         assert not close(1.1 * ours.grad, theirs.grad, dtype)
 
 
+def test_a_gradient_that_is_one_number_expanded_is_read_right(kernels: str) -> None:
+    x, weight, bias = (drawn(*shape).requires_grad_() for shape in ((37, 48), (48, 80), (80,)))
+    affine(x, weight, bias).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+    torch.testing.assert_close(x.grad, weight.detach().sum(1).expand(37, 48), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(weight.grad, x.detach().sum(0)[:, None].expand(48, 80), rtol=1e-4, atol=1e-4)
+
+
 def test_a_frozen_weight_gets_no_gradient_and_the_input_is_not_kept(kernels: str) -> None:
     kept: list[Tensor] = []
     x, weight, bias = drawn(5, 8).requires_grad_(), drawn(8, 6), drawn(6)
@@ -69,8 +77,10 @@ def test_a_frozen_weight_gets_no_gradient_and_the_input_is_not_kept(kernels: str
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_packed_weight_gives_the_same(dtype: torch.dtype) -> None:
     x, weight, bias = drawn(7, 48).to(dtype), drawn(48, 80).to(dtype), drawn(80).to(dtype)
-    packed = pack(weight, 7)
+    packed = pack(weight)
     if packed is None:
         pytest.skip("this torch has no oneDNN products")
-    assert close(packed_affine(x, packed, bias), x.double() @ weight.double() + bias.double(), dtype)
-    assert close(packed_affine(x[:1], packed, None), x[:1].double() @ weight.double(), dtype)
+    assert close(packed_affine(x, packed, bias, None), x.double() @ weight.double() + bias.double(), dtype)
+    assert close(
+        packed_affine(x[:1], packed, bias, None), x[:1].double() @ weight.double() + bias.double(), dtype
+    )
