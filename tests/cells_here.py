@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from explora.core.bench.cells import Cell, Measurement
+from explora.core.bench.cells import Cell, Measurement, Parts
+from explora.core.bench.learning import Learned, Point
 from explora.core.config import TrainRun
 
-ENTRY = {"cell": "measure", "reference": "export", "peer": "measure"}
+PARTS = Parts(runtime=200, weights=300, gradients=10, optimizer=20, activations=150, temporaries=50)
+ENTRY = {"cell": "measure", "reference": "export", "peer": "measure", "quality": "learn"}
 
 
 def ask_here(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def found(tokens_per_second: float = 100.0, memory: int = 1000, **changes: Any) 
         "matrix_peak": 1e10,
         "peak_memory_bytes": memory,
         "baseline_memory_bytes": 200,
+        "parts": PARTS,
         "trainable": 10,
         "total": 1000,
         "checkpoint_bytes": 40,
@@ -46,3 +49,17 @@ def found(tokens_per_second: float = 100.0, memory: int = 1000, **changes: Any) 
         "rows": "",
     }
     return Measurement(**{**values, **changes})
+
+
+def learned(score: float, half: float = 0.01, **changes: Any) -> Learned:
+    """Make up an accuracy that is equally good after equal steps and after equal time."""
+    point = Point(steps=40, seconds=8.0, score=score, low=score - half, high=score + half)
+    values = {
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "examples": 100,
+        "equal_steps": point,
+        "equal_time": point,
+        "curve": (point,),
+    }
+    return Learned(**{**values, **changes})

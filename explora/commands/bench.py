@@ -2,144 +2,72 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands import _bench_options as b
 from explora.commands import _options as o
+from explora.core.bench.cells import Contender
+from explora.core.bench.matrix import Plan
+from explora.core.bench.report import check_report, legend, write_report
 from explora.core.config import TrainRun
-from explora.core.registry import METHODS, TASKS
-from explora.core.resolving import resolve
-from explora.errors import UsageError, did_you_mean
+from explora.core.registry import TASKS
+from explora.core.resolving import fit_learning_rate, resolve
+from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.bench.rows import Row
     from explora.core.bench.running import Bench, Result
-
-METHODS_COMPARED = "full,last-linear,lora"
-RANKS_COMPARED = "4,8,16"
-REPEATS = 3
-COLUMNS = (
-    "method", "trained", "share", "tokens/s", "range", "rows/s", "fwd/bwd/opt %", "memory", "file", "of peak",
-)  # fmt: skip
-
-Methods = Annotated[
-    str,
-    typer.Option(
-        "--methods",
-        metavar="NAME,...",
-        rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; lora once for each of --ranks.",
-    ),
-]
-Ranks = Annotated[
-    str, typer.Option("--ranks", metavar="R,...", rich_help_panel="Method", help="The ranks of LoRA.")
-]
-Peer = Annotated[
-    bool,
-    typer.Option(
-        "--peer",
-        metavar="",
-        rich_help_panel="Method",
-        help="Add transformers + peft on the same rows (needs the extra explora[peer]).",
-    ),
-]
-Length = Annotated[
-    int | None,
-    typer.Option(
-        "--length",
-        metavar="TOKENS",
-        min=8,
-        rich_help_panel="Data",
-        help="Fill or cut every row to this length, to see what it costs. Default: the rows as they are.",
-    ),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        "--steps",
-        metavar="N",
-        min=1,
-        rich_help_panel="Training",
-        help="Timed steps of each cell, after two of warm-up. Default: by time, under 3 minutes in all.",
-    ),
-]
-Repeats = Annotated[
-    int,
-    typer.Option(
-        "--repeats", metavar="N", min=1, rich_help_panel="Training", help="How often each contender runs."
-    ),
-]
-
-
-def parse_methods(text: str) -> list[str]:
-    """`full,last_linear` -> ["full", "last-linear"]. Raises UsageError."""
-    names = [name.strip().replace("_", "-") for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in METHODS:
-            nearest = did_you_mean(name, METHODS)
-            raise UsageError(f"no method {name!r}{nearest}", f"--methods {METHODS_COMPARED}")
-    _check_distinct("--methods", names)
-    return names
-
-
-def parse_ranks(text: str) -> list[int]:
-    """`4,8,16` -> [4, 8, 16]. Raises UsageError."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    for word in words:
-        if not word.isdigit() or int(word) == 0:
-            raise UsageError(f"--ranks: {word!r} is not a positive whole number", f"--ranks {RANKS_COMPARED}")
-    _check_distinct("--ranks", words)
-    return [int(word) for word in words]
-
-
-def _check_distinct(option: str, words: list[str]) -> None:
-    if not words or len(set(words)) != len(words):
-        raise UsageError(f"{option} names at least one, and none twice")
 
 
 def bench(
     task: o.Task = "paraphrase",
     model: o.Model = None,
     tokenizer: o.Tokenizer = None,
-    methods: Methods = METHODS_COMPARED,
-    ranks: Ranks = RANKS_COMPARED,
+    methods: b.Methods = b.METHODS_COMPARED,
+    ranks: b.Ranks = b.RANKS_COMPARED,
     targets: o.Targets = None,
     layers: o.Layers = None,
-    peer: Peer = False,
+    peer: b.Peer = False,
     data: o.Data = None,
     columns: o.Columns = None,
     format: o.Format = None,
     skip_bad: o.SkipBad = None,
-    length: Length = None,
-    batch_size: o.BatchSize = None,
-    steps: Steps = None,
-    repeats: Repeats = REPEATS,
+    batch_sizes: b.BatchSizes = None,
+    lengths: b.Lengths = None,
+    amp: b.Amps = None,
+    grad_checkpoint: b.GradCheckpoints = None,
+    steps: b.Steps = None,
+    repeats: b.Repeats = b.REPEATS,
+    quality: b.Quality = False,
+    quality_steps: b.QualitySteps = None,
     seed: o.Seed = None,
     device: o.Device = None,
-    amp: o.Amp = None,
-    grad_checkpoint: o.GradCheckpoint = None,
     threads: o.Threads = None,
+    report: b.Report = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Measure whether LoRA pays off on this machine: speed, memory, file size, and a verdict.
 
     Every contender takes the first steps of a real training, on the same rows, in a process of its own, in
-    turns. What a method learns is not measured here: that is `explora eval`.
+    turns. Methods are compared within equal settings: batch size, length, precision, checkpointing.
 
     Examples:
 
     `explora bench`
 
-    `explora bench sonnet --methods full,lora --ranks 8 --batch-size 4`
+    `explora bench sonnet --methods full,lora --ranks 8 --quality --report sonnet.html`
 
-    `explora bench --model random:gpt2 --length 256 --grad-checkpoint --json`
+    `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
     """
-    settings = {
+    options = {
         "model": model,
         "tokenizer": tokenizer,
         "targets": targets,
@@ -148,17 +76,79 @@ def bench(
         "columns": columns,
         "format": format,
         "skip_bad": skip_bad,
-        "batch_size": batch_size,
         "seed": seed,
         "device": device,
-        "amp": amp,
-        "grad_checkpoint": grad_checkpoint,
         "threads": threads,
     }
-    runs = _runs(task, o.given(settings), parse_methods(methods), parse_ranks(ranks))
-    from explora.core.bench.running import Bench, Plan
+    chosen = b.parse_methods(methods), b.parse_numbers("--ranks", ranks, b.RANKS_COMPARED)
+    matrix = _Matrix(
+        batch_sizes=b.parse_numbers("--batch-sizes", batch_sizes, "4,8") if batch_sizes else [None],
+        lengths=b.parse_numbers("--lengths", lengths, "64,256", least=8) if lengths else [None],
+        amps=b.parse_amps(amp) if amp else [None],
+        grad_checkpoints=b.parse_switch("--grad-checkpoint", grad_checkpoint) if grad_checkpoint else [None],
+    )
+    if report is not None:
+        check_report(report)
+    plan = Plan(
+        contenders=tuple(_contenders(task, o.given(options), matrix, *chosen)),
+        repeats=repeats,
+        steps=steps,
+        peer=peer,
+        learning=quality or quality_steps is not None,
+        lesson_steps=quality_steps,
+    )
+    _run(plan, report, json=json)
 
-    plan = Plan(runs=tuple(runs), repeats=repeats, steps=steps, length=length, peer=peer)
+
+@dataclass(frozen=True, kw_only=True)
+class _Matrix:
+    """The settings at which every method is measured; None: the default of the task."""
+
+    batch_sizes: Sequence[int | None]
+    lengths: Sequence[int | None]
+    amps: Sequence[str | None]
+    grad_checkpoints: Sequence[bool | None]
+
+    def settings(self) -> Iterator[tuple[dict[str, Any], int | None]]:
+        """Yield options and length of each setting."""
+        for size, length, amp, again in product(
+            self.batch_sizes, self.lengths, self.amps, self.grad_checkpoints
+        ):
+            yield {"batch_size": size, "amp": amp, "grad_checkpoint": again}, length
+
+
+def _contenders(
+    task: str, options: dict[str, Any], matrix: _Matrix, methods: list[str], ranks: list[int]
+) -> Iterator[Contender]:
+    """Yield every method and rank at every setting; what the task refuses is left out, and said."""
+    refused = TASKS[task].refused
+    allowed = [method for method in methods if method not in refused]
+    for method in methods:
+        if method in refused:
+            console.note(f"{method} is left out: {refused[method]}")
+    if not allowed:
+        raise UsageError(f"{task} can be trained by none of {', '.join(methods)}")
+    variants = [
+        {"method": method, **rank}
+        for method in allowed
+        for rank in ([{"rank": rank} for rank in ranks] if method == "lora" else [{}])
+    ]
+    for setting, length in matrix.settings():
+        for variant in variants:
+            run = _resolved(task, {**options, **o.given(setting), **variant})
+            yield Contender(run=run, length=length)
+
+
+def _resolved(task: str, options: dict[str, Any]) -> TrainRun:
+    from explora.core.sources import shape_of
+
+    run, origins = resolve(task, options)
+    return fit_learning_rate(run, origins, shape_of(run.model).n_embd)[0]
+
+
+def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
+    from explora.core.bench.running import Bench
+
     with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
         result = _follow(Bench(plan, Path(scratch)))
     if json:
@@ -169,83 +159,61 @@ def bench(
                 "verdict": " ".join(result.verdict),
             }
         )
-        return
-    _show(result)
-
-
-def _runs(task: str, options: dict[str, Any], methods: list[str], ranks: list[int]) -> list[TrainRun]:
-    """Resolve one run for each method and rank; what the task refuses is left out, and said."""
-    refused = TASKS[task].refused
-    runs: list[TrainRun] = []
-    for method in methods:
-        if method in refused:
-            console.note(f"{method} is left out: {refused[method]}")
-            continue
-        chosen = [{"rank": rank} for rank in ranks] if method == "lora" else [{}]
-        runs += [resolve(task, {**options, "method": method, **each})[0] for each in chosen]
-    if not runs:
-        raise UsageError(f"{task} can be trained by none of {', '.join(methods)}")
-    return runs
+    else:
+        _show(result)
+    if report is not None:
+        _write(report, result)
 
 
 def _follow(bench: Bench) -> Result:
     """Draw the events."""
-    from explora.core.bench.running import CellDone
-
-    run = bench.plan.runs[0]
+    plan, run = bench.plan, bench.plan.contenders[0].run
     console.note(
-        f"{run.task}: {bench.cells} cells on {bench.base.label}, {bench.examples:,} rows, "
-        f"batch {run.training.batch_size}, {_precision(run.runtime.amp)}, {run.runtime.threads} threads"
+        f"{run.task}: {plan.cells} cells on {bench.base.label}, {bench.examples:,} rows, "
+        f"{run.runtime.threads} threads{_about(plan.expected_seconds)}"
     )
-    with console.progress("bench", bench.cells) as advance:
-        for event in bench.events():
-            if not isinstance(event, CellDone):
-                return event
-            if event.error and event.is_new:
-                console.warn(f"{event.contender}: {event.error}")
-            speed = f"{event.tokens_per_second:,.0f} tokens/s"
-            advance(event.done, f"{event.contender}  {'failed' if event.error else speed}")
-    raise AssertionError("a bench ends with its result")
+    for setting in plan.settings:
+        console.note(setting.described(list(setting.words())))
+    with console.progress("bench", plan.cells) as advance:
+        for cell in bench.measure():
+            if cell.error and cell.is_new:
+                console.warn(f"{cell.contender}: {cell.error}")
+            speed = f"{cell.tokens_per_second:,.0f} tokens/s"
+            advance(cell.done, f"{cell.contender}  {'failed' if cell.error else speed}")
+    if plan.learning:
+        _follow_learning(bench)
+    return bench.result()
 
 
-def _precision(amp: str) -> str:
-    return "fp32" if amp == "off" else amp
+def _follow_learning(bench: Bench) -> None:
+    lessons, seconds = bench.lessons()
+    console.note(f"{lessons} trainings{_about(seconds)} and their scores")
+    with console.progress("learn", lessons) as advance:
+        for lesson in bench.learn():
+            if lesson.learned is None:
+                console.warn(f"{lesson.contender} has no score: {lesson.error}")
+                continue
+            learned, end = lesson.learned, lesson.learned.equal_steps
+            facts = f"{lesson.contender}  {learned.metric} {end.score:.4g} after {end.steps} steps"
+            advance(lesson.done, facts)
+
+
+def _about(seconds: float | None) -> str:
+    return "" if seconds is None else f", about {console.duration(seconds)}"
 
 
 def _show(result: Result) -> None:
-    console.result_table(COLUMNS, [_cells(row) for row in result.rows])
-    measured = [row for row in result.rows if row.spread is not None]
-    first = measured[0]
-    assert first.baseline_memory_bytes and first.matrix_peak
-    peak = f"{first.matrix_peak / 1e9:,.0f} GFLOP/s"
-    console.result(
-        f"\n{first.steps} steps a cell, medians of {first.repeats}. Memory is the peak of the process; "
-        f"{console.size(first.baseline_memory_bytes)} of it are Python and torch. The matrix peak is the "
-        f"{peak} of a large product in {_precision(first.amp)}.\n"
-    )
-    for row in result.rows:
-        if row.error:
-            console.result(f"{row.name}: {row.error}")
-    console.result("\n".join(result.verdict))
+    from explora.commands._tables import tables_of
+
+    for table in tables_of(result.rows):
+        console.result_table(table.header, table.lines)
+        console.result("")
+    failed = [f"{row.name}: {row.error}" for row in result.rows if row.error]
+    console.result("\n".join([*legend(result), *failed, "", *result.verdict]))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    if row.spread is None:
-        return (row.name, *["-"] * (len(COLUMNS) - 1))
-    assert row.seconds and row.trainable and row.share and row.checkpoint_bytes
-    assert row.tokens_per_second and row.examples_per_second and row.peak_memory_bytes and row.matrix_share
-    low, high = row.spread.tokens_per_second
-    parts = (row.seconds.forward, row.seconds.backward, row.seconds.optimizer)
-    step = sum(parts) + row.seconds.other
-    return (
-        row.name,
-        f"{row.trainable:,}",
-        f"{100 * row.share:.3g} %",
-        f"{row.tokens_per_second:,.0f}",
-        f"{low:,.0f}-{high:,.0f}",
-        f"{row.examples_per_second:,.1f}",
-        "/".join(f"{100 * part / step:.0f}" for part in parts),
-        console.size(row.peak_memory_bytes),
-        console.size(row.checkpoint_bytes),
-        f"{100 * row.matrix_share:.0f} %",
-    )
+def _write(file: Path, result: Result) -> None:
+    from explora.commands._tables import tables_of
+
+    write_report(file, f"explora {shlex.join(sys.argv[1:])}", tables_of(result.rows), result)
+    console.note(f"wrote {file}")

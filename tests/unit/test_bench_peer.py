@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from explora.core.bench import running
-from explora.core.bench.cells import WARMUP_STEPS
+from explora.core.bench import matrix, running
+from explora.core.bench.cells import WARMUP_STEPS, Contender
+from explora.core.bench.matrix import Plan
 from explora.core.bench.reference import export
-from explora.core.bench.running import Bench, CellDone, Plan, Result
+from explora.core.bench.running import Bench, CellDone, Result
 from explora.core.config import TrainRun
 from explora.core.registry import METHODS, TASKS
 from explora.errors import TrainingError, UsageError
@@ -24,21 +25,20 @@ def in_process(monkeypatch):
     monkeypatch.setattr(running, "ask", ask_here)
 
 
-def plan(*runs: TrainRun, **changes: Any) -> Plan:
-    chosen = {"repeats": 1, "steps": 2, "length": None, "peer": False}
-    return Plan(runs=runs, **{**chosen, **changes})
+def plan(*runs: TrainRun, length: int | None = None, **changes: Any) -> Plan:
+    contenders = tuple(Contender(run=run, length=length) for run in runs)
+    return Plan(**{"contenders": contenders, "repeats": 1, "steps": 2, **changes})
 
 
 def finish(bench: Bench) -> tuple[list[CellDone], Result]:
-    *cells, result = bench.events()
-    assert isinstance(result, Result)
-    return cells, result
+    return list(bench.measure()), bench.result()
 
 
 def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
     in_process, tiny_base, tiny_data, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(running, "TIMED_SECONDS", 1.2)
+    monkeypatch.setattr(matrix, "TIMED_SECONDS", 1.2)
+    monkeypatch.setattr(matrix, "LEAST_SECONDS", 0.0)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in METHODS]
     cells, result = finish(Bench(plan(*runs, repeats=2, steps=None), tmp_path))
     names = ["lora r=8", "full", "last-linear"]
@@ -51,8 +51,8 @@ def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
 def test_every_contender_runs_once_and_then_time_may_be_up(
     in_process, tiny_base, tiny_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
-    monkeypatch.setattr(running, "SECONDS_A_REPEAT", 0.0)
+    for name in ("TIMED_SECONDS", "LEAST_SECONDS", "SECONDS_A_REPEAT", "SECONDS_A_CELL"):
+        monkeypatch.setattr(matrix, name, 0.0)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
     cells, result = finish(Bench(plan(*runs, repeats=3, steps=None), tmp_path))
     assert [each.contender for each in cells] == ["full", "lora r=8"]

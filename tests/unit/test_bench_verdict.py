@@ -23,7 +23,7 @@ def contender(method: str = "lora", rank: int = 8, stack: str = "explora", amp: 
 
 def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[Row]:
     outcomes = [Outcome(contender=who, found=tuple(what), error=None) for who, what in speeds.values()]
-    return summarise(outcomes, "tiny", None, 0.7)
+    return summarise(outcomes, "tiny")
 
 
 def test_a_row_has_medians_and_ends():
@@ -52,7 +52,7 @@ def test_the_matrix_peak_is_the_best_of_all_cells_in_that_dtype():
 
 def test_a_contender_that_failed_has_no_figures():
     outcome = Outcome(contender=contender(), found=(found(),), error="out of memory")
-    (row,) = summarise([outcome], "tiny", None, None)
+    (row,) = summarise([outcome], "tiny")
     assert row.error == "out of memory"
     assert row.tokens_per_second is None
     assert row.trainable is None

@@ -38,11 +38,12 @@ def tensor_parts(
     tracker = _Tracker(next(model.parameters()).device, clock)
     tracker.claim([*model.parameters(), *model.buffers()], "weights")
     tracker.claim([value for value in state if isinstance(value, Tensor)], "optimizer")
-    hooks = [
-        value.register_post_accumulate_grad_hook(lambda done: tracker.claim([done.grad], "gradients"))
-        for value in model.parameters()
-        if value.requires_grad
-    ]
+
+    def note_gradient(value: Tensor) -> None:
+        tracker.claim([value.grad], "gradients")
+
+    trained = [value for value in model.parameters() if value.requires_grad]
+    hooks = [value.register_post_accumulate_grad_hook(note_gradient) for value in trained]  # type: ignore[no-untyped-call]
     with tracker:
         step()
     for hook in hooks:
@@ -69,11 +70,11 @@ class _Storage:
     part: str
 
 
-class _Tracker(TorchDispatchMode):
+class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, notes every storage on `device` that an operation makes, and when it is freed."""
 
     def __init__(self, device: torch.device, clock: Clock) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.clock = device, clock
         self.alive: dict[int, _Storage] = {}  # by address, which is free to be used again after the end
         self.changes: list[tuple[_Storage, int]] = []  # in order: a storage and +1 or -1
@@ -88,8 +89,8 @@ class _Tracker(TorchDispatchMode):
     def claim(self, tensors: Iterable[Tensor | None], part: str | None) -> None:
         """Note storages that are new; with a `part`, say what they are for."""
         for tensor in tensors:
-            if tensor is None or tensor.device != self.device:
-                continue
+            if tensor is None or tensor.device != self.device or tensor.is_mkldnn:
+                continue  # what oneDNN packs has no storage that could be followed
             storage = tensor.untyped_storage()
             known = self.alive.get(storage._cdata) or self._begin(storage)
             known.part = part or known.part

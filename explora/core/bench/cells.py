@@ -114,10 +114,15 @@ class Setting:
             "checkpointing": "on" if self.grad_checkpoint else "off",
         }
 
+    def described(self, names: Sequence[str]) -> str:
+        """Return some of the words with their names: `batch 4, precision bf16`."""
+        words = self.words()
+        return ", ".join(f"{name} {words[name]}" for name in names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What is compared: a run, the `length` of its rows (see Cell), and its stack: ours, or another's versions."""
+    """What is compared: a run, the `length` of its rows (see Cell), its stack: ours or another's versions."""
 
     run: TrainRun
     length: int | None = None

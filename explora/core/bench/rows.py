@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
-from explora.core.bench.cells import Contender, Measurement
+from explora.core.bench.cells import Contender, Measurement, Parts, Setting
+from explora.core.bench.learning import Learned
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A contender, its measurements, and why it failed, if it did."""
+    """A contender, its measurements, and why it failed, if it did; another stack's reference loss."""
 
     contender: Contender
     found: tuple[Measurement, ...]
     error: str | None
+    reference_loss: float | None = None
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,13 @@ class Seconds:
     backward: float
     optimizer: float
     other: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Parts):
+    """The peak by part; `rest` is what no part explains: what the allocator keeps, what kernels take."""
+
+    rest: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,38 +83,49 @@ class Row:
     seconds: Seconds | None = None
     peak_memory_bytes: int | None = None
     baseline_memory_bytes: int | None = None
+    memory: Memory | None = None
     matrix_peak: float | None = None
     matrix_share: float | None = None
     spread: Spread | None = None
     first_loss: float | None = None
     reference_loss: float | None = None
+    quality: Learned | None = None
     error: str | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What it shares with the rows that it is compared with."""
+        return Setting(
+            batch_size=self.batch_size,
+            length=self.length,
+            amp=self.amp,
+            grad_checkpoint=self.grad_checkpoint,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return asdict(self)
 
 
-def summarise(
-    outcomes: Sequence[Outcome], model: str, length: int | None, reference_loss: float | None
-) -> list[Row]:
-    """Return a row for each contender. `reference_loss` is for those of another stack."""
+def summarise(outcomes: Sequence[Outcome], model: str) -> list[Row]:
+    """Return a row for each contender; `model` is what to call the base."""
     peaks: dict[str, float] = {}
     for outcome in outcomes:
         amp = outcome.contender.run.runtime.amp
         peaks[amp] = max([peaks.get(amp, 0.0), *(each.matrix_peak for each in outcome.found)])
     return [
         Row(
-            **_setting(outcome, model, length),
+            **_identity(outcome, model),
             **_figures(outcome, peaks[outcome.contender.run.runtime.amp]),
-            reference_loss=None if outcome.contender.is_own else reference_loss,
+            reference_loss=outcome.reference_loss,
+            quality=outcome.learned,
             error=outcome.error,
         )
         for outcome in outcomes
     ]
 
 
-def _setting(outcome: Outcome, model: str, length: int | None) -> dict[str, Any]:
+def _identity(outcome: Outcome, model: str) -> dict[str, Any]:
     contender, run = outcome.contender, outcome.contender.run
     return {
         "name": contender.name,
@@ -113,10 +134,7 @@ def _setting(outcome: Outcome, model: str, length: int | None) -> dict[str, Any]
         "model": model,
         "method": run.method.method,
         "rank": run.method.rank if run.method.method == "lora" else None,
-        "batch_size": run.training.batch_size,
-        "length": length,
-        "amp": run.runtime.amp,
-        "grad_checkpoint": run.runtime.grad_checkpoint,
+        **asdict(contender.setting),
         "threads": run.runtime.threads,
         "seed": run.training.seed,
         "repeats": len(outcome.found),
@@ -142,6 +160,7 @@ def _figures(outcome: Outcome, matrix_peak: float) -> dict[str, Any]:
         "seconds": _seconds(found),
         "peak_memory_bytes": round(median(memory)),
         "baseline_memory_bytes": round(median(each.baseline_memory_bytes for each in found)),
+        "memory": _memory(found, round(median(memory))),
         "matrix_peak": matrix_peak,
         "matrix_share": round(median(each.flop / each.seconds for each in found) / matrix_peak, 4),
         "spread": Spread(
@@ -151,6 +170,15 @@ def _figures(outcome: Outcome, matrix_peak: float) -> dict[str, Any]:
         ),
         "first_loss": first.first_loss,
     }
+
+
+def _memory(found: Sequence[Measurement], peak: int) -> Memory:
+    """Medians of the parts, so that with the rest they add up to the median of the peaks."""
+    parts = {
+        field.name: round(median(getattr(each.parts, field.name) for each in found))
+        for field in fields(Parts)
+    }
+    return Memory(**parts, rest=peak - sum(parts.values()))
 
 
 def _seconds(found: Sequence[Measurement]) -> Seconds:

@@ -13,15 +13,18 @@ from explora.core.data import Row
 from explora.core.tasks.contract import Example
 
 
-def sample(examples: Sequence[Example], run: TrainRun) -> list[Row]:
-    """Return the rows of the first 64 batches of the training of `run`, and one of each label.
+def sample(examples: Sequence[Example], runs: Sequence[TrainRun]) -> list[Row]:
+    """Return the rows of the first 64 batches of the training of each run, and one of each label.
 
     The batch that takes most memory is among them: it is the first.
     """
-    training = run.training
     lengths = [len(example.ids) for example in examples]
-    batches = epoch_batches(lengths, training.batch_size, training.seed, epoch=0)
-    chosen = [number for batch in islice(batches, WINDOW) for number in batch]
+    chosen = [
+        number
+        for training in (run.training for run in runs)
+        for batch in islice(epoch_batches(lengths, training.batch_size, training.seed, epoch=0), WINDOW)
+        for number in batch
+    ]
     a_label = {example.label: number for number, example in enumerate(examples)}
     return [examples[number].row for number in dict.fromkeys([*chosen, *a_label.values()])]
 
