@@ -38,7 +38,9 @@ def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[E
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:
     """Open a run folder, a PEFT adapter or a model; by default runs/TASK where it exists, else the base."""
     runtime = resolve_runtime(RuntimeConfig(amp=amp))
-    return open_run(task, source, model=model, tokenizer=None, runtime=runtime)
+    session = open_run(task, source, model=model, tokenizer=None, runtime=runtime)
+    session.settle()
+    return session
 
 
 def evaluate(

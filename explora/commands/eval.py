@@ -95,6 +95,7 @@ def evaluate(
 
     runtime = resolve_runtime(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
+    session.settle()
     trained_on = recorded_data(session.source)
     config = asked.data if data is not None else dataclasses.replace(trained_on, **given)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")

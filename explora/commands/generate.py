@@ -164,6 +164,8 @@ def generate(
             f"explora eval {task}, or choose a sonnet or text run",
         )
     merge_in_memory(session, DTYPES[runtime.amp])
+    session.settle()
+    session.model.pack_head()
     console.note(session.label)
     asked = _prompts(prompt, data, session)
     if prompt not in (None, "-") and num == 1 and not json and sys.stdout.isatty():

@@ -206,6 +206,7 @@ class GPT2(nn.Module):
         self.h = nn.ModuleList(Block(shape, layer, dropout) for layer in range(shape.n_layer))
         self.ln_f = LayerNorm(shape.n_embd)
         self.score: nn.Linear | None = None
+        self.packed_head: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -267,8 +268,15 @@ class GPT2(nn.Module):
                 if isinstance(module, Conv1D) and not module.weight.requires_grad:
                     module.pack(passes_gradient=passes_gradient)
 
+    def pack_head(self) -> None:
+        """Keep a second copy of the frozen tied head as products read it fastest: every token reads it all."""
+        self.packed_head = pack(self.wte.weight.t())
+
     def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""
+        if rows is None and self.packed_head is not None:
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            return packed_affine(flat, self.packed_head, None, None).view(*hidden.shape[:-1], -1).float()
         if rows is None:
             return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
         return F.linear(hidden.float(), self.wte.weight[rows].float())

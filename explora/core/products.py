@@ -87,7 +87,9 @@ def pack(weight: Tensor) -> Tensor | None:
 
 class _PackedAffine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None
+    ) -> Tensor:
         ctx.transposed = transposed
         return _linear(x, weight, bias)
 
@@ -96,7 +98,7 @@ class _PackedAffine(torch.autograd.Function):
         return _linear(grads[0], ctx.transposed, None), None, None, None
 
 
-def packed_affine(x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor | None) -> Tensor:
+def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None) -> Tensor:
     """Return what `affine` does for a frozen weight that is packed.
 
     `transposed` is weight^T, packed likewise; without it there is no gradient for x.

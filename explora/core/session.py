@@ -48,6 +48,10 @@ class Session:
     label: str
     source: Path | None = None
 
+    def settle(self) -> None:
+        """Freeze the model, for answers alone: no gradient, no merging, no saving after this."""
+        self.model.requires_grad_(False).pack(twice=False)
+
 
 def method_module(method: MethodConfig) -> ModuleType:
     """Return the module that implements a method."""
