@@ -134,8 +134,6 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         projected = self.c_attn(x)  # (B, T, 3 C)
         dropout = self.dropout if self.training else 0.0
-        if positions is None and cache is None and dropout == 0 and plain_is_faster(projected):
-            return self.c_proj(causal_attention(projected, self.heads))  # type: ignore[no-any-return]
         parts = projected.view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         mask = None
@@ -148,7 +146,9 @@ class Attention(nn.Module):
         if positions is not None:
             query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
-        attended = attend(query, key, value, mask, dropout)
+        if query.shape[2] == key.shape[2] and dropout == 0 and plain_is_faster(projected):
+            return self.c_proj(causal_attention(projected, self.heads))  # type: ignore[no-any-return]
+        attended = attend(query.to(key.dtype), key, value, mask, dropout).to(x.dtype)
         return self.c_proj(attended.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
 
 

@@ -70,6 +70,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Keeps for the backward pass only what a gradient that is asked for needs.
     """
+    if not torch.is_grad_enabled():
+        return product(x, weight.to(x.dtype), bias.to(x.dtype))
     y: Tensor = _Affine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 
@@ -103,5 +105,7 @@ def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Te
 
     `transposed` is weight^T, packed likewise; without it there is no gradient for x.
     """
+    if not torch.is_grad_enabled():
+        return _linear(x, weight, bias)
     y: Tensor = _PackedAffine.apply(x, weight, bias, transposed)  # type: ignore[no-untyped-call]
     return y
