@@ -86,6 +86,14 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--ranks ,", "at least one"),
         ("--steps 0", "--steps"),
         ("--length 10000", "reads at most 192 tokens"),
+        ("--lengths 64,7", "not a whole number from 8 on"),
+        ("--batch-sizes 4,4", "none twice"),
+        ("--amp off,bf61", "did you mean bf16?"),
+        ("--amp auto,off", "stands alone"),
+        ("--grad-checkpoint yes", "not one of on, off"),
+        ("--batch-sizes 1,2,3,4 --repeats 99", "cells"),
+        ("--lengths 64 --quality", "nothing is learned"),
+        ("--report bench.pdf", "one of .md, .html"),
         ("--methods full --peer", "compared with LoRA"),
     ],
 )
@@ -94,6 +102,37 @@ def test_usage_errors(explora, on_tiny, arguments, message):
     assert done.code == 2
     assert message in done.err
     assert done.out == ""
+
+
+def test_a_matrix_has_columns_for_what_differs_and_a_report(explora, on_tiny, in_process, tmp_path):
+    chosen = ("--methods", "full,lora", "--ranks", "2", "--repeats", "1", "--steps", "1")
+    settings = ("--batch-sizes", "2,3", "--grad-checkpoint", "on,off")
+    done = explora("bench", *on_tiny, *chosen, *settings, "--report", "out/report.md")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].split()[:4] == ["method", "batch", "checkpointing", "trained"]
+    cells = [line.split()[:3] if line.startswith("full") else line.split()[1:4] for line in lines[1:9]]
+    settings_shown = [cell[1:] for cell in cells[::2]]
+    assert settings_shown == [["2", "on"], ["2", "off"], ["3", "on"], ["3", "off"]]
+    assert "batch 2, length as it is, precision fp32, checkpointing on" in done.err
+    assert done.out.count("With batch") == 4
+    written = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| method | batch | checkpointing | trained |" in written
+    assert "wrote out/report.md" in done.err
+
+
+def test_what_is_learned_is_in_table_and_json(explora, on_tiny, in_process, check_schema):
+    chosen = ("--methods", "full,lora", "--ranks", "2", "--repeats", "1", "--steps", "1")
+    quality = ("--quality-steps", "2")
+    done = explora("bench", *on_tiny, *chosen, *quality, "--json", "--report", "r.html")
+    assert done.code == 0
+    (value,) = done.objects
+    check_schema("bench", value)
+    assert [row["quality"]["equal_steps"]["steps"] for row in value["rows"]] == [2, 2]
+    assert all(sum(row["memory"].values()) == row["peak_memory_bytes"] for row in value["rows"])
+    assert "2 trainings, about 0:" in done.err
+    assert "learn 2/2" in done.err
+    assert Path("r.html").read_text(encoding="utf-8").count("<svg") == 3
 
 
 def test_underscores_and_quiet(explora, on_tiny, in_process):

@@ -12,13 +12,19 @@ from explora.core.bench.cells import Contender, Measurement
 from explora.core.bench.rows import Outcome, Row, summarise
 from explora.core.bench.verdict import verdict
 from explora.core.config import MethodConfig, TrainRun
-from tests.cells_here import found
+from tests.cells_here import found, learned
 
 
-def contender(method: str = "lora", rank: int = 8, stack: str = "explora", amp: str = "bf16") -> Contender:
+def contender(
+    method: str = "lora",
+    rank: int = 8,
+    stack: str = "explora",
+    amp: str = "bf16",
+    length: int | None = None,
+) -> Contender:
     run = TrainRun(task="paraphrase", method=MethodConfig(method=method, rank=rank))
     runtime = dataclasses.replace(run.runtime, amp=amp, threads=2)
-    return Contender(run=dataclasses.replace(run, runtime=runtime), stack=stack)
+    return Contender(run=dataclasses.replace(run, runtime=runtime), stack=stack, length=length)
 
 
 def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[Row]:
@@ -114,6 +120,69 @@ def test_ranks_are_compared_and_the_middle_one_speaks_for_lora():
     )
     assert "lora r=8 against full" in text
     assert "Rank 4 against 16: 1.25" in text
+
+
+def test_files_are_compared_exactly():
+    full = [found(50, checkpoint_bytes=27_876_672), found(52, checkpoint_bytes=27_876_672)]
+    lora = [found(100, checkpoint_bytes=198_648), found(101, checkpoint_bytes=198_648)]
+    text = said(full=(contender("full"), full), lora=(contender(), lora))
+    assert "a file of 0.2 MB instead of 28 MB" in text
+
+
+def test_methods_are_compared_within_their_setting_only():
+    fast, slow = [found(100), found(101)], [found(50), found(51)]
+    lines = verdict(
+        rows_of(
+            a=(contender("full", length=64), slow),
+            b=(contender(length=64), fast),
+            c=(contender("full", length=128), fast),
+            d=(contender(length=128), slow),
+        ),
+        QUIET,
+    )
+    short, long = (next(n for n, line in enumerate(lines) if f"length {t}:" in line) for t in (64, 128))
+    assert "With length 64: LoRA pays off here in time" in lines[short]
+    assert "With length 128: LoRA does not pay off" in lines[long]
+    assert sum("against full fine-tuning" in line for line in lines) == 2
+    assert "full fine-tuning: 1.99 (1.96 to 2.02) times as fast" in lines[short + 1]
+
+
+def with_scores(lora: float, full: float, **changes: Any) -> str:
+    rows = rows_of(
+        full=(contender("full"), [found(50, 2000), found(52, 2000)]),
+        lora=(contender(), [found(100, 1000), found(104, 1000)]),
+    )
+    scores = [learned(full, **changes), learned(lora, **changes)]
+    scored = [dataclasses.replace(row, quality=score) for row, score in zip(rows, scores, strict=True)]
+    return " ".join(verdict(scored, QUIET))
+
+
+@pytest.mark.parametrize(
+    ("lora", "full", "word", "ending"),
+    [
+        (0.80, 0.70, "better", "learns more than full"),
+        (0.70, 0.80, "worse", "learns less than full"),
+        (0.80, 0.79, "not distinguishable", "learns as much as full fine-tuning, as far as 100 rows"),
+    ],
+)
+def test_scores_count_with_their_intervals(lora, full, word, ending):
+    text = with_scores(lora, full)
+    low, high = f"{lora - 0.01:.3f}", f"{lora + 0.01:.3f}"
+    assert f"accuracy after 40 steps each {lora:.3f} [{low}, {high}] against" in text
+    assert text.count(f"({word})") == 2
+    assert ending in text
+    assert "one seed" in text
+
+
+def test_a_lower_perplexity_is_better():
+    text = with_scores(20.0, 30.0, metric="perplexity", higher_is_better=False)
+    assert text.count("(better)") == 2
+
+
+def test_what_was_not_learned_is_not_judged():
+    text = said(full=(contender("full"), [found(50)] * 2), lora=(contender(), [found(100)] * 2))
+    assert "what it learns was not measured" in text
+    assert "seed" not in text
 
 
 def test_doubts_are_said():
