@@ -52,7 +52,9 @@ def read_questions(path: Path) -> Iterator[str]:
 def nearest(questions: list[str], count: int) -> Iterator[list[int]]:
     """Yield for each question the `count` most similar ones, itself among them, the most similar first."""
     # words in more than one question of a hundred say little and make the product dense
-    rows = TfidfVectorizer(min_df=2, max_df=0.01, ngram_range=(1, 2), dtype=np.float32).fit_transform(questions)
+    rows = TfidfVectorizer(min_df=2, max_df=0.01, ngram_range=(1, 2), dtype=np.float32).fit_transform(
+        questions
+    )
     columns = rows.T.tocsc()
     for start in range(0, len(questions), 500):
         for row in (rows[start : start + 500] @ columns).tocsr():

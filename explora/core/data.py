@@ -32,7 +32,7 @@ _COURSE_SONNETS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One example: where it stands and its values by canonical column, the label absent when unlabelled."""
 

@@ -269,7 +269,7 @@ class GPT2(nn.Module):
                     module.pack(passes_gradient=passes_gradient)
 
     def pack_head(self) -> None:
-        """Keep a second copy of the frozen tied head as products read it fastest: every token reads it all."""
+        """Keep a second copy of the frozen tied head as products read it fastest: each token reads it all."""
         self.packed_head = pack(self.wte.weight.t())
 
     def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
