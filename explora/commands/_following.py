@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -11,7 +13,9 @@ from explora import console
 from explora.errors import Interrupted
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, Event, Running
+    from explora.core.running import Completed, Event, Running, StepDone
+
+SHOWN_EVERY = 0.01  # seconds: finding out what to show takes as long as a short step
 
 
 def follow(running: Running) -> Completed:
@@ -19,19 +23,18 @@ def follow(running: Running) -> Completed:
 
     A step is finished first; an evaluation is broken off, and done again after --resume.
     """
-    from explora.core.running import Completed, EvalDone, EvalStarted
+    from explora.core.running import Completed, EvalStarted
 
     training = running.training
-    dev, completed = "", None
+    completed = None
     with _Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
+        display = _Display(advance)
         try:
             for event in running.events():
                 signals.at_once = isinstance(event, EvalStarted)
                 if isinstance(event, Completed):
                     completed = event
-                elif isinstance(event, EvalDone):
-                    dev = f"  dev {event.metric} {event.score:.4f}"
-                _show_event(event, dev, advance)
+                display.show(event)
                 signals.check()
         except Interrupted as interrupt:
             if completed is None:
@@ -44,18 +47,34 @@ def follow(running: Running) -> Completed:
     return completed
 
 
-def _show_event(event: Event | Completed, dev: str, advance: Callable[[int, str], None]) -> None:
-    from explora.core.measure import peak_memory_bytes
-    from explora.core.running import EvalDone, FeaturesDone, StepDone
+class _Display:
+    """Events as they are shown: on the bar, or as a line of their own."""
 
-    if isinstance(event, StepDone):
+    def __init__(self, advance: Callable[[int, str], None]) -> None:
+        self.advance, self.dev, self.shown_at = advance, "", -math.inf
+
+    def show(self, event: Event | Completed) -> None:
+        from explora.core.running import EvalDone, FeaturesDone, StepDone
+
+        if isinstance(event, StepDone):
+            self._show_step(event)
+        elif isinstance(event, FeaturesDone):
+            examples = f"{event.examples:,} of {event.of:,} examples"
+            self.advance(event.step, f"output of the frozen blocks: {examples}")
+        elif isinstance(event, EvalDone):
+            self.dev = f"  dev {event.metric} {event.score:.4f}"
+            best = ", the best so far" if event.best else ""
+            console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
+
+    def _show_step(self, event: StepDone) -> None:
+        from explora.core.measure import peak_memory_bytes
+
+        now = time.monotonic()
+        if now - self.shown_at < SHOWN_EVERY and event.step < event.steps:
+            return
+        self.shown_at = now
         speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
-        advance(event.step, f"loss {event.loss:.4f}{dev}  {speed:,.0f} tokens/s  {memory}")
-    elif isinstance(event, FeaturesDone):
-        advance(event.step, f"output of the frozen blocks: {event.examples:,} of {event.of:,} examples")
-    elif isinstance(event, EvalDone):
-        best = ", the best so far" if event.best else ""
-        console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
+        self.advance(event.step, f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}")
 
 
 class _Signals:

@@ -108,6 +108,7 @@ class Training:
         self.steps_per_epoch = math.ceil(len(train) / self.group)
         wanted = run.training.max_steps
         self.steps = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
+        self.trained = [value for value in model.parameters() if value.requires_grad]
         self.optimizers = make_optimizers(model, run.optimizer)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         self.factor = schedule_factor(run.optimizer, self.steps)
@@ -185,7 +186,8 @@ class Training:
         """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size."""
         started, at, size = time.perf_counter(), self.progress, self.run.training.batch_size
         device = self.model.device
-        self.model.train()
+        if not self.model.training:  # which visits every module
+            self.model.train()
         batches = [
             self.task.collate([self.examples[row] for row in rows[i : i + size]], at.epoch).to(device)
             for i in range(0, len(rows), size)
@@ -226,9 +228,8 @@ class Training:
         """Clip, step, and forget the gradients; returns their norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        trained = [value for value in self.model.parameters() if value.grad is not None]
         clip = self.run.optimizer.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
             raise self._diverged(f"the norm of the gradient is {norm}")
         for optimizer in self.optimizers:
