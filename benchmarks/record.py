@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from results import commit
+
 HEADER = (
     "what", "stack", "tokens/s", "range", "of explora's", "memory, MiB", "of explora's", "of matrix peak",
     "processors busy elsewhere",
@@ -38,7 +39,7 @@ def main() -> int:
     result = json.loads(done.stdout)
     facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "command": " ".join(command),
         "machine": result["machine"],
     }
@@ -47,18 +48,6 @@ def main() -> int:
         lines.writelines(json.dumps({**facts, **row}, ensure_ascii=False) + "\n" for row in result["rows"])
     print(result["verdict"])
     return 0
-
-
-def _commit() -> str:
-    """The commit, with a plus where the package differs from it."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    return commit + ("+" if _git("status", "--porcelain", "--", ":/explora") else "")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
