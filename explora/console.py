@@ -134,6 +134,8 @@ class _Progress:
         self.shown_tenth = 10 * done // self.total
 
     def advance(self, done: int, facts: str = "") -> None:
+        if done <= self.first:  # what comes before the first step tells nothing of the others
+            self.started = time.monotonic()
         if _quiet or not self._is_due(done):
             return
         self.shown_at = time.monotonic()
