@@ -36,7 +36,7 @@ def tensor_parts(
     """
     state = [value for each in optimizers for values in each.state.values() for value in values.values()]
     tracker = _Tracker(next(model.parameters()).device, clock)
-    tracker.claim([*model.parameters(), *model.buffers()], "weights")
+    tracker.claim([value for _, _, value in _held(model)], "weights")
     tracker.claim([value for value in state if isinstance(value, Tensor)], "optimizer")
 
     def note_gradient(value: Tensor) -> None:
@@ -57,10 +57,27 @@ def memory_parts(
     """Add what is left without model and optimizer state, which are no use after this."""
     device = next(model.parameters()).device
     for value in model.parameters():
-        value.data, value.grad = value.data.new_empty(0), None
+        if value.requires_grad:  # the optimizer holds it too
+            value.data, value.grad = value.data.new_empty(0), None
+    for module, name, _ in _held(model):
+        setattr(module, name, None)
     for optimizer in optimizers:
         optimizer.state.clear()
     return Parts(runtime=settled_memory_bytes(device), **tensors)
+
+
+def _held(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Return module, name and value of every tensor that the model holds, parameter or not."""
+    return [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+            *vars(module).items(),
+        ]
+        if isinstance(value, Tensor)
+    ]
 
 
 @dataclass(kw_only=True)
@@ -89,17 +106,27 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def claim(self, tensors: Iterable[Tensor | None], part: str | None) -> None:
         """Note storages that are new; with a `part`, say what they are for."""
         for tensor in tensors:
-            if tensor is None or tensor.device != self.device or tensor.is_mkldnn:
-                continue  # what oneDNN packs has no storage that could be followed
-            storage = tensor.untyped_storage()
-            known = self.alive.get(storage._cdata) or self._begin(storage)
+            if tensor is None or tensor.device != self.device:
+                continue
+            known = self._of_packed(tensor) if tensor.is_mkldnn else self._of(tensor.untyped_storage())
             known.part = part or known.part
 
-    def _begin(self, storage: torch.UntypedStorage) -> _Storage:
-        begun = _Storage(size=storage.nbytes(), phase=self.clock.current, part=TEMPORARY)
-        self.alive[storage._cdata] = begun
+    def _of(self, storage: torch.UntypedStorage) -> _Storage:
+        address = storage._cdata
+        if address not in self.alive:
+            self.alive[address] = self._begin(storage.nbytes())
+            weakref.finalize(storage, self._end, address).atexit = False
+        return self.alive[address]
+
+    def _of_packed(self, tensor: Tensor) -> _Storage:
+        """What oneDNN packs has no storage; it stays as long as the model does."""
+        if id(tensor) not in self.alive:
+            self.alive[id(tensor)] = self._begin(tensor.numel() * tensor.element_size())
+        return self.alive[id(tensor)]
+
+    def _begin(self, size: int) -> _Storage:
+        begun = _Storage(size=size, phase=self.clock.current, part=TEMPORARY)
         self.changes.append((begun, 1))
-        weakref.finalize(storage, self._end, storage._cdata).atexit = False
         return begun
 
     def _end(self, address: int) -> None:
