@@ -15,6 +15,7 @@ from errors import BenchmarkError
 
 HERE = Path(__file__).resolve().parent
 EXPLORA = (sys.executable, "-m", "explora")
+LAST_LINES = 3  # of stderr: what went wrong, and a hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +73,5 @@ def run(command: Sequence[str], given: str = "", environment: Mapping[str, str] 
 
 
 def _reason(command: Sequence[str], code: int, errors: str) -> str:
-    last = errors.strip().splitlines()[-1:] or ["it said nothing"]
-    return f"{' '.join(command)[:300]}: exit code {code}: {last[0]}"
+    last = [line.strip() for line in errors.strip().splitlines()[-LAST_LINES:]] or ["it said nothing"]
+    return f"{' '.join(command)[:300]}: exit code {code}: {'; '.join(last)}"

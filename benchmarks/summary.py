@@ -57,6 +57,8 @@ def _rows(cell: Cell, figures: Figures) -> Iterator[tuple[str, ...]]:
 def _row(cell: Cell, target: Target, figures: Figures) -> tuple[str, ...]:
     found = [each[target.figure] for each in figures.values() if target.figure in each]
     is_ratio = target.of == "ratio"
+    if len(found) < 1 + is_ratio:
+        return (cell.work, target.figure.replace("_", " "), "not measured", *[""] * 6)
     measured = found[0].over(found[1]) if is_ratio else found[0]
 
     def words(value: float) -> str:
