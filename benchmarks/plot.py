@@ -88,6 +88,7 @@ def _panel(axes: Any, panel: Sequence[Bar], title: str) -> None:
     axes.set_title(f"{title}; line: target, dotted: stretch", fontsize=10)
     if any(bar.measured.high > 10 for bar in panel):
         axes.set_xscale("log")
+        axes.set_xlim(left=min(1.0, *(bar.measured.low for bar in panel)))
 
 
 if __name__ == "__main__":
