@@ -77,7 +77,7 @@ class FeatureCache:
                     done += len(batch)
                     yield done
         except OSError as error:
-            hint = "--feature-cache off trains without this file"
+            hint = "free some space, or train without this file: --feature-cache off"
             raise TrainingError(f"{self.file}: {error.strerror}", hint) from None
 
     @torch.inference_mode()
