@@ -334,6 +334,8 @@ def test_values_are_parsed():
     assert _options.parse_layers(" 6 ") == (6, 6)
     assert _options.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
     assert _options.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
+    sizes = {"off": 0, "0": 0, "17": 17, "28.5kB": 28_500, "500 MB": 500_000_000, "4gb": 4 * 10**9}
+    assert {text: _options.parse_size(text) for text in sizes} == sizes
     assert _options.parse_label_words("yes, no") == ("yes", "no")
     assert _options.parse_method(4, False, False) == {"method": "lora", "rank": 4}
     assert _options.parse_method(None, False, True) == {"method": "last-linear"}
@@ -345,6 +347,7 @@ def test_values_are_parsed():
     [(_options.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
     + [(_options.parse_targets, text) for text in ("", " , ")]
     + [(_options.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
+    + [(_options.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4GiB", "on")]
     + [(_options.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
 )
 def test_bad_values_are_usage_errors(parse, text):

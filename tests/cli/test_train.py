@@ -259,6 +259,23 @@ def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
     assert Path("runs/text", TRAINED).read_bytes() == before
 
 
+def test_what_is_kept_of_frozen_blocks_is_said_before(
+    explora: Callable[..., Any], tiny_base: Path, tiny_data: Path
+) -> None:
+    words = f"train sentiment --last-linear --amp off --threads 1 --data {tiny_data / 'sentiment'}"
+    words += f" --model {tiny_base} --epochs 2 --overwrite"
+    what = "the frozen blocks' output of 27 examples: 3.5 kB"
+    for options, said in (
+        ("", f"keeps {what} in runs/sentiment/checkpoint/features.bin\n"),
+        ("--feature-cache 3kB", f"does not keep {what}, more than the 3.0 kB of --feature-cache\n"),
+    ):
+        outcome = explora(*words.split(), *options.split())
+        assert outcome.code == 0 and said in outcome.err
+        assert outcome.err.index(said) < outcome.err.index("train 1/4")
+        assert ("output of the frozen blocks: " in outcome.err) == (not options)
+    assert "frozen" not in explora(*words.split(), "--feature-cache", "off").err
+
+
 def test_a_learning_rate_that_is_too_high_is_1_with_a_hint(
     explora: Callable[..., Any], words: list[str]
 ) -> None:
