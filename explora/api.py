@@ -13,7 +13,7 @@ from explora.core.generation import Prompt
 from explora.core.generation import generate as continue_prompts
 from explora.core.opening import open_run
 from explora.core.resolving import fit_learning_rate, resolve
-from explora.core.running import Completed, Event, Running, check_folder
+from explora.core.running import RunEvent, Running, check_folder
 from explora.core.runtime import resolve_runtime
 from explora.core.sampling import SamplingConfig
 from explora.core.session import Session
@@ -28,7 +28,7 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
     return fit_learning_rate(run, origins, shape.n_embd)[0]
 
 
-def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[Event | Completed]:
+def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
     """Train into `folder`, yielding events; the last is a Completed, whose `result` is train's JSON."""
     check_folder(folder, resume=False, overwrite=overwrite)
     resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))

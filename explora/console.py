@@ -14,10 +14,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from explora.core.recording import finite
 
@@ -111,10 +111,11 @@ def error(message: str, hint: str = "") -> None:
 
 
 @contextmanager
-def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show how far a loop of `total` steps is; `done` of them were done before.
 
-    Yields `advance(done, facts)`; `facts` is short text, such as the loss. A terminal gets a bar, drawn at
+    Yields `advance(done, facts)`; `facts` is short text, such as the loss. A `total` that only turned out
+    later is a third argument. A terminal gets a bar, drawn at
     most ten times a second; anything else a line every tenth of the way or every half minute.
     """
     shown = _Progress(label, total, done)
@@ -122,6 +123,13 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, s
         yield shown.advance
     finally:
         _end_bar()
+
+
+class Advance(Protocol):
+    """How a loop reports: steps done, facts, and the number of all steps where it has changed."""
+
+    def __call__(self, done: int, facts: str = "", total: int | None = None) -> None:
+        """Show it, where it is time to."""
 
 
 class _Progress:
@@ -133,7 +141,8 @@ class _Progress:
         self.shown_at = -math.inf
         self.shown_tenth = 10 * done // self.total
 
-    def advance(self, done: int, facts: str = "") -> None:
+    def advance(self, done: int, facts: str = "", total: int | None = None) -> None:
+        self.total = self.total if total is None else max(total, 1)
         if done <= self.first:  # what comes before the first step tells nothing of the others
             self.started = time.monotonic()
         if _quiet or not self._is_due(done):

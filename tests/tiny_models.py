@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from explora.core.config import TrainRun
 from explora.core.model import GPT2
@@ -94,3 +95,11 @@ def until_step(running: Running, step: int) -> Iterator[Event | Completed]:
         yield event
         if running.training.progress.step == step:
             return
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter's numbers, of packed weights too."""
+    return {
+        name: (value.to_dense() if value.is_mkldnn else value).detach().clone()
+        for name, value in model.named_parameters()
+    }

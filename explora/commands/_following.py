@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from explora import console
 from explora.errors import Interrupted
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, Event, Running, StepDone
+    from explora.core.running import Completed, RunEvent, Running, StepDone
 
 SHOWN_EVERY = 0.01  # seconds: finding out what to show takes as long as a short step
 
@@ -50,17 +49,21 @@ def follow(running: Running) -> Completed:
 class _Display:
     """Events as they are shown: on the bar, or as a line of their own."""
 
-    def __init__(self, advance: Callable[[int, str], None]) -> None:
+    def __init__(self, advance: console.Advance) -> None:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
 
-    def show(self, event: Event | Completed) -> None:
-        from explora.core.running import EvalDone, FeaturesDone, StepDone
+    def show(self, event: RunEvent) -> None:
+        from explora.core.running import EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
 
         if isinstance(event, StepDone):
             self._show_step(event)
         elif isinstance(event, FeaturesDone):
             examples = f"{event.examples:,} of {event.of:,} examples"
             self.advance(event.step, f"output of the frozen blocks: {examples}")
+        elif isinstance(event, Fitted):
+            console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
+        elif isinstance(event, TimeIsUp):
+            console.warn(f"the time is up: step {event.step} is the last, before the learning rate is down")
         elif isinstance(event, EvalDone):
             self.dev = f"  dev {event.metric} {event.score:.4f}"
             best = ", the best so far" if event.best else ""
@@ -74,7 +77,8 @@ class _Display:
             return
         self.shown_at = now
         speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
-        self.advance(event.step, f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}")
+        facts = f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}"
+        self.advance(event.step, facts, event.steps)
 
 
 class _Signals:

@@ -26,7 +26,12 @@ from explora.core.config import (
 from explora.core.registry import MODELS, TARGETS, TASKS
 from explora.errors import UsageError, did_you_mean
 
-SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -83,12 +88,12 @@ def parse_method(lora: int | None, full: bool, last_linear: bool) -> dict[str, A
 
 
 def parse_size(text: str) -> int:
-    """`4GB` -> 4,000,000,000 bytes; `off` -> 0."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
+    """`4GB` -> 4,000,000,000 bytes; `1KiB` -> 1,024; `off` -> 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|[kMGT]i?B)?", text.strip(), re.IGNORECASE)
     if text.strip().lower() == "off":
         return 0
     if match is None:
-        raise UsageError(f"{text!r} is not a size", "a number with its unit, such as 500MB or 4GB, or off")
+        raise UsageError(f"{text!r} is no size in bytes", "a number with its unit, 500MB or 4GB, or off")
     return round(float(match[1]) * SIZES[(match[2] or "B").upper()])
 
 
@@ -295,6 +300,14 @@ Schedule = Annotated[
 
 Epochs = Annotated[int | None, _training("--epochs", help=f"Default: by task, else {TrainingConfig.epochs}.")]
 MaxSteps = Annotated[int | None, _training("--max-steps", metavar="N", help="Stop after N optimizer steps.")]
+MaxMinutes = Annotated[
+    float | None,
+    _training(
+        "--max-minutes",
+        metavar="M",
+        help="Take as many steps as fit into M minutes here, evaluation included.",
+    ),
+]
 BatchSize = Annotated[
     int | None, _training("--batch-size", help=f"Default: by task, else {TrainingConfig.batch_size}.")
 ]

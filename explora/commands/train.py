@@ -96,6 +96,7 @@ def train(
     schedule: o.Schedule = None,
     epochs: o.Epochs = None,
     max_steps: o.MaxSteps = None,
+    max_minutes: o.MaxMinutes = None,
     batch_size: o.BatchSize = None,
     accumulate: o.Accumulate = None,
     dropout: o.Dropout = None,
@@ -156,6 +157,7 @@ def train(
         "schedule": schedule,
         "epochs": epochs,
         "max_steps": max_steps,
+        "max_minutes": max_minutes,
         "batch_size": batch_size,
         "accumulate": accumulate,
         "dropout": dropout,
@@ -210,7 +212,7 @@ def _execute(
         console.warn(f"skipped: {message}")
     console.note(
         f"{len(running.train.examples):,} train and {len(running.dev.examples):,} dev examples; "
-        f"{session.label}; {running.training.steps:,} steps"
+        f"{session.label}; {_length(running)}"
         + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
     )
     _show_feature_cache(running)
@@ -221,6 +223,14 @@ def _execute(
     losses = read_losses(folder)
     console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
     _show_result(completed)
+
+
+def _length(running: Running) -> str:
+    """Say how long the run is."""
+    training = running.run.training
+    if training.max_minutes is not None and training.max_steps is None:
+        return f"as many steps as fit into {console.duration(60 * training.max_minutes)}"
+    return f"{running.training.steps:,} steps"
 
 
 def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> TrainRun:

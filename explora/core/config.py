@@ -73,10 +73,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and in what portions. `eval_every` counts steps; None means once an epoch."""
+    """How long and in what portions. `eval_every` counts steps; None means once an epoch.
+
+    With `max_minutes` and without `max_steps` as many steps are taken as fit into that time, and recorded.
+    """
 
     epochs: int = 3
     max_steps: int | None = None
+    max_minutes: float | None = None
     batch_size: int = 16
     accumulate: int = 1
     dropout: float = 0.0
@@ -255,7 +259,7 @@ def validate(run: TrainRun) -> None:
     for name in ("lora_dropout", "dropout", "warmup", "beta1", "beta2"):
         if not 0 <= flat[name] < 1:
             raise UsageError(f"{spelled(name)} must be in [0, 1), not {flat[name]!r}")
-    for name in ("learning_rate", "alpha"):
+    for name in ("learning_rate", "alpha", "max_minutes"):
         if flat[name] is not None and not 0 < flat[name] < float("inf"):
             raise UsageError(f"{spelled(name)} must be a positive number, not {flat[name]!r}")
     if run.training.seed >= SEEDS:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from explora.core.allocating import return_freed_memory
 from explora.core.attention import attend, causal_attention, plain_is_faster
 from explora.core.products import affine, pack, packed_affine
 from explora.core.registry import Shape
@@ -108,8 +109,8 @@ class Cache:
             values[:, :, self.span] = value[:, :, 0]
         else:
             rows = torch.arange(len(key), device=key.device)
-            keys[rows, :, self.lengths] = key[:, :, 0]
-            values[rows, :, self.lengths] = value[:, :, 0]
+            keys[rows, :, self.lengths] = key[:, :, 0].to(keys.dtype)
+            values[rows, :, self.lengths] = value[:, :, 0].to(values.dtype)
         return keys[:, :, : self.span + 1], values[:, :, : self.span + 1]
 
     def mask(self) -> Tensor | None:
@@ -267,6 +268,7 @@ class GPT2(nn.Module):
             for module in block.modules():
                 if isinstance(module, Conv1D) and not module.weight.requires_grad:
                     module.pack(passes_gradient=passes_gradient)
+            return_freed_memory()  # or the holes of 340 MB of GPT-2's weights stay to the end
 
     def pack_head(self) -> None:
         """Keep a second copy of the frozen tied head as products read it fastest: each token reads it all."""

@@ -75,6 +75,8 @@ def fit_learning_rate(
 def _refuse_pointless(task: str, method: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that this task or this method would ignore."""
     row = TASKS[task]
+    if {"epochs", "max_minutes"} <= options.keys():
+        raise UsageError("--epochs and --max-minutes both say how long to train", "leave one of them out")
     if method in row.refused:
         raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
     for name in foreign_settings(method, options):

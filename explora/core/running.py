@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +20,7 @@ from explora.core.model_card import write_card
 from explora.core.recording import RECORD_FILE, MetricsLog, Record, read_record, write_record
 from explora.core.session import Session, load_run_tokenizer, open_for_training, restore_trained, save_trained
 from explora.core.tasks.contract import Evaluation, Split
+from explora.core.time_budget import fit_steps
 from explora.core.tokenizer import Tokenizer, train_tokenizer
 from explora.core.training import (
     EvalDone,
@@ -33,7 +36,22 @@ from explora.core.training import (
 from explora.errors import TrainingError, UsageError
 
 CHECKPOINT = "checkpoint"
+LATEST = 1.03  # of the minutes that a run has, it stops training
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """So many steps fit into the minutes that the run has; the schedule is made for them."""
+
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeIsUp:
+    """The machine became slower than it was when the steps were fitted: the run ends at this one."""
+
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +60,9 @@ class Completed:
 
     result: dict[str, Any]
     evaluation: Evaluation
+
+
+RunEvent = Event | Fitted | TimeIsUp | Completed
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | None:
@@ -80,6 +101,7 @@ class Running:
 
     def __init__(self, run: TrainRun, folder: Path, *, replace: bool = False) -> None:
         self.run, self.folder = run, folder
+        self.started = time.monotonic()
         trains_tokenizer = run.from_scratch is not None and run.tokenizer is None
         tokenizer = self._own_tokenizer(replace) if trains_tokenizer else None
         self.session, self.train, self.dev = open_for_training(run, tokenizer)
@@ -94,6 +116,7 @@ class Running:
             folder / CHECKPOINT,
         )
         self.resumed_at = self.training.progress.step
+        self.started -= self.training.progress.seconds
         self.machine = describe_machine()
         write_record(folder, Record(run=run, result={}, machine=self.machine))
         self.log = MetricsLog(folder, self.resumed_at)
@@ -114,16 +137,37 @@ class Running:
         """Write the resume state now: between two events, on a signal."""
         self.training.save()
 
-    def events(self) -> Iterator[Event | Completed]:
+    def events(self) -> Iterator[RunEvent]:
         """Train; keep the best on disk as it is found; score it on dev at the end."""
+        minutes = self.run.training.max_minutes
+        if minutes is not None and self.run.training.max_steps is None:
+            yield from self._fit(60 * minutes)
         for event in self.training.events():
             if isinstance(event, StepDone):
                 self._log_step(event)
             yield event
+            if isinstance(event, StepDone) and event.step < event.steps and self._time_is_up():
+                self.training.end_here()
+                yield TimeIsUp(step=event.step)
             if isinstance(event, EvalDone):
                 self._keep(event)
             if isinstance(event, Finished):
                 yield self._complete(event)
+
+    def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
+        """Make the schedule for the steps that fit into `seconds` since the run was started."""
+        yield from self.training.keep_features()
+        steps = fit_steps(self.training, self.started + seconds - time.monotonic())
+        training = dataclasses.replace(self.run.training, max_steps=steps)
+        self.run = dataclasses.replace(self.run, training=training)
+        self.training.begin(self.run)
+        self.training.progress.seconds = time.monotonic() - self.started
+        write_record(self.folder, Record(run=self.run, result={}, machine=self.machine))
+        yield Fitted(steps=steps)
+
+    def _time_is_up(self) -> bool:
+        minutes = self.run.training.max_minutes
+        return minutes is not None and time.monotonic() - self.started > LATEST * 60 * minutes
 
     def _log_step(self, event: StepDone) -> None:
         self.log.add(
@@ -167,7 +211,7 @@ class Running:
             "floors": dict(evaluation.floors),
             "best_step": progress.best_step,
             "steps": progress.step,
-            "stopped_early": finished.stopped_early,
+            "stopped_early": finished.stopped_early or progress.step < (self.run.training.max_steps or 0),
             "examples": len(self.train.examples),
             "skipped": len(self.train.skipped) + len(self.dev.skipped),
             "seconds": round(progress.seconds, 3),
@@ -195,9 +239,12 @@ __all__ = [
     "Event",
     "FeaturesDone",
     "Finished",
+    "Fitted",
+    "RunEvent",
     "Running",
     "Saved",
     "Split",
     "StepDone",
+    "TimeIsUp",
     "check_folder",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import random
@@ -12,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from explora.core.allocating import keep_freed_memory
 from explora.core.config import RuntimeConfig
 from explora.errors import UsageError
 
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 PROBE_SHAPE = (256, 768, 3072)  # rows, in, out of the product that decides for or against bf16
 
 
@@ -24,19 +22,6 @@ def cache_folder() -> Path:
     """Return where explora keeps what it can make again: $XDG_CACHE_HOME/explora or ~/.cache/explora."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "explora"
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse what tensors give back, instead of returning it to the kernel every step.
-
-    A training step frees and asks again for the same large tensors; by default each comes as fresh pages
-    that the kernel has to zero: 79,000 page faults a step against 900 (benchmarks/README.md). Other
-    C libraries are left alone.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def resolve_runtime(config: RuntimeConfig) -> RuntimeConfig:

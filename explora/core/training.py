@@ -101,31 +101,40 @@ class Training:
         dev: Sequence[Example],
         checkpoint: Path,
     ) -> None:
-        self.model, self.task, self.run = model, task, run
+        self.model, self.task = model, task
         self.examples, self.dev, self.folder = train, dev, checkpoint
         self.lengths = [len(example.ids) for example in train]
-        self.group = run.training.batch_size * run.training.accumulate
-        self.steps_per_epoch = math.ceil(len(train) / self.group)
-        wanted = run.training.max_steps
-        self.steps = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
         self.trained = [value for value in model.parameters() if value.requires_grad]
-        self.optimizers = make_optimizers(model, run.optimizer)
-        self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
-        self.factor = schedule_factor(run.optimizer, self.steps)
-        self.scaler = torch.amp.GradScaler(
-            model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=run.runtime.amp == "fp16"
-        )
+        self.begin(run)
         # An epoch that is not repeated gains nothing from what is kept.
         self.feature_cache = (
             plan_feature_cache(model, task, run, train, dev, checkpoint / FEATURES_FILE)
-            if self.steps > self.steps_per_epoch
+            if self.steps > self.steps_per_epoch or run.training.max_minutes is not None
             else None
         )
-        self.progress = Progress()
         if has_checkpoint(checkpoint):
             self.progress, scaler = load_checkpoint(checkpoint, model, self.optimizers)
             if scaler:
                 self.scaler.load_state_dict(scaler)
+
+    def begin(self, run: TrainRun) -> None:
+        """Stand before the first step of `run`, with the weights as they are."""
+        self.run, self.progress = run, Progress()
+        self.model.grad_checkpoint = run.runtime.grad_checkpoint
+        self.group = run.training.batch_size * run.training.accumulate
+        self.steps_per_epoch: int = math.ceil(len(self.lengths) / self.group)
+        wanted = run.training.max_steps
+        self.steps: int = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
+        self.optimizers: list[torch.optim.Optimizer] = make_optimizers(self.model, run.optimizer)
+        self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.factor = schedule_factor(run.optimizer, self.steps)
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
+            self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=run.runtime.amp == "fp16"
+        )
+
+    def end_here(self) -> None:
+        """Let the step just taken be the last: it is evaluated, and the training finished."""
+        self.steps = self.progress.step
 
     def save(self) -> None:
         """Write the resume state."""
@@ -134,8 +143,7 @@ class Training:
     def events(self) -> Iterator[Event]:
         """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
         seed, at = self.run.training.seed, self.progress
-        self.model.grad_checkpoint = self.run.runtime.grad_checkpoint
-        yield from self._keep_features()
+        yield from self.keep_features()
         order = epoch_batches(self.lengths, self.group, seed, at.epoch)
         while True:
             if at.step > at.evaluated and self._eval_is_due():
@@ -150,17 +158,17 @@ class Training:
             if at.batch == len(order):
                 at.epoch, at.batch = at.epoch + 1, 0
                 order = epoch_batches(self.lengths, self.group, seed, at.epoch)
-            yield self._step(order[at.batch])
+            yield self.take_step(order[at.batch])
             if self._save_is_due() and not self._eval_is_due():  # which saves by itself
                 self.save()
                 yield Saved(step=at.step)
         self.model.eval()
         yield Finished(progress=at, stopped_early=at.step < self.steps)
 
-    def _keep_features(self) -> Iterator[FeaturesDone]:
-        """Compute what the frozen blocks make of the examples, which then carry it."""
+    def keep_features(self) -> Iterator[FeaturesDone]:
+        """Compute what the frozen blocks make of the examples, which then carry it; once."""
         cache = self.feature_cache
-        if cache is None or not cache.fits:
+        if cache is None or not cache.fits or self.examples[0].features is not None:
             return
         started = time.perf_counter()
         for done in cache.fill():
@@ -182,7 +190,7 @@ class Training:
         patience = self.run.training.patience
         return patience is not None and self.progress.unimproved >= patience
 
-    def _step(self, rows: Sequence[int]) -> StepDone:
+    def take_step(self, rows: Sequence[int]) -> StepDone:
         """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size."""
         started, at, size = time.perf_counter(), self.progress, self.run.training.batch_size
         device = self.model.device

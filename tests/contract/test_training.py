@@ -37,7 +37,7 @@ from explora.core.running import (
 )
 from explora.core.training import Training
 from explora.errors import DataError, TrainingError, UsageError
-from tests.tiny_models import PAIRS, finish, tiny_run
+from tests.tiny_models import PAIRS, finish, snapshot, tiny_run
 
 Prepare = Callable[..., TrainRun]
 TRAINED_FILES = ("adapter_model.safetensors", "adapter_config.json", "model.safetensors", "explora.json")
@@ -116,7 +116,7 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
 ) -> None:
     running = Running(prepare(task, method), tmp_path / "run")
     model = running.session.model
-    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    before = snapshot(model)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     reached: set[str] = set()
     update = Training._update
@@ -130,7 +130,7 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
         for event in running.events():
             if isinstance(event, Finished):  # then the best comes back
                 break
-    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    moved = {name for name, value in snapshot(model).items() if not torch.equal(value, before[name])}
     assert reached == trained
     assert moved == trained
     assert bool(METHODS[method].trains_base) == (trained == before.keys())
@@ -210,15 +210,17 @@ def test_a_plain_loop_in_torch_gives_the_same_run(
     run = prepare(task, method, clip=0.5, weight_decay=0.1, eval_every=2)
     running = Running(run, tmp_path / "run")
     model, start = running.session.model, torch.get_rng_state()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = snapshot(model)
     events = itertools.takewhile(lambda event: not isinstance(event, Finished), running.events())
     steps = [event for event in events if isinstance(event, StepDone)]
-    found = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(before)
+    found = snapshot(model)
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            value.data.copy_(before[name])
     torch.set_rng_state(start)
     for step, (loss, norm) in zip(steps, plain_loop(run, running), strict=True):
         assert (step.loss, step.gradient_norm) == pytest.approx((loss, norm), rel=1e-5)
-    for name, value in model.state_dict().items():
+    for name, value in snapshot(model).items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 

@@ -62,7 +62,6 @@ class ClockedTraining(Training):
         self.clock = Clock(session.model.device)
         self.clocked = _ClockedTask(session.task, self.clock)
         super().__init__(session.model, cast(Task, self.clocked), run, examples, (), NO_CHECKPOINT)
-        self.model.grad_checkpoint = run.runtime.grad_checkpoint
         self.batches = endless_batches(self.lengths, run)
         self.rows = hashlib.sha256()
         self.restart()
@@ -77,7 +76,7 @@ class ClockedTraining(Training):
         """Take the next step and return its loss."""
         self.progress.epoch, rows = next(self.batches)
         with self.clock.phase("step"):
-            done = self._step(rows)
+            done = self.take_step(rows)
         batch = self.clocked.batch
         assert batch is not None
         self.rows.update(batch.input_ids.numpy().tobytes())
@@ -91,7 +90,7 @@ class ClockedTraining(Training):
     def repeat_longest(self) -> None:
         """Take the step with the longest batch, the first of all, once more; nothing is counted."""
         self.progress.epoch, rows = next(endless_batches(self.lengths, self.run))
-        self._step(rows)
+        self.take_step(rows)
 
     def _update(self) -> float:
         with self.clock.phase("optimizer"):
