@@ -53,13 +53,20 @@ class _Display:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
 
     def show(self, event: RunEvent) -> None:
-        from explora.core.running import EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
+        from explora.core.running import Counterfactual, EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
 
         if isinstance(event, StepDone):
             self._show_step(event)
         elif isinstance(event, FeaturesDone):
             examples = f"{event.examples:,} of {event.of:,} examples"
             self.advance(event.step, f"output of the frozen blocks: {examples}")
+        elif isinstance(event, Counterfactual):
+            console.note(
+                f"these steps: about {console.duration(event.seconds)}, peak "
+                f"{console.size(event.peak_memory_bytes)}; full fine-tuning here: about "
+                f"{console.duration(event.full_seconds)}, "
+                f"{console.size(event.full_peak_memory_bytes)} (predicted)"
+            )
         elif isinstance(event, Fitted):
             console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
         elif isinstance(event, TimeIsUp):

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from explora import console
+from explora.commands import _memory
 from explora.commands import _options as o
 from explora.core.adapters import Header
-from explora.core.config import TrainRun, foreign_settings
+from explora.core.config import TrainRun, foreign_settings, spelled
 from explora.core.counting import SENTIMENT_CLASSES, Count, count, head_classes
 from explora.core.registry import METHODS, TASKS, Shape
 from explora.core.resolving import resolve
@@ -29,6 +30,32 @@ Classes = Annotated[
     ),
 ]
 
+Memory = Annotated[
+    bool,
+    typer.Option(
+        "--memory", metavar="", rich_help_panel="Memory", help="Predict the peak memory of training, by part."
+    ),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(
+        "--length",
+        metavar="T",
+        min=1,
+        rich_help_panel="Memory",
+        help="Tokens of the longest rows. Default: what --max-length is for the task.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SIZE",
+        rich_help_panel="Memory",
+        help="Choose batch size, accumulation and checkpointing that fit into 2GB, with as many rows a step.",
+    ),
+]
+
 
 def params(
     task: o.Task = "paraphrase",
@@ -37,15 +64,26 @@ def params(
     full: o.Full = False,
     last_linear: o.LastLinear = False,
     alpha: o.Alpha = None,
+    lora_dropout: o.LoraDropout = None,
     targets: o.Targets = None,
     layers: o.Layers = None,
     classes: Classes = None,
+    memory: Memory = False,
+    budget: Budget = None,
+    length: Length = None,
+    optimizer: o.Optimizer = None,
+    batch_size: o.BatchSize = None,
+    accumulate: o.Accumulate = None,
+    dropout: o.Dropout = None,
+    amp: o.Amp = None,
+    grad_checkpoint: o.GradCheckpoint = None,
     json: o.Json = False,
 ) -> None:
     """Count parameters exactly, by part and method, and the bytes of the file that training writes.
 
     The task gives the default targets and the head. Without a method, LoRA is counted and all methods are
-    compared.
+    compared. --memory and --budget predict the peak memory of training; without --amp in fp32, because
+    nothing is probed here.
 
     Examples:
 
@@ -54,34 +92,87 @@ def params(
     `explora params --model gpt2 --lora 8 --targets c_attn --layers 6-11`
 
     `explora params sentiment --model gpt2-xl --classes 2 --json`
+
+    `explora params --model gpt2 --memory --batch-size 8 --length 256 --amp bf16`
+
+    `explora params --model gpt2 --full --budget 2GB`
     """
     if classes is not None and task != "sentiment":
         raise UsageError(f"--classes belongs to sentiment; {task} has no classes to choose")
+    of_memory = {
+        "lora_dropout": lora_dropout,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "dropout": dropout,
+        "amp": amp,
+        "grad_checkpoint": grad_checkpoint,
+    }
+    wants_memory = memory or budget is not None
+    if not wants_memory:
+        _refuse_idle({**of_memory, "length": length})
     method = o.parse_method(lora, full, last_linear)
-    options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers}
+    options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers, **of_memory}
     given = o.given(options) | method
-    run, _ = resolve(task, given)
+    run = _resolve(task, given)
     from explora.core.sources import label_of, shape_of
 
     shape = shape_of(run.model)
     counted = _count(run, shape, classes)
+    others = [_with_method(task, name, given) for name in METHODS if name not in TASKS[task].refused]
+    choice = None
+    if wants_memory:
+        length = _length(length, run, shape)
+        limit = None if budget is None else _positive_size(budget)
+        choice = _memory.choose(run, shape, length, limit, classes=classes, others=others)
     if json:
-        console.result_json(_to_json(counted))
+        told = None if choice is None else _memory.to_json(choice, is_chosen=budget is not None)
+        console.result_json(_to_json(counted) | {"memory": told})
         return
     console.result(f"{label_of(run.model)}, {task}: {_describe(run)}\n")
+    if choice is not None:
+        _memory.show(choice, is_chosen=budget is not None)
+        return
     _show_parts(counted)
     if method:
         console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
         return
     console.result("")
-    runs = [_with_method(task, name, given) for name in METHODS if name not in TASKS[task].refused]
-    _show_methods([(each, _count(each, shape, classes)) for each in runs])
+    _show_methods([(each, _count(each, shape, classes)) for each in others])
+
+
+def _refuse_idle(options: dict[str, Any]) -> None:
+    """Raise UsageError for an option that only --memory has a use for."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{spelled(name)} says nothing about parameters", "ask for --memory too")
+
+
+def _resolve(task: str, given: dict[str, Any]) -> TrainRun:
+    """Resolve a run in fp32 unless told; torch, which could probe for more, is never imported."""
+    if given.get("amp") == "auto":
+        raise UsageError("--amp auto is probed by train, not here", "--amp bf16 or --amp off")
+    return resolve(task, {"amp": "off"} | given)[0]
+
+
+def _length(asked: int | None, run: TrainRun, shape: Shape) -> int:
+    """Return how long the longest rows are, by default as long as they may be."""
+    if asked is not None and asked > shape.n_positions:
+        raise UsageError(f"--length {asked}: the base reads at most {shape.n_positions} tokens")
+    return asked or min(run.encoding.max_length, shape.n_positions)
+
+
+def _positive_size(text: str) -> int:
+    """Return the bytes of --budget. Raises UsageError."""
+    if size := o.parse_size(text):
+        return size
+    raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
 
 
 def _with_method(task: str, method: str, given: dict[str, Any]) -> TrainRun:
     """Resolve a run of another method, without the options that it has no use for."""
     foreign = foreign_settings(method, given)
-    return resolve(task, {name: given[name] for name in given if name not in foreign} | {"method": method})[0]
+    return _resolve(task, {name: given[name] for name in given if name not in foreign} | {"method": method})
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:

@@ -11,6 +11,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._following import follow
+from explora.commands._memory import warn_if_short
 from explora.commands._scores import show_scores
 from explora.core.config import TrainRun, settings_of
 from explora.core.counting import count, head_classes
@@ -216,6 +217,7 @@ def _execute(
         + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
     )
     _show_feature_cache(running)
+    warn_if_short(running)
     completed = follow(running)
     if json:
         console.result_json(completed.result)

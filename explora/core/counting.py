@@ -72,7 +72,7 @@ def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = ""
     UsageError for `layers` that the base does not have.
     """
     held = _by_part(base_tensors(shape))
-    trained = _by_part(_trained_tensors(shape, method, classes))
+    trained = _by_part(trained_tensors(shape, method, classes))
     names = dict.fromkeys([*held, *trained])
     metadata = {"format": "pt"} if method.method == "full" else {"explora": header}
     return Count(
@@ -88,7 +88,7 @@ def base_tensors(shape: Shape) -> Tensors:
     modules = {
         f"h.{layer}.{module}": size
         for layer in range(shape.n_layer)
-        for module, size in _block_modules(width).items()
+        for module, size in block_modules(width).items()
     }
     for module, size in (modules | {"ln_f": (width,)}).items():
         tensors |= {f"{module}.weight": size, f"{module}.bias": size[-1:]}
@@ -109,7 +109,7 @@ def file_tensors(shape: Shape, method: MethodConfig, classes: int = 0) -> Tensor
         adapters = Counter(TARGETS[target][0] for target in method.targets)
         for layer in _adapted_blocks(shape, method):
             for module, number in adapters.items():
-                fan_in, fan_out = _block_modules(shape.n_embd)[module]
+                fan_in, fan_out = block_modules(shape.n_embd)[module]
                 rank = number * method.rank
                 tensors[f"transformer.h.{layer}.{module}.lora_A.weight"] = (rank, fan_in)
                 tensors[f"transformer.h.{layer}.{module}.lora_B.weight"] = (fan_out, rank)
@@ -132,7 +132,7 @@ def file_bytes(tensors: Mapping[str, tuple[int, ...]], metadata: Mapping[str, st
     return 8 + length + padding + end
 
 
-def _block_modules(width: int) -> Tensors:
+def block_modules(width: int) -> Tensors:
     """The shapes of the weights of one block, in the order in which it computes."""
     return {
         "ln_1": (width,),
@@ -144,7 +144,7 @@ def _block_modules(width: int) -> Tensors:
     }
 
 
-def _trained_tensors(shape: Shape, method: MethodConfig, classes: int) -> Tensors:
+def trained_tensors(shape: Shape, method: MethodConfig, classes: int) -> Tensors:
     """The shapes of what receives gradients; A and B of an adapter side by side, named by its target."""
     head = _head_tensor(shape, classes)
     if method.method == "full":
@@ -154,7 +154,7 @@ def _trained_tensors(shape: Shape, method: MethodConfig, classes: int) -> Tensor
     tensors: Tensors = {}
     for target in method.targets:
         module, part = TARGETS[target]
-        fan_in, fan_out = _block_modules(shape.n_embd)[module]
+        fan_in, fan_out = block_modules(shape.n_embd)[module]
         span = fan_out if part is None else fan_out // 3
         for layer in _adapted_blocks(shape, method):
             tensors[f"h.{layer}.{module}.{target}"] = (method.rank, fan_in + span)

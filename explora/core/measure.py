@@ -36,6 +36,11 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_memory_bytes() -> int:
+    """Return the resident size of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def reset_peak_memory() -> bool:
     """Let the peak start at the present size; False where the system cannot (only Linux can)."""
     try:

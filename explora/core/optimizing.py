@@ -23,7 +23,7 @@ def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[torch.optim.Op
     matrices = [value for name, value in trained if _is_base_matrix(name, value)]
     rest = [value for name, value in trained if not _is_base_matrix(name, value)]
     if config.optimizer == "adamw":
-        return [_adamw(matrices, rest, config)]
+        return [make_adamw(matrices, rest, config)]
     in_blocks = [value for name, value in trained if _is_base_matrix(name, value) and name.startswith("h.")]
     if not in_blocks:
         raise UsageError("muon updates the matrices of the blocks, and this method trains none", "use adamw")
@@ -35,16 +35,17 @@ def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[torch.optim.Op
         adjust_lr_fn="match_rms_adamw",
     )
     chosen = {id(value) for value in in_blocks}
-    return [muon, _adamw([value for value in matrices if id(value) not in chosen], rest, config)]
+    return [muon, make_adamw([value for value in matrices if id(value) not in chosen], rest, config)]
 
 
 def _is_base_matrix(name: str, value: nn.Parameter) -> bool:
     return value.dim() == 2 and "lora_" not in name and not name.startswith("score")
 
 
-def _adamw(
+def make_adamw(
     decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.AdamW:
+    """Return AdamW, with the configured weight decay on some and none on the rest."""
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": rest, "weight_decay": 0.0},

@@ -13,6 +13,7 @@ from typing import Any
 
 from explora.core.checkpoint import trained_tensors
 from explora.core.config import TrainRun
+from explora.core.counterfactual import AFTER_STEPS, Counterfactual, imagine_full
 from explora.core.data import find_split
 from explora.core.documents import read_documents
 from explora.core.measure import describe_machine, peak_memory_bytes
@@ -62,7 +63,7 @@ class Completed:
     evaluation: Evaluation
 
 
-RunEvent = Event | Fitted | TimeIsUp | Completed
+RunEvent = Event | Fitted | TimeIsUp | Counterfactual | Completed
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | None:
@@ -120,6 +121,8 @@ class Running:
         self.machine = describe_machine()
         write_record(folder, Record(run=run, result={}, machine=self.machine))
         self.log = MetricsLog(folder, self.resumed_at)
+        self.first_steps: list[StepDone] = []
+        self.counterfactual: Counterfactual | None = None
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -146,6 +149,9 @@ class Running:
             if isinstance(event, StepDone):
                 self._log_step(event)
             yield event
+            if isinstance(event, StepDone) and self._has_seen_enough(event):
+                self.counterfactual = imagine_full(self.training, self.first_steps)
+                yield self.counterfactual
             if isinstance(event, StepDone) and event.step < event.steps and self._time_is_up():
                 self.training.end_here()
                 yield TimeIsUp(step=event.step)
@@ -164,6 +170,13 @@ class Running:
         self.training.progress.seconds = time.monotonic() - self.started
         write_record(self.folder, Record(run=self.run, result={}, machine=self.machine))
         yield Fitted(steps=steps)
+
+    def _has_seen_enough(self, step: StepDone) -> bool:
+        """Whether this is the step after which full fine-tuning can be compared with."""
+        if self.run.method.method != "lora" or len(self.first_steps) == AFTER_STEPS:
+            return False
+        self.first_steps.append(step)
+        return len(self.first_steps) == AFTER_STEPS
 
     def _time_is_up(self) -> bool:
         minutes = self.run.training.max_minutes
@@ -218,6 +231,7 @@ class Running:
             "tokens": progress.tokens,
             "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "peak_memory_bytes": peak_memory_bytes(),
+            "full_fine_tuning": dataclasses.asdict(self.counterfactual) if self.counterfactual else None,
         }
         classes = 0 if session.model.score is None else session.model.score.out_features
         write_card(self.folder, self.run, result, classes)
@@ -234,6 +248,7 @@ def plain_parameters(session: Session) -> list[Any]:
 __all__ = [
     "RECORD_FILE",
     "Completed",
+    "Counterfactual",
     "EvalDone",
     "EvalStarted",
     "Event",

@@ -54,6 +54,7 @@ UNUSUAL = TrainRun(
     training=TrainingConfig(
         epochs=7,
         max_steps=9,
+        max_minutes=4.5,
         batch_size=3,
         accumulate=4,
         dropout=0.2,

@@ -1,0 +1,106 @@
+"""Memory for people: the parts of a prediction, and what fits into a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from explora import console
+from explora.core.config import TrainRun
+from explora.core.memory import predict
+from explora.core.memory_budget import Choice, find_shortage, fit, least
+from explora.core.registry import Shape
+from explora.errors import TrainingError
+
+if TYPE_CHECKING:
+    from explora.core.running import Running
+
+
+def choose(
+    run: TrainRun,
+    shape: Shape,
+    length: int,
+    budget: int | None,
+    *,
+    classes: int | None,
+    others: Iterable[TrainRun],
+) -> Choice:
+    """Return the run as it is, or with a `budget`, in bytes, in the portions that fit.
+
+    `others` are runs of other methods, to name where none fits. Raises TrainingError with the least that is
+    needed.
+    """
+    if budget is None:
+        return Choice(run=run, length=length, memory=predict(run, shape, length, classes=classes))
+    if (found := fit(run, shape, length, budget, classes=classes)) is not None:
+        return found
+    smallest = least(run, shape, length, classes=classes)
+    fitting = [
+        f"{_option(choice.run)} {choice.options}"
+        for other in others
+        if (choice := fit(other, shape, length, budget, classes=classes)) is not None
+    ]
+    raise TrainingError(
+        f"{run.method.method} on rows of {length} tokens needs at least {console.size(smallest.memory.peak)} "
+        f"({smallest.options}), which is more than {console.size(budget)}",
+        f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
+    )
+
+
+def warn_if_short(running: Running) -> None:
+    """Say before the first step that a run will need more memory than there is, and what would fit."""
+    from explora.core.measure import available_memory_bytes, resident_memory_bytes
+
+    run, model = running.run, running.session.model
+    if run.runtime.device != "cpu":
+        return
+    found = find_shortage(
+        run,
+        model.shape,
+        max(running.training.lengths),
+        classes=None if model.score is None else model.score.out_features,
+        resident=resident_memory_bytes(),
+        available=available_memory_bytes(),
+    )
+    if found is None:
+        return
+    fits = "nothing smaller fits" if found.choice is None else f"this fits: {found.choice.options}"
+    console.warn(
+        f"this run will need about {console.size(found.needed)} and can have {console.size(found.limit)}"
+        + ("" if running.resumed_at else f"; {fits}")
+    )
+
+
+def _option(run: TrainRun) -> str:
+    method = run.method
+    return f"--lora {method.rank}" if method.method == "lora" else f"--{method.method}"
+
+
+def show(choice: Choice, *, is_chosen: bool) -> None:
+    """Write the parts as a table, and with `is_chosen` the options to paste."""
+    training, runtime = choice.run.training, choice.run.runtime
+    times = f" x {training.accumulate}" if training.accumulate > 1 else ""
+    precision = "fp32" if runtime.amp == "off" else runtime.amp
+    again = ", checkpointing" if runtime.grad_checkpoint else ""
+    size = f"batch {training.batch_size}{times}, rows of {choice.length} tokens, {precision}{again}"
+    if is_chosen:
+        console.result(f"explora train {choice.run.task} ... {choice.options}\n")
+    rows = [(name, console.size(number)) for name, number in asdict(choice.memory).items()]
+    console.result_table(("memory at its peak", ""), [*rows, ("all", console.size(choice.memory.peak))])
+    console.result(f"\npredicted for {size}")
+
+
+def to_json(choice: Choice, *, is_chosen: bool) -> dict[str, Any]:
+    """Return the prediction as `params --json` has it; `options` where a budget chose them."""
+    training, runtime = choice.run.training, choice.run.runtime
+    return {
+        "batch_size": training.batch_size,
+        "accumulate": training.accumulate,
+        "length": choice.length,
+        "amp": runtime.amp,
+        "grad_checkpoint": runtime.grad_checkpoint,
+        "parts": asdict(choice.memory),
+        "peak_bytes": choice.memory.peak,
+        "options": choice.options if is_chosen else None,
+    }
