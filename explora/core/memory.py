@@ -24,11 +24,11 @@ from explora.core.counting import (
 from explora.core.registry import TASKS, Shape
 
 # Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
-RUNTIME_BYTES = 345 << 20
+RUNTIME_BYTES = 340 << 20
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
-# Freed memory in pieces that nothing fits, for each byte that is kept, and for each that a block takes which
-# computes without keeping: fitted to the cells of benchmarks/memory.py.
-HOLES_BESIDE_KEPT, HOLES_OF_BLOCK = 0.4, 1.5
+# Freed memory in pieces that nothing fits: bytes for each that autograd keeps in between, for each that a block
+# takes which is computed again, and for each of one that keeps nothing. Fitted by benchmarks/memory.py.
+HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED, HOLES_OF_FROZEN = 0.35, 1.5, 1.0
 LOGITS_AT_ONCE, FEWEST_ROWS = 1 << 22, 128  # as in cross_entropy.py
 
 
@@ -134,10 +134,10 @@ class _Step:
         """What glibc has got back and cannot use again."""
         if self.run.runtime.grad_checkpoint:
             again = [sum(half.size + half.backward for half in block) for block in self.blocks]
-            return round(HOLES_OF_BLOCK * max(again))
+            return round(HOLES_OF_RECOMPUTED * max(again))
         frozen = 0 if self.work.is_trained(0) else frozen_forward(self.work)
         kept = sum(half.in_heap for block in self.blocks for half in block)
-        return round(max(HOLES_BESIDE_KEPT * kept, HOLES_OF_BLOCK * frozen))
+        return round(max(HOLES_BESIDE_KEPT * kept, HOLES_OF_FROZEN * frozen))
 
     @property
     def _answers(self) -> int:

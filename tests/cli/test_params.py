@@ -125,6 +125,14 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         ("sentiment --classes 1", 2, "--classes"),
         ("paraphrases", 2, "did you mean paraphrase?"),
         ("--model gpt3", 1, "did you mean gpt2?"),
+        ("--batch-size 8", 2, "--batch-size says nothing about parameters"),
+        ("--length 8", 2, "--length says nothing"),
+        ("--memory --length 2000", 2, "at most 1024 tokens"),
+        ("--memory --amp auto", 2, "--amp bf16 or --amp off"),
+        ("--budget 2gibberish", 2, "'2gibberish' is no size"),
+        ("--budget off", 2, "leaves nothing"),
+        ("--full --budget 1GB --length 64", 1, "this fits: --lora 8 --batch-size"),
+        ("--budget 100MB", 1, "a smaller base"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(explora, arguments: str, code: int, told: str) -> None:
@@ -135,6 +143,45 @@ def test_what_cannot_be_is_refused_in_one_line(explora, arguments: str, code: in
     assert (done.code, done.out) == (code, "")
     assert told in done.err
     assert "Traceback" not in done.err
+
+
+def test_memory_by_part(explora, check_schema) -> None:
+    options = "--memory --batch-size 8 --length 256 --amp bf16"
+    arguments = ["params", "--model", "gpt2", "--lora", "8", *options.split()]
+    told = explora(*arguments, "--json")
+    check_schema("params", told.objects[0])
+    memory = told.objects[0]["memory"]
+    assert memory["peak_bytes"] == sum(memory["parts"].values())
+    assert (memory["batch_size"], memory["length"], memory["amp"]) == (8, 256, "bf16")
+    assert memory["options"] is None
+    lines = explora(*arguments).out.splitlines()
+    assert lines[0] == "gpt2, paraphrase: lora r=8 (scale 2) on key, value"
+    assert [line.split()[0] for line in lines[3:-2]] == [*memory["parts"], "all"]
+    assert lines[-1] == "predicted for batch 8, rows of 256 tokens, bf16"
+
+
+def test_counts_alone_tell_no_memory(explora) -> None:
+    assert explora("params", "--model", "gpt2", "--json").objects[0]["memory"] is None
+
+
+def test_rows_are_as_long_as_the_task_and_the_base_allow(explora, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    for arguments, length in ((["--model", "gpt2"], 256), (["--model", str(base)], 16)):
+        told = explora("params", *arguments, "--memory", "--json").objects[0]["memory"]
+        assert (told["length"], told["batch_size"], told["amp"]) == (length, 16, "off")
+
+
+@pytest.mark.parametrize("budget", ["1GB", "1000 MB", "953.6MiB"])
+def test_a_budget_chooses_options_to_paste(explora, check_schema, budget: str) -> None:
+    arguments = ["params", "--model", "gpt2", "--budget", budget]
+    told = explora(*arguments, "--json").objects[0]
+    check_schema("params", told)
+    memory = told["memory"]
+    assert memory["peak_bytes"] <= 1_000_000_000
+    assert memory["batch_size"] * memory["accumulate"] == 16
+    assert f"explora train paraphrase ... {memory['options']}\n" in explora(*arguments).out
+    pasted = explora("train", "paraphrase", *memory["options"].split(), "--dry-run", "--json")
+    assert pasted.objects[0]["config"]["training"]["batch_size"] == memory["batch_size"]
 
 
 WITHOUT_TORCH = """
@@ -163,6 +210,18 @@ def test_torch_is_never_imported(tmp_path: Path, arguments: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "trained: " in done.stdout
+
+
+def test_memory_needs_no_torch_either(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "--model", "gpt2", "--budget", "2GB"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "explora train paraphrase ... --batch-size" in done.stdout
 
 
 def test_a_folder_that_is_not_a_gpt2_is_refused(explora, tmp_path: Path) -> None:

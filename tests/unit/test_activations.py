@@ -105,5 +105,7 @@ def test_a_line_too_few_is_noticed() -> None:
 def test_nothing_is_kept_below_the_lowest_adapter() -> None:
     found = halves(work_of("one block", 2, (3, 20), one_position=False))
     assert [half.size > 0 for half in found] == [False, False, True, True, True, True]
-    frozen = dataclasses.replace(work_of("one block", 2, (3, 20), True), method=MethodConfig(method="last-linear"))
+    frozen = dataclasses.replace(
+        work_of("one block", 2, (3, 20), True), method=MethodConfig(method="last-linear")
+    )
     assert sum(half.size for half in halves(frozen)) == 0

@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "all six": {"method": "lora", "rank": 16, "targets": ALL},
     "last-linear": {"method": "last-linear"},
 }
+TRIED = [(task, method) for task in ("paraphrase", "sonnet") for method in METHODS]
 LENGTH = 150  # more than are kept the probabilities of
 GPT2 = MODELS["gpt2"].shape
 
@@ -38,32 +39,28 @@ def begin(run: TrainRun) -> ClockedTraining:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", ["paraphrase", "sonnet"])
+@pytest.mark.parametrize(("task", "method"), [pair for pair in TRIED if pair != ("sonnet", "last-linear")])
 def test_a_step_holds_what_is_predicted(
     tiny_base: Path, tiny_data: Path, task: str, method: str, amp: str, checkpointing: bool
 ) -> None:
-    if (task, method) == ("sonnet", "last-linear"):
-        return  # refused by the task
     run = tiny_run(tiny_base, tiny_data, task, **METHODS[method], amp=amp, grad_checkpoint=checkpointing)
     training = begin(run)
     found = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
     told = predict(run, SHAPE, LENGTH)
     step = told.gradients + told.activations + told.temporaries
-    # The given lines of a poem take no part in the loss, and are few: a tenth more is told than is there.
-    above = 1.12 if task == "paraphrase" else 1.3
+    # A poem's given lines take no part in the loss; on so small a model that is much of the logits.
+    above = 1.15 if task == "paraphrase" else 1.35
     assert 0.93 <= step / (found["gradients"] + found["activations"] + found["temporaries"]) <= above
     steps_counted = 4 * sum(value.requires_grad for value in training.model.parameters())
     assert told.optimizer == found["optimizer"] - steps_counted
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("method", ["full", "key and value"])
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [("full", "adamw"), ("full", "muon"), ("key and value", "adamw")]
+)
 def test_optimizer_bytes_are_those_of_its_state(
     tiny_base: Path, tiny_data: Path, method: str, optimizer: str
 ) -> None:
-    if (method, optimizer) == ("key and value", "muon"):
-        return  # has nothing to update
     run = tiny_run(tiny_base, tiny_data, "paraphrase", **METHODS[method], optimizer=optimizer)
     state = [values for each in begin(run).optimizers for values in each.state.values()]
     numbers = [value for values in state for value in values.values() if value.dim()]
