@@ -13,7 +13,7 @@ help:  ## what there is (the default)
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
 demo: .venv/with-nothing  ## learn, score and write on embedded defaults, in runs/demo
-	$(BIN)/explora train paraphrase --lora 8 --output runs/demo/paraphrase --overwrite
+	$(BIN)/explora train paraphrase --lora 8 --epochs 10 --output runs/demo/paraphrase --overwrite
 	$(BIN)/explora eval paraphrase runs/demo/paraphrase
 	$(BIN)/explora train sentiment --lora 8 --output runs/demo/sentiment --overwrite
 	@echo; echo "A sonnet by the base, before:"
