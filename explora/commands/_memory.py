@@ -42,7 +42,7 @@ def choose(
         if (choice := fit(other, shape, length, budget, classes=classes)) is not None
     ]
     raise TrainingError(
-        f"{run.method.method} on rows of {length} tokens needs at least {console.size(smallest.memory.peak)} "
+        f"{run.method.method} on rows of {length} tokens needs at least {console.size(smallest.needs)} "
         f"({smallest.options}), which is more than {console.size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
     )

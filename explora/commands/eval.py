@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._scores import show_scores
+from explora.commands._waiting import wait_passively
 from explora.core.resolving import resolve
 from explora.errors import UsageError, did_you_mean
 
@@ -86,8 +86,7 @@ def evaluate(
     if task == "text":
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    # Many tiny products: threads that spin for each other lose whole time slices. Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
 
     from explora.core.evaluation import recorded_data, score, write_predictions
     from explora.core.opening import open_run

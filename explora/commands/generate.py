@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._waiting import wait_passively
 from explora.core.config import DataConfig
 from explora.core.resolving import resolve
 from explora.core.textfile import name_of, what_is_wrong
@@ -135,8 +135,7 @@ def generate(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
         )
 
-    # Many tiny products: threads that spin for each other lose whole time slices. Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
 
     from explora.core.sampling import SamplingConfig
 

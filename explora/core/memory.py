@@ -26,8 +26,8 @@ from explora.core.registry import TASKS, Shape
 # Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
 RUNTIME_BYTES = 340 << 20
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
-# Freed memory in pieces that nothing fits: bytes for each that autograd keeps in between, for each that a block
-# takes which is computed again, and for each of one that keeps nothing. Fitted by benchmarks/memory.py.
+# Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, of a block that is
+# computed again, and of one that keeps nothing. Fitted to the cells of benchmarks/memory.py.
 HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED, HOLES_OF_FROZEN = 0.35, 1.5, 1.0
 LOGITS_AT_ONCE, FEWEST_ROWS = 1 << 22, 128  # as in cross_entropy.py
 

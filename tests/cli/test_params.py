@@ -171,13 +171,13 @@ def test_rows_are_as_long_as_the_task_and_the_base_allow(explora, tmp_path: Path
         assert (told["length"], told["batch_size"], told["amp"]) == (length, 16, "off")
 
 
-@pytest.mark.parametrize("budget", ["1GB", "1000 MB", "953.6MiB"])
+@pytest.mark.parametrize("budget", ["1.2GB", "1200 MB", "1144.4MiB"])
 def test_a_budget_chooses_options_to_paste(explora, check_schema, budget: str) -> None:
     arguments = ["params", "--model", "gpt2", "--budget", budget]
     told = explora(*arguments, "--json").objects[0]
     check_schema("params", told)
     memory = told["memory"]
-    assert memory["peak_bytes"] <= 1_000_000_000
+    assert memory["peak_bytes"] <= 1_200_000_000
     assert memory["batch_size"] * memory["accumulate"] == 16
     assert f"explora train paraphrase ... {memory['options']}\n" in explora(*arguments).out
     pasted = explora("train", "paraphrase", *memory["options"].split(), "--dry-run", "--json")

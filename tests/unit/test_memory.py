@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from explora.core import activations, attention, cross_entropy, memory
 from explora.core.bench.accounting import tensor_parts
 from explora.core.bench.cell import ClockedTraining, open_cell
 from explora.core.bench.cells import Cell
@@ -117,6 +119,15 @@ def test_what_takes_more_is_told_to_take_more() -> None:
 def test_gpt2_as_it_was_measured(options: dict[str, Any], measured: int) -> None:
     """Rows of 64 tokens; MiB, see benchmarks/results/memory.md."""
     assert peak(length=64, **options) == pytest.approx(measured * 2**20, rel=0.1)
+
+
+def test_the_constants_are_those_of_the_code() -> None:
+    """The closed forms import no torch, so they repeat them."""
+    plain = {2: attention.PLAIN_UP_TO[torch.bfloat16], 4: attention.PLAIN_UP_TO[torch.float32]}
+    assert activations.PLAIN_UP_TO == plain
+    assert activations.KEPT_UP_TO == attention.KEPT_UP_TO
+    assert memory.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
+    assert memory.FEWEST_ROWS == cross_entropy.FEWEST_ROWS
 
 
 def test_a_base_of_any_shape() -> None:

@@ -34,10 +34,10 @@ def test_what_is_chosen_fits_and_takes_the_same_step(task: str, method: str, len
         found = fit(run, GPT2, length, budget)
         if found is None:
             assert before == 0, "a larger budget must hold what a smaller one does"
-            assert least(run, GPT2, length).memory.peak > budget
+            assert least(run, GPT2, length).needs > budget
             continue
         training = found.run.training
-        assert found.memory.peak <= budget
+        assert found.memory.peak < found.needs <= budget
         assert found.memory == predict(found.run, GPT2, length)
         assert training.batch_size * training.accumulate == 24
         assert training.batch_size >= before
@@ -62,11 +62,11 @@ def test_only_the_portions_are_changed() -> None:
 def test_smaller_batches_come_before_checkpointing_while_they_are_efficient() -> None:
     run = resolved(batch_size=16)
     half = dataclasses.replace(run, training=dataclasses.replace(run.training, batch_size=8, accumulate=2))
-    found = fit(run, GPT2, 256, predict(half, GPT2, 256).peak)
+    found = fit(run, GPT2, 256, round(1.1 * predict(half, GPT2, 256).peak))
     assert found is not None
     assert found.options == "--batch-size 8 --accumulate 2"
     short = resolved(batch_size=16)
-    tight = fit(short, GPT2, 32, predict(short, GPT2, 32).peak - MIB)
+    tight = fit(short, GPT2, 32, predict(short, GPT2, 32).peak)
     assert tight is not None
     assert tight.options == "--batch-size 16 --accumulate 1 --grad-checkpoint"
 
@@ -79,7 +79,7 @@ def test_checkpointing_that_was_asked_for_stays() -> None:
 
 def test_the_least_is_what_the_smallest_budget_holds() -> None:
     run = resolved(method="full", batch_size=8)
-    smallest = least(run, GPT2, 128).memory.peak
+    smallest = least(run, GPT2, 128).needs
     assert fit(run, GPT2, 128, smallest) is not None
     assert fit(run, GPT2, 128, smallest - 1) is None
 
@@ -95,7 +95,7 @@ def test_a_shortage_is_what_is_still_to_come_against_what_is_free() -> None:
     assert found is not None
     assert (found.needed, found.limit) == (told.peak, told.peak - 1)
     assert found.choice is not None
-    assert found.choice.memory.peak <= found.limit
+    assert found.choice.needs <= found.limit
 
 
 def test_rows_in_memory_are_part_of_what_is_needed() -> None:

@@ -1,0 +1,71 @@
+"""How threads wait: a rule for each command, and the user's own setting stands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from explora.commands._waiting import wait_briefly, wait_passively
+
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is restored whatever happens
+        monkeypatch.delenv(name)
+
+
+def set_now() -> dict[str, str]:
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def test_training_spins_briefly_and_answers_do_not_spin() -> None:
+    wait_briefly()
+    assert set_now() == {"GOMP_SPINCOUNT": "1000"}
+    del os.environ["GOMP_SPINCOUNT"]
+    wait_passively()
+    assert set_now() == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("wait", [wait_briefly, wait_passively])
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
+def test_what_the_user_set_stands(wait: object, name: str, value: str) -> None:
+    os.environ[name] = value
+    assert callable(wait)
+    wait()
+    assert set_now() == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "paraphrase", "--data", "nowhere.csv"], "1000 None"),
+        (["bench", "--data", "nowhere.csv"], "1000 None"),
+        (["eval", "paraphrase", "--data", "nowhere.csv"], "None PASSIVE"),
+        (["generate", "sonnet", "nowhere", "--prompt", "x"], "None PASSIVE"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_rule_is_set_before_torch_is_loaded(arguments: list[str], expected: str) -> None:
+    """A finder that is asked for torch says what the environment is at that moment."""
+    program = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from explora.cli import main\n"
+        f"main({arguments!r})\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert found.stdout.strip() == expected, found.stderr
