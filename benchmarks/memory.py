@@ -189,7 +189,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         if setting.name not in found:
             continue
         measured = found[setting.name]["peak_memory_bytes"]
-        predicted = predict(setting.run, shape_of(setting.run.model), setting.length).peak
+        predicted = predict(setting.run, shape_of(setting.run.model), setting.length, evaluates=False).peak
         error = predicted / measured - 1
         errors[setting.is_held_out].append(error)
         cells = (setting.name, f"{measured / MIB:,.0f}", f"{predicted / MIB:,.0f}", f"{100 * error:+.1f} %")

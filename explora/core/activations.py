@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, N = B T, C = n_embd, H = n_head, r an adapter's rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from explora.core.config import MethodConfig
 from explora.core.counting import FLOAT32_BYTES, block_modules
@@ -122,10 +123,8 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     # The gradients of the output, of gelu's output and of its input, when gelu's output is not kept any more.
     backward = (1 + 4 + 4) * states
     if work.is_full:
-        fan_in, fan_out = block_modules(work.shape.n_embd)["mlp.c_proj"]
-        backward = max(
-            (1 + 4) * states + fan_in * fan_out * (work.number + FLOAT32_BYTES), backward - 4 * states
-        )
+        gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (work.number + FLOAT32_BYTES)
+        backward = (1 + 4) * states + gradient
     return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 

@@ -2,13 +2,14 @@
 
 The tensors of a step are added up at every moment at which they may be most: at the loss, at both halves of
 each block on the way back, and at the embeddings. The peak is the largest sum, and its parts are those of
-that moment. Measured against: benchmarks/results/memory.md.
+that moment. Reading the weights takes less: the largest come first, and each is cast for itself. Measured
+against: benchmarks/results/memory.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 
 from explora.core.activations import Half, Work, attention, feed_forward, frozen_forward
@@ -64,15 +65,22 @@ class _Moment:
 
 
 def predict(
-    run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int = RUNTIME_BYTES
+    run: TrainRun,
+    shape: Shape,
+    length: int,
+    *,
+    classes: int | None = None,
+    runtime: int = RUNTIME_BYTES,
+    evaluates: bool = True,
 ) -> Memory:
     """Predict the peak of training a run, its amp resolved, on rows of `length` tokens.
 
     `shape` is the base's; `classes` is how many sentiment tells apart (default: SST's five); `runtime` is
-    what Python and torch take, where that has been measured.
+    what Python and torch take, where that has been measured; `evaluates`: dev rows are read as well, in
+    batches of twice the size.
     """
     head = head_classes(run.task, run.method.method, classes)
-    step = _Step(run, shape, length, head)
+    step = _Step(run, shape, length, head, 2 if evaluates else 1)
     most = max(step.moments(), key=lambda moment: moment.size)
     return Memory(
         runtime=runtime,
@@ -88,7 +96,7 @@ def predict(
 class _Step:
     """One micro-batch of a run, through the model and back."""
 
-    def __init__(self, run: TrainRun, shape: Shape, length: int, head: int) -> None:
+    def __init__(self, run: TrainRun, shape: Shape, length: int, head: int, read_at_once: int) -> None:
         self.run, self.shape, self.head = run, shape, head
         self.work = Work(
             shape=shape,
@@ -102,6 +110,10 @@ class _Step:
         self.trained = trained_tensors(shape, run.method, head)
         self.embedding = shape.vocab_size * shape.n_embd
         self.blocks = _blocks(self.work)
+        # What reads without keeping: frozen blocks, and evaluation, in batches of so many times the size.
+        many = replace(self.work, batch_size=read_at_once * self.work.batch_size)
+        reads = read_at_once > 1 or not self.work.is_trained(0)
+        self.reading = frozen_forward(many) if reads else 0
 
     def weights(self) -> int:
         """Frozen ones in the compute dtype, trained ones in fp32; see GPT2.pack for the second copies."""
@@ -123,8 +135,7 @@ class _Step:
 
     def moments(self) -> Iterator[_Moment]:
         """Yield what there is at each moment that may be the largest."""
-        if not self.work.is_trained(0):
-            yield _Moment(temporaries=frozen_forward(self.work))
+        yield _Moment(temporaries=self.reading)
         yield self._at_loss()
         yield from self._backward()
         if self.work.is_full:
@@ -132,12 +143,12 @@ class _Step:
 
     def holes(self) -> int:
         """What glibc has got back and cannot use again."""
+        passed = [block for block in self.blocks if block[1].passes]
         if self.run.runtime.grad_checkpoint:
-            again = [sum(half.size + half.backward for half in block) for block in self.blocks]
-            return round(HOLES_OF_RECOMPUTED * max(again))
-        frozen = 0 if self.work.is_trained(0) else frozen_forward(self.work)
-        kept = sum(half.in_heap for block in self.blocks for half in block)
-        return round(max(HOLES_BESIDE_KEPT * kept, HOLES_OF_FROZEN * frozen))
+            again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
+            return round(max(HOLES_OF_RECOMPUTED * again, HOLES_OF_FROZEN * self.reading))
+        kept = sum(half.in_heap for block in passed for half in block)
+        return round(max(HOLES_BESIDE_KEPT * kept, HOLES_OF_FROZEN * self.reading))
 
     @property
     def _answers(self) -> int:

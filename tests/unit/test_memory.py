@@ -48,7 +48,7 @@ def test_a_step_holds_what_is_predicted(
     run = tiny_run(tiny_base, tiny_data, task, **METHODS[method], amp=amp, grad_checkpoint=checkpointing)
     training = begin(run)
     found = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
-    told = predict(run, SHAPE, LENGTH)
+    told = predict(run, SHAPE, LENGTH, evaluates=False)
     step = told.gradients + told.activations + told.temporaries
     # A poem's given lines take no part in the loss; on so small a model that is much of the logits.
     above = 1.15 if task == "paraphrase" else 1.35
@@ -105,6 +105,10 @@ def test_what_takes_more_is_told_to_take_more() -> None:
     assert peak(grad_checkpoint=True) < peak() < peak(dropout=0.1)
     assert peak(method="last-linear") < peak(rank=8) < peak(method="full")
     assert peak(targets=("key",)) < peak(targets=ALL)
+    alone = predict(
+        resolve("paraphrase", {"method": "last-linear", "amp": "bf16"})[0], GPT2, 128, evaluates=False
+    )
+    assert alone.peak < peak(method="last-linear")  # twice as many dev rows at once
     assert peak(method="full") < peak(method="full", accumulate=2)  # gradients beside activations
 
 
@@ -124,7 +128,7 @@ def test_gpt2_as_it_was_measured(options: dict[str, Any], measured: int) -> None
 def test_the_constants_are_those_of_the_code() -> None:
     """The closed forms import no torch, so they repeat them."""
     plain = {2: attention.PLAIN_UP_TO[torch.bfloat16], 4: attention.PLAIN_UP_TO[torch.float32]}
-    assert activations.PLAIN_UP_TO == plain
+    assert plain == activations.PLAIN_UP_TO
     assert activations.KEPT_UP_TO == attention.KEPT_UP_TO
     assert memory.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
     assert memory.FEWEST_ROWS == cross_entropy.FEWEST_ROWS
