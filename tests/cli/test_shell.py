@@ -347,7 +347,7 @@ def test_values_are_parsed():
     [(_options.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
     + [(_options.parse_targets, text) for text in ("", " , ")]
     + [(_options.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
-    + [(_options.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4GiB", "on")]
+    + [(_options.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4iB", "on")]
     + [(_options.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
 )
 def test_bad_values_are_usage_errors(parse, text):

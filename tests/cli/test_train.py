@@ -66,6 +66,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "schedule": ("--schedule cosine", {"schedule": "cosine"}, ""),
     "epochs": ("--epochs 17", {"epochs": 17}, ""),
     "max_steps": ("--max-steps 18", {"max_steps": 18}, ""),
+    "max_minutes": ("--max-minutes 18.5", {"max_minutes": 18.5}, ""),
     "batch_size": ("--batch-size 19", {"batch_size": 19}, ""),
     "accumulate": ("--accumulate 20", {"accumulate": 20}, ""),
     "dropout": ("--dropout 0.21", {"dropout": 0.21}, ""),
@@ -331,7 +332,7 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
     """runs/text: a run that Ctrl-C stopped after its fourth step."""
     from explora.core.training import Training
 
-    step = Training._step
+    step = Training.take_step
 
     def interrupted(training: Training, rows: list[int]) -> Any:
         done = step(training, rows)
@@ -340,7 +341,7 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted)
+        patch.setattr(Training, "take_step", interrupted)
         outcome = explora(*words)
     assert outcome.code == 130
     assert outcome.out == ""
