@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
-from explora.commands._waiting import wait_briefly
+from explora.commands._environment import prepare_training
 from explora.core.bench.cells import Contender
 from explora.core.bench.matrix import Plan
 from explora.core.bench.report import check_report, legend, write_report
@@ -68,7 +68,7 @@ def bench(
 
     `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
     """
-    wait_briefly()
+    prepare_training()
     options = {
         "model": model,
         "tokenizer": tokenizer,

@@ -10,8 +10,8 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._environment import prepare_answers
 from explora.commands._scores import show_scores
-from explora.commands._waiting import wait_passively
 from explora.core.resolving import resolve
 from explora.errors import UsageError, did_you_mean
 
@@ -86,7 +86,7 @@ def evaluate(
     if task == "text":
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    wait_passively()
+    prepare_answers()
 
     from explora.core.evaluation import recorded_data, score, write_predictions
     from explora.core.opening import open_run

@@ -15,7 +15,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.commands._waiting import wait_passively
+from explora.commands._environment import prepare_answers
 from explora.core.config import DataConfig
 from explora.core.resolving import resolve
 from explora.core.textfile import name_of, what_is_wrong
@@ -135,7 +135,7 @@ def generate(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
         )
 
-    wait_passively()
+    prepare_answers()
 
     from explora.core.sampling import SamplingConfig
 

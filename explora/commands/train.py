@@ -10,10 +10,10 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
 from explora.commands._scores import show_scores
-from explora.commands._waiting import wait_briefly
 from explora.core.config import TrainRun, settings_of
 from explora.core.counting import count, head_classes
 from explora.core.recording import read_config, read_losses
@@ -133,7 +133,7 @@ def train(
 
     `explora train paraphrase --resume`
     """
-    wait_briefly()
+    prepare_training()
     settings: dict[str, Any] = {
         "model": model,
         "tokenizer": tokenizer,

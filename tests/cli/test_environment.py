@@ -1,4 +1,4 @@
-"""How threads wait: a rule for each command, and the user's own setting stands."""
+"""What torch finds in the environment: a rule for each command, and the user's own setting stands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from explora.commands._waiting import wait_briefly, wait_passively
+from explora.commands._environment import prepare_answers, prepare_training
 
-VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", *CACHES)
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +26,33 @@ def set_now() -> dict[str, str]:
 
 
 def test_training_spins_briefly_and_answers_do_not_spin() -> None:
-    wait_briefly()
-    assert set_now() == {"GOMP_SPINCOUNT": "1000"}
+    prepare_training()
+    assert set_now() == {"GOMP_SPINCOUNT": "1000", **CACHES}
     del os.environ["GOMP_SPINCOUNT"]
-    wait_passively()
-    assert set_now() == {"OMP_WAIT_POLICY": "PASSIVE"}
+    prepare_answers()
+    assert set_now() == {"OMP_WAIT_POLICY": "PASSIVE", **CACHES}
 
 
-@pytest.mark.parametrize("wait", [wait_briefly, wait_passively])
-@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
+@pytest.mark.parametrize("wait", [prepare_training, prepare_answers])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7"), ("LRU_CACHE_CAPACITY", "9")],
+)
 def test_what_the_user_set_stands(wait: object, name: str, value: str) -> None:
     os.environ[name] = value
     assert callable(wait)
     wait()
-    assert set_now() == {name: value}
+    assert set_now()[name] == value
+    assert ("GOMP_SPINCOUNT" in set_now()) + ("OMP_WAIT_POLICY" in set_now()) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "paraphrase", "--data", "nowhere.csv"], "1000 None"),
-        (["bench", "--data", "nowhere.csv"], "1000 None"),
-        (["eval", "paraphrase", "--data", "nowhere.csv"], "None PASSIVE"),
-        (["generate", "sonnet", "nowhere", "--prompt", "x"], "None PASSIVE"),
+        (["train", "paraphrase", "--data", "nowhere.csv"], "1000 None 64"),
+        (["bench", "--data", "nowhere.csv"], "1000 None 64"),
+        (["eval", "paraphrase", "--data", "nowhere.csv"], "None PASSIVE 64"),
+        (["generate", "sonnet", "nowhere", "--prompt", "x"], "None PASSIVE 64"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -58,7 +63,8 @@ def test_the_rule_is_set_before_torch_is_loaded(arguments: list[str], expected: 
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch':\n"
-        "            print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))\n"
+        "            names = 'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY', 'LRU_CACHE_CAPACITY'\n"
+        "            print(*(os.environ.get(name) for name in names))\n"
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Finder())\n"
         "from explora.cli import main\n"

@@ -1,0 +1,33 @@
+"""What torch reads from the environment when it is loaded: a fixed rule for each command.
+
+How threads wait for each other: GNU's OpenMP lets them spin, which with one busy neighbour on two cores costs
+two thirds of the speed of training. How many compiled products are kept: rows differ in length, and 1,024
+shapes of each product take up to 0.7 GB (docs/LOG.md). What the user sets stands.
+"""
+
+from __future__ import annotations
+
+import os
+
+SPINS = "1000"  # some microseconds: as long as the next product is away while training
+KEPT_PRODUCTS = "64"
+
+
+def prepare_training() -> None:
+    """Let threads spin for a moment, then sleep."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    _bound_caches()
+
+
+def prepare_answers() -> None:
+    """Let threads sleep at once: the work is many tiny products."""
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _bound_caches()
+
+
+def _bound_caches() -> None:
+    """Bound oneDNN's own cache, and torch's in front of it."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_PRODUCTS)
+    os.environ.setdefault("LRU_CACHE_CAPACITY", KEPT_PRODUCTS)
