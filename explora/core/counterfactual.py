@@ -19,7 +19,6 @@ from torch import nn
 
 from explora.core.config import MethodConfig, OptimizerConfig
 from explora.core.counting import base_tensors
-from explora.core.feature_cache import frozen_depth
 from explora.core.measure import peak_memory_bytes
 from explora.core.memory import predict
 from explora.core.model import GPT2, Conv1D
@@ -74,7 +73,7 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
     rows = max(1, tokens // batches)
     frozen_forward, frozen = _product_seconds(model, rows, trained=False)
     _, trained = _product_seconds(model, rows, trained=True)
-    below = frozen_depth(model)
+    below = model.frozen_depth()
     now = below * frozen_forward + (shape.n_layer - below) * frozen
     products = batches * MATRICES * (shape.n_layer * trained - now)
     if TASKS[run.task].label is None:  # every token meets the head, which is (V, C) and would be trained

@@ -28,16 +28,6 @@ from explora.errors import TrainingError
 SPARE = 256 << 20  # bytes left free on the disk: for adapters, resume states, and others
 
 
-def frozen_depth(model: GPT2) -> int:
-    """Return how many blocks lie below everything that is trained; 0 where the embeddings are trained."""
-    if model.wte.weight.requires_grad or model.wpe.weight.requires_grad:
-        return 0
-    for layer, block in enumerate(model.h):
-        if any(value.requires_grad for value in block.parameters()):
-            return layer
-    return len(model.h)
-
-
 class FeatureCache:
     """The features of some examples: C numbers a token, those of the last alone where no block is trained.
 
@@ -49,7 +39,7 @@ class FeatureCache:
     ) -> None:
         self.model, self.task, self.examples = model, task, examples
         self.file, self.limit, self.free = file, limit, _free_bytes(file)
-        self.depth = frozen_depth(model)
+        self.depth = model.frozen_depth()
         self.last_only = self.depth == len(model.h)
         lengths = [len(example.ids) for example in examples]
         self.rows = [1] * len(examples) if self.last_only else lengths
@@ -113,6 +103,6 @@ def plan_feature_cache(
     Examples that are not in a list are read from disk as they are needed, and may be more than can be kept.
     """
     limit = run.runtime.feature_cache
-    if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or frozen_depth(model) == 0:
+    if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or model.frozen_depth() == 0:
         return None
     return FeatureCache(model, task, [*train, *dev], 2 * run.training.batch_size, file, limit)

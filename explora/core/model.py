@@ -255,14 +255,23 @@ class GPT2(nn.Module):
                 x = block(x, asked, cache)
         return x
 
+    def frozen_depth(self) -> int:
+        """Return how many blocks lie below everything that is trained; 0 where the embeddings are trained."""
+        if self.wte.weight.requires_grad or self.wpe.weight.requires_grad:
+            return 0
+        for layer, block in enumerate(self.h):
+            if any(value.requires_grad for value in block.parameters()):
+                return layer
+        return len(self.h)
+
     def pack(self, *, twice: bool) -> None:
         """Store frozen weights in the blocks as products read them fastest; for good, and in no file.
 
         Blocks that a gradient passes need each weight `twice`, and are left as they are otherwise.
         """
-        passes_gradient = False
-        for block in self.h:
-            passes_gradient |= any(value.requires_grad for value in block.parameters())
+        frozen = self.frozen_depth()
+        for layer, block in enumerate(self.h):
+            passes_gradient = layer >= frozen
             if passes_gradient and not twice:
                 return
             for module in block.modules():

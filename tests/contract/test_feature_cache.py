@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from explora.core import feature_cache as feature_cache_module
 from explora.core.checkpoint import trained_tensors
 from explora.core.config import TrainRun
-from explora.core.feature_cache import FeatureCache, frozen_depth
+from explora.core.feature_cache import FeatureCache
 from explora.core.model import GPT2, Features
 from explora.core.running import Completed, EvalDone, FeaturesDone, Finished, Running, StepDone
 from explora.core.tasks.contract import Example
@@ -230,7 +230,7 @@ def test_the_depth_is_that_of_the_first_trained_block(
     options: dict[str, Any], depth: int, prepare: Prepare, tmp_path: Path
 ) -> None:
     running = Running(prepare("paraphrase", **options), tmp_path / "run")
-    assert frozen_depth(running.session.model) == depth
+    assert running.session.model.frozen_depth() == depth
 
 
 def test_too_large_a_cache_is_left_out(prepare: Prepare, tmp_path: Path) -> None:

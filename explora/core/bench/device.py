@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import torch
 
-from explora.core.measure import peak_memory_bytes
+from explora.core.allocating import return_freed_memory
+from explora.core.measure import peak_memory_bytes, resident_memory_bytes
 
 MATRIX = (1024, 1024, 4096)  # rows, in, out of the product whose speed is called the peak
 PEAK_SECONDS = 0.4
@@ -46,9 +44,8 @@ def settled_memory_bytes(device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(psutil.Process().memory_info().rss)
+    return_freed_memory()
+    return resident_memory_bytes()
 
 
 def synchronise(device: torch.device) -> None:
