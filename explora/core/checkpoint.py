@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from explora.core.adamw import Optimizer
 from explora.core.model import GPT2
 from explora.errors import AdapterError
 
@@ -46,7 +47,7 @@ def trained_tensors(model: GPT2) -> dict[str, Tensor]:
 def save_checkpoint(
     folder: Path,
     model: GPT2,
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[Optimizer],
     progress: Progress,
     scaler: Mapping[str, Any],
 ) -> None:
@@ -87,7 +88,7 @@ def _latest(folder: Path) -> str:
 
 
 def load_checkpoint(
-    folder: Path, model: GPT2, optimizers: Sequence[torch.optim.Optimizer]
+    folder: Path, model: GPT2, optimizers: Sequence[Optimizer]
 ) -> tuple[Progress, dict[str, Any]]:
     """Put the newest state back into model, optimizers and generators.
 
@@ -122,7 +123,7 @@ def load_checkpoint(
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     number: int,
     tensors: dict[str, Tensor],
     numbers: dict[str, dict[str, Any]],
@@ -133,8 +134,7 @@ def _restore_optimizer(
         if key.startswith(prefix):
             parameter, name = key.removeprefix(prefix).split(".", 1)
             state.setdefault(int(parameter), {})[name] = value
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
 def has_checkpoint(folder: Path) -> bool:

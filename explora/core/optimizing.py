@@ -12,12 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from explora.core.adamw import AdamW, Optimizer
 from explora.core.config import OptimizerConfig
 from explora.core.model import GPT2
 from explora.errors import UsageError
 
 
-def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[Optimizer]:
     """Return the optimizers of everything that requires a gradient; each parameter is in exactly one."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     matrices = [value for name, value in trained if _is_base_matrix(name, value)]
@@ -42,19 +43,16 @@ def _is_base_matrix(name: str, value: nn.Parameter) -> bool:
     return value.dim() == 2 and "lora_" not in name and not name.startswith("score")
 
 
-def make_adamw(
-    decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig
-) -> torch.optim.AdamW:
+def make_adamw(decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> AdamW:
     """Return AdamW, with the configured weight decay on some and none on the rest."""
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return AdamW(
         [group for group in groups if group["params"]],
-        lr=config.learning_rate,
+        learning_rate=config.learning_rate,
         betas=(config.beta1, config.beta2),
-        fused=True,
     )
 
 

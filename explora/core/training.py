@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from explora.core.adamw import Optimizer
 from explora.core.batching import epoch_batches
 from explora.core.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
 from explora.core.config import TrainRun
@@ -125,7 +126,7 @@ class Training:
         self.steps_per_epoch: int = math.ceil(len(self.lengths) / self.group)
         wanted = run.training.max_steps
         self.steps: int = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
-        self.optimizers: list[torch.optim.Optimizer] = make_optimizers(self.model, run.optimizer)
+        self.optimizers: list[Optimizer] = make_optimizers(self.model, run.optimizer)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         self.factor = schedule_factor(run.optimizer, self.steps)
         self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
@@ -235,14 +236,14 @@ class Training:
     def _update(self) -> float:
         """Clip, step, and forget the gradients; returns their norm before clipping."""
         for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
+            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it asks for param_groups alone
         clip = self.run.optimizer.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
             raise self._diverged(f"the norm of the gradient is {norm}")
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+            self.scaler.step(optimizer)  # type: ignore[arg-type]
+            optimizer.zero_grad()
         self.scaler.update()
         return norm
 

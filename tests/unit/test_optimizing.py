@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
+from explora.core.adamw import AdamW, Optimizer
 from explora.core.config import MethodConfig, OptimizerConfig
 from explora.core.model import GPT2
 from explora.core.optimizing import make_optimizers, schedule_factor
@@ -35,7 +37,7 @@ def trained(model: GPT2) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-def decay_by_name(model: GPT2, optimizers: list[torch.optim.Optimizer]) -> dict[str, float]:
+def decay_by_name(model: GPT2, optimizers: list[Optimizer]) -> dict[str, float]:
     """The weight decay that each trained parameter gets; fails where one is in two groups."""
     names = {id(value): name for name, value in model.named_parameters()}
     found: dict[str, float] = {}
@@ -91,6 +93,53 @@ def test_steps_are_those_of_adamw_by_hand(method: str) -> None:
             optimizer.step()
     for name, value in model.named_parameters():
         torch.testing.assert_close(value, twin.get_parameter(name), rtol=1e-5, atol=1e-6, msg=name)
+
+
+def after_steps(optimizer_of: Callable[[list[nn.Parameter]], Optimizer]) -> list[torch.Tensor]:
+    """What an optimizer makes of two parameters, one of which has no gradient at first."""
+    generator = torch.Generator().manual_seed(3)
+    values = [nn.Parameter(torch.randn(5, 7, generator=generator)) for _ in range(2)]
+    optimizer = optimizer_of(values)
+    for step in range(4):
+        values[0].grad = torch.randn(5, 7, generator=generator)
+        values[1].grad = torch.randn(5, 7, generator=generator) if step else None
+        optimizer.step()
+    return [value.detach() for value in values]
+
+
+def fused(values: list[nn.Parameter], epsilon: float) -> Optimizer:
+    groups = [{"params": values[:1], "weight_decay": 0.1}, {"params": values[1:], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.02, betas=(0.8, 0.95), eps=epsilon, fused=True)
+
+
+def own(values: list[nn.Parameter]) -> Optimizer:
+    groups = [{"params": values[:1], "weight_decay": 0.1}, {"params": values[1:], "weight_decay": 0.0}]
+    return AdamW(groups, learning_rate=0.02, betas=(0.8, 0.95))
+
+
+@pytest.mark.parametrize(("epsilon", "equal"), [(1e-8, True), (1e-7, False)])
+def test_adamw_has_the_bits_of_torchs(epsilon: float, equal: bool) -> None:
+    theirs = after_steps(lambda values: fused(values, epsilon))
+    pairs = zip(after_steps(own), theirs, strict=True)
+    assert all(torch.equal(mine, other) for mine, other in pairs) is equal
+
+
+def test_adamw_goes_on_from_its_state() -> None:
+    values = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    first = own(values)
+    for value in values:
+        value.grad = torch.full_like(value, 0.5)
+    first.step()
+    copies = [nn.Parameter(value.detach().clone()) for value in values]
+    second = own(copies)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for value, twin in zip(values, copies, strict=True):
+        value.grad, twin.grad = torch.full_like(value, -2.0), torch.full_like(value, -2.0)
+    first.step()
+    second.step()
+    assert all(torch.equal(value, twin) for value, twin in zip(values, copies, strict=True))
+    second.zero_grad()
+    assert all(twin.grad is None for twin in copies)
 
 
 @torch.no_grad()

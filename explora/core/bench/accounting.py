@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from explora.core.adamw import Optimizer
 from explora.core.bench.cells import Parts
 from explora.core.bench.device import Clock, settled_memory_bytes
 
@@ -25,7 +26,7 @@ TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
 
 def tensor_parts(
     model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[Optimizer],
     clock: Clock,
     step: Callable[[], object],
 ) -> Counter[str]:
@@ -52,7 +53,7 @@ def tensor_parts(
 
 
 def memory_parts(
-    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[Optimizer]
 ) -> Parts:
     """Add what is left without model and optimizer state, which are no use after this."""
     device = next(model.parameters()).device
