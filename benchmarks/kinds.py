@@ -15,6 +15,7 @@ from errors import Refused
 from prepare import Scratch, cut
 from processes import EXPLORA, Done, run, script
 
+from explora.core.allocating import TUNABLES
 from explora.core.bench.cells import WARMUP_STEPS, Cell
 from explora.core.bench.protocol import ask
 from explora.core.config import TrainRun
@@ -22,7 +23,12 @@ from explora.core.config import TrainRun
 SAME_LOSS = 1e-3  # of the first batch, fp32
 SAME_PROBABILITY = {"float32": 1e-3, "bfloat16": 0.05}
 AMP = {"float32": "off", "bfloat16": "bf16"}
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}  # as `explora eval` sets it itself
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}  # as `explora eval` sets it itself, and `explora train`:
+TRAINING = {
+    "GOMP_SPINCOUNT": "1000",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+} | TUNABLES
 OWN, PEER = "explora", "peer"
 
 Result = TypeVar("Result")
@@ -92,7 +98,7 @@ def train(repeat: Repeat) -> list[Found]:
     reference = ask("explora.core.bench.reference", {"cell": cell, "folder": str(repeat.scratch.base)})
     request = json.dumps(_peer_request(reference, repeat))
     own, peer = repeat.turns(
-        lambda: ask("explora.core.bench.cell", cell),
+        lambda: ask("explora.core.bench.cell", cell, TRAINING),
         lambda: json.loads(run(script("peers/train.py"), request).out),
     )
     share = own["flop"] / own["seconds"] / own["matrix_peak"]

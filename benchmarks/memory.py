@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from explora.core.allocating import TUNABLES
 from explora.core.bench.cells import Cell
 from explora.core.config import TrainRun
 from explora.core.measure import describe_machine, peak_memory_bytes
@@ -149,7 +151,12 @@ def measure(setting: Setting) -> dict[str, Any]:
     cell = Cell(run=setting.run, length=setting.length, steps=STEPS, seconds=0.0)
     command = [sys.executable, __file__, "-", "--cell"]
     done = subprocess.run(
-        command, input=json.dumps(cell.to_json()), stdout=subprocess.PIPE, text=True, check=True
+        command,
+        input=json.dumps(cell.to_json()),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, **TUNABLES},
     )
     facts = {"commit": commit(), "machine": describe_machine(), "run": setting.run.to_json()}
     return {"cell": setting.name, **json.loads(done.stdout), **facts}

@@ -19,6 +19,7 @@ from typer.core import TyperGroup, TyperOption
 
 import explora
 from explora import console
+from explora.commands._environment import restart_for_training
 from explora.commands._synonyms import normalise
 from explora.commands.bench import bench
 from explora.commands.eval import evaluate
@@ -78,6 +79,7 @@ def _root(
 
 def entry() -> NoReturn:
     """The console script."""
+    restart_for_training(sys.argv[1:])
     sys.exit(main())
 
 

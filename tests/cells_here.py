@@ -15,7 +15,9 @@ PARTS = Parts(runtime=200, weights=300, gradients=10, optimizer=20, activations=
 ENTRY = {"cell": "measure", "reference": "export", "peer": "measure", "quality": "learn"}
 
 
-def ask_here(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask_here(
+    module: str, request: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Do in this process what the process of a cell does."""
     entry = getattr(importlib.import_module(module), ENTRY[module.rpartition(".")[2]])
     result: dict[str, Any] = json.loads(json.dumps(entry(json.loads(json.dumps(request)))))

@@ -2,15 +2,29 @@
 
 How threads wait for each other: GNU's OpenMP lets them spin, which with one busy neighbour on two cores costs
 two thirds of the speed of training. How many compiled products are kept: rows differ in length, and 1,024
-shapes of each product take up to 0.7 GB (docs/LOG.md). What the user sets stands.
+shapes of each product take up to 0.7 GB (docs/LOG.md). How glibc reuses what is freed. What the user sets
+stands.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+
+from explora.core.allocating import TUNABLES
 
 SPINS = "1000"  # some microseconds: as long as the next product is away while training
 KEPT_PRODUCTS = "64"
+
+
+def restart_for_training(words: Sequence[str]) -> None:
+    """Start the process of `explora train` once more: what glibc reads, it reads when a process starts."""
+    wanted = words[:1] == ["train"] and not {"-h", "--help"} & set(words)
+    if not wanted or sys.platform != "linux" or TUNABLES.keys() & os.environ.keys():
+        return
+    os.environ.update(TUNABLES)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def prepare_training() -> None:

@@ -50,7 +50,8 @@ class Work:
     """A micro-batch on a model: all that the size of activations depends on.
 
     `number` is the bytes of a number in the compute dtype; `one_position`: the task asks for one position a
-    row, so that the last block computes nothing else.
+    row, so that the last block computes nothing else; `checkpointed`: what blocks keep is all made again, and
+    for that nothing else is.
     """
 
     shape: Shape
@@ -60,6 +61,7 @@ class Work:
     number: int
     dropout: float
     one_position: bool
+    checkpointed: bool = False
 
     @property
     def tokens(self) -> int:
@@ -101,30 +103,34 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     once = work.is_asked_once(layer)
     rows = work.batch_size if once else work.tokens
     is_fused = not (once or work.is_plain or work.dropout)
-    kept = norm(work, work.tokens, passes) | _product(work, layer, "attn.c_attn", work.tokens)
+    projected = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
+    kept = _norm(work, work.tokens, passes or _makes_again(work, projected)) | projected
     if passes or kept:
         kept |= _attended(work, once)
-    kept |= _product(work, layer, "attn.c_proj", rows, input_is_kept=is_fused and bool(kept))
+    kept |= _product(work, layer, "attn.c_proj", rows, input_is_kept=not (is_fused and kept))
     if passes or kept:
         kept |= _dropped(work, rows)
-    return Half(kept=kept, backward=_attention_backward(work, once), passes=passes or bool(kept))
+    # Beside an adapter's gradients there is the norm's output, made again.
+    again = work.states if _makes_again(work, projected) and not work.is_full else 0
+    backward = _attention_backward(work, once) + again
+    return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 
 def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     """Return the second half of a block; `passes`: its input needs a gradient."""
     rows = work.batch_size if work.is_asked_once(layer) else work.tokens
     states = rows * work.shape.n_embd * work.number
-    kept = norm(work, rows, passes) | _product(work, layer, "mlp.c_fc", rows)
-    if passes or kept:
-        kept |= {"gelu's input": 4 * states}
-    kept |= _product(work, layer, "mlp.c_proj", rows)
-    if passes or kept:
-        kept |= _dropped(work, rows)
-    # The gradients of the output, of gelu's output and of its input, when gelu's output is not kept any more.
+    up = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
+    down = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
+    kept = _norm(work, rows, passes or _makes_again(work, up)) | up
+    if passes or kept or down:
+        kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
+    # The gradients of the output, of gelu's output and of its input; or that output, made again, for the last.
     backward = (1 + 4 + 4) * states
     if work.is_full:
-        gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (work.number + FLOAT32_BYTES)
-        backward = (1 + 4) * states + gradient
+        half = work.number if work.number < FLOAT32_BYTES else 0
+        gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
+        backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
     return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 
@@ -139,24 +145,27 @@ def frozen_forward(work: Work) -> int:
     return (5 + 4 + 4) * work.states
 
 
-def norm(work: Work, rows: int, passes: bool) -> dict[str, int]:
-    """Return what a norm keeps: its input with mean and deviation, and its weights where they were cast."""
-    if not passes:
+def _makes_again(work: Work, product: dict[str, int]) -> bool:
+    """Whether a trained product wants the norm's output, which is then made again from its input."""
+    return bool(product) and not work.checkpointed and not work.method.lora_dropout
+
+
+def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
+    """What a norm keeps: its input with mean and deviation, and its weights where they were cast."""
+    if not is_needed:
         return {}
     width = work.shape.n_embd
     casts = 2 * width if work.is_full and work.number < FLOAT32_BYTES else 0
     return {"norm": (rows * (width + 2) + casts) * work.number}
 
 
-def _product(
-    work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool = False
-) -> dict[str, int]:
-    """A trained product keeps its input, and its weight where that was cast; an adapter also x A^T."""
+def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> dict[str, int]:
+    """A trained product keeps its input, unless that is made again or kept anyway; an adapter also x A^T."""
     fan_in, fan_out = block_modules(work.shape.n_embd)[module]
     is_cast = work.number < FLOAT32_BYTES
-    kept = {f"{module}'s input": 0 if input_is_kept else rows * fan_in * work.number}
+    kept = {f"{module}'s input": rows * fan_in * work.number if input_is_kept else 0}
     if work.is_full:
-        return kept | {f"{module}'s cast": fan_in * fan_out * work.number if is_cast else 0}
+        return kept
     parts = [part for target in work.method.targets for name, part in (TARGETS[target],) if name == module]
     if not (work.is_trained(layer) and parts):
         return {}
@@ -165,7 +174,8 @@ def _product(
     kept |= {f"{module}'s x A^T": rows * rank * work.number}
     kept |= {f"{module}'s A and B": rank * (fan_in + span) * work.number if is_cast else 0}
     if work.method.lora_dropout:
-        kept |= {f"{module}'s dropout": rows * fan_in * work.number}
+        kept |= {f"{module}'s dropout": rows * fan_in * work.number}  # the mask, beside what it leaves:
+        kept[f"{module}'s input"] = rows * fan_in * work.number
     return kept
 
 

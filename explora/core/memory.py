@@ -106,6 +106,7 @@ class _Step:
             number=NUMBER_BYTES[run.runtime.amp],
             dropout=run.training.dropout,
             one_position=TASKS[run.task].label is not None,
+            checkpointed=run.runtime.grad_checkpoint,
         )
         self.trained = trained_tensors(shape, run.method, head)
         self.embedding = shape.vocab_size * shape.n_embd
@@ -193,16 +194,19 @@ class _Step:
                     yield self._moment(self._kept(layer) + size, half.backward, above=layer + 1)
 
     def _at_embeddings(self) -> _Moment:
-        """All gradients are there but the embedding's: the rows' part, and its sum with the head's."""
-        numbers = self.embedding * (1 if self.head else 2) + self.work.tokens * self.shape.n_embd
+        """All gradients are there but the embedding's: the lookup's, beside that of the whole tied head."""
+        numbers = self.embedding + self.work.tokens * self.shape.n_embd
         return self._moment(0, FLOAT32_BYTES * numbers + self.work.states, above=0)
 
     def _moment(self, activations: int, temporaries: int, *, above: int) -> _Moment:
-        """Add the gradients of the blocks from `above` on, and the tied head's, which waits for the end."""
+        """Add the gradients of the blocks from `above` on, and the tied head's, which waits for the end.
+
+        Where the head is looked at in a few rows, its gradient waits as these.
+        """
         blocks = sum(prod(size) for name, size in self.trained.items() if _layer(name) >= above)
         if self.run.training.accumulate > 1:
             blocks = _size(self.trained)
-        tied = self.work.is_full and not self.head
+        tied = self.work.is_full and not self.work.one_position
         return _Moment(
             gradients=FLOAT32_BYTES * blocks,
             activations=activations,

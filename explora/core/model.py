@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from explora.core.allocating import return_freed_memory
 from explora.core.attention import attend, causal_attention, plain_is_faster
+from explora.core.gelu import gelu
 from explora.core.products import affine, pack, packed_affine
+from explora.core.recomputing import checkpointed, recomputed
 from explora.core.registry import Shape
 
 LAYER_NORM_EPSILON = 1e-5
@@ -163,7 +164,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # type: ignore[no-any-return]
+        hidden = self.c_fc(x)  # (B, T, 4 C)
+        bent, kept = gelu(hidden), hidden.detach()
+        with recomputed(bent, lambda: gelu(kept)):
+            return self.c_proj(bent)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -179,11 +183,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or to the (B, 1, C) of `positions`."""
-        attended = self.attn(self.ln_1(x), positions, cache)
+        normed, kept = self.ln_1(x), x.detach()
+        with recomputed(normed, lambda: self.ln_1(kept)):
+            attended = self.attn(normed, positions, cache)
         if positions is not None:
             x = x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)  # (B, 1, C)
         x = x + self.drop(attended)
-        transformed: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
+        normed, middle = self.ln_2(x), x.detach()
+        with recomputed(normed, lambda: self.ln_2(middle)):
+            transformed: Tensor = x + self.drop(self.mlp(normed))
         return transformed
 
 
@@ -250,7 +258,7 @@ class GPT2(nn.Module):
         for layer in range(first, end):
             block, asked = self.h[layer], positions if layer == last else None
             if self.grad_checkpoint and self.training:
-                x = checkpoint(block, x, asked, cache, use_reentrant=False)
+                x = checkpointed(block, x, asked, cache)
             else:
                 x = block(x, asked, cache)
         return x
@@ -290,7 +298,9 @@ class GPT2(nn.Module):
             return packed_affine(flat, self.packed_head, None, None).view(*hidden.shape[:-1], -1).float()
         if rows is None:
             return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
-        return F.linear(hidden.float(), self.wte.weight[rows].float())
+        # Sparse, as the gradient of a few rows waits for that of the embedding, (V, C), which takes it in.
+        words = F.embedding(rows, self.wte.weight, sparse=True)
+        return F.linear(hidden.float(), words.float())
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Return the fp32 class logits of the `score` head, (..., classes)."""

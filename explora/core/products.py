@@ -48,10 +48,9 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         wants_x, wants_weight, _ = ctx.needs_input_grad
-        cast = weight.to(x.dtype)
-        ctx.save_for_backward(x if wants_weight else None, cast if wants_x else None)
+        ctx.save_for_backward(x if wants_weight else None, weight if wants_x else None)
         ctx.dtypes = weight.dtype, bias.dtype
-        return product(x, cast, bias.to(x.dtype))
+        return product(x, weight.to(x.dtype), bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -59,7 +58,7 @@ class _Affine(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         weight_dtype, bias_dtype = ctx.dtypes
         return (
-            product(grad, weight.t()) if wants_x else None,
+            product(grad, weight.to(grad.dtype).t()) if wants_x else None,
             product(x.t(), grad).to(weight_dtype) if wants_weight else None,
             grad.sum(0).to(bias_dtype) if wants_bias else None,
         )

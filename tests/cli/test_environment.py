@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from explora.commands._environment import prepare_answers, prepare_training
+from explora.core.allocating import TUNABLES as ALLOCATING
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", *CACHES)
@@ -75,3 +76,36 @@ def test_the_rule_is_set_before_torch_is_loaded(arguments: list[str], expected: 
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
     )
     assert found.stdout.strip() == expected, found.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+@pytest.mark.parametrize(
+    ("words", "given", "expected"),
+    [
+        (["train", "paraphrase", "--data", "nowhere.csv"], None, ALLOCATING["GLIBC_TUNABLES"]),
+        (["train", "paraphrase", "--data", "nowhere.csv"], "a.b=c", "a.b=c"),
+        (["eval", "paraphrase", "--data", "nowhere.csv"], None, "None"),
+    ],
+    ids=["train", "the user's", "eval"],
+)
+def test_train_starts_again_with_what_glibc_reads_at_the_start(
+    words: list[str], given: str | None, expected: str
+) -> None:
+    program = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:])\n"
+        "            sys.stdout.flush()\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from explora.cli import entry\n"
+        "entry()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {} if given is None else {"GLIBC_TUNABLES": given}
+    found = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert found.stdout.strip() == f"{expected} {words}", found.stderr

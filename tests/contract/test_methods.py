@@ -68,7 +68,7 @@ def train(model: GPT2, steps: int = 3) -> None:
         loss_of(model).backward()
         for optimizer in optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
     model.eval()
 
 

@@ -22,6 +22,7 @@ from explora.core.cross_entropy import tied_cross_entropy
 from explora.core.methods import full, lora
 from explora.core.model import GPT2, MLP, Block, Cache
 from explora.core.registry import MODELS, Shape
+from tests.kept_tensors import kept_bytes
 from tests.tiny_models import randomise
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=16, n_positions=24, vocab_size=41)
@@ -452,16 +453,8 @@ def test_recomputation_keeps_less() -> None:
     """The option is not a decoration: fewer bytes are saved for the backward pass."""
 
     def saved_bytes(recompute: bool) -> int:
-        model, total = fresh().train(), 0
+        model = fresh().train()
         model.grad_checkpoint = recompute
-
-        def pack(tensor: Tensor) -> Tensor:
-            nonlocal total
-            total += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model(random_ids(TINY, 3, 20))
-        return total
+        return kept_bytes(model, lambda: model(random_ids(TINY, 3, 20)))
 
     assert saved_bytes(True) < saved_bytes(False) / 2

@@ -11,6 +11,7 @@ from explora.core.activations import Half, Work, attention, feed_forward
 from explora.core.config import MethodConfig
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, Shape, load_implementation
+from tests.kept_tensors import kept_bytes
 from tests.tiny_models import randomise
 
 SHAPE = Shape(n_layer=3, n_head=4, n_embd=32, n_positions=640, vocab_size=100)
@@ -36,25 +37,19 @@ def make_model(work: Work) -> GPT2:
     return model.train()
 
 
-def kept_bytes(work: Work) -> int:
-    """Count the storages that autograd saves in the blocks, each once, weights not at all."""
+def kept_in_blocks(work: Work) -> int:
+    """Count the storages that live on after the blocks, their input among them, weights not at all."""
     model = make_model(work)
-    own = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved.setdefault(storage.data_ptr(), storage)
-        return tensor
-
-    embedded = model.features(torch.zeros(work.batch_size, work.length, dtype=torch.long), 0).states
-    states = embedded.detach().requires_grad_(work.is_full)
+    embedded = model.features(torch.zeros(work.batch_size, work.length, dtype=torch.long), 0).states.detach()
     positions = torch.full((work.batch_size,), work.length - 1)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+
+    def through_blocks() -> torch.Tensor:
+        states = embedded.clone().requires_grad_(work.is_full)
         for layer, block in enumerate(model.h):
             states = block(states, positions if work.is_asked_once(layer) else None, None)
-    return sum(storage.nbytes() for storage in saved.values())
+        return states
+
+    return kept_bytes(model, through_blocks)
 
 
 def halves(work: Work) -> list[Half]:
@@ -86,20 +81,20 @@ def work_of(method: str, number: int, size: tuple[int, int], one_position: bool,
 def test_what_blocks_keep(method: str, number: int, size: tuple[int, int], one_position: bool) -> None:
     work = work_of(method, number, size, one_position)
     told = sum(half.size for half in halves(work))
-    assert told == pytest.approx(kept_bytes(work), rel=CLOSE)
+    assert told == pytest.approx(kept_in_blocks(work), rel=CLOSE)
 
 
 @pytest.mark.parametrize("size", [(3, 20), (1, 520)], ids=["short", "long"])
 @pytest.mark.parametrize("method", ["full", "key and value"])
 def test_what_blocks_keep_with_dropout(method: str, size: tuple[int, int]) -> None:
     work = work_of(method, 4, size, one_position=False, dropout=0.1)
-    assert sum(half.size for half in halves(work)) == pytest.approx(kept_bytes(work), rel=CLOSE)
+    assert sum(half.size for half in halves(work)) == pytest.approx(kept_in_blocks(work), rel=CLOSE)
 
 
 def test_a_line_too_few_is_noticed() -> None:
     work = work_of("key and value", 2, (3, 20), one_position=False)
     without_norms = sum(half.size - half.kept.get("norm", 0) for half in halves(work))
-    assert without_norms != pytest.approx(kept_bytes(work), rel=CLOSE)
+    assert without_norms != pytest.approx(kept_in_blocks(work), rel=CLOSE)
 
 
 def test_nothing_is_kept_below_the_lowest_adapter() -> None:

@@ -87,7 +87,9 @@ def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch, tmp_pat
 
 
 def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch, tmp_path):
-    monkeypatch.setattr(running, "ask", lambda module, request: found(rows=str(random.random())).to_json())
+    monkeypatch.setattr(
+        running, "ask", lambda module, request, environment=None: found(rows=str(random.random())).to_json()
+    )
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
     _, result = finish(Bench(plan(*runs), tmp_path))
     assert "other rows" in str(result.rows[1].error)

@@ -64,7 +64,7 @@ def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypa
     speeds = {"full": 50.0, "lora": 100.0, "last-linear": 200.0}
     asked: list[tuple[str, float | None]] = []
 
-    def ask(module, request):
+    def ask(module, request, environment=None):
         method = request["run"]["method"]["method"]
         if module == running.CELL:
             return found(speeds[method]).to_json()
@@ -90,7 +90,9 @@ def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypa
 
 
 def test_without_a_number_the_steps_fit_the_time_and_the_epochs(tiny_base, tiny_data, monkeypatch, tmp_path):
-    monkeypatch.setattr(running, "ask", lambda module, request: found(seconds=2.0, steps=2).to_json())
+    monkeypatch.setattr(
+        running, "ask", lambda module, request, environment=None: found(seconds=2.0, steps=2).to_json()
+    )
     run = tiny_run(tiny_base, tiny_data, "paraphrase")
     bench = Bench(Plan(contenders=(Contender(run=run),), repeats=1, steps=2, learning=True), tmp_path)
     list(bench.measure())

@@ -19,9 +19,18 @@ from torch.utils._pytree import tree_iter
 from explora.core.adamw import Optimizer
 from explora.core.bench.cells import Parts
 from explora.core.bench.device import Clock, settled_memory_bytes
+from explora.core.measure import resident_memory_bytes
 
 TEMPORARY = "temporaries"
 TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
+
+
+def watching_bytes() -> int:
+    """Return what torch takes to watch its operations: it imports a compiler, which is no part of a step."""
+    before = resident_memory_bytes()
+    with _Tracker(torch.device("cpu"), Clock(torch.device("cpu"))):
+        torch.zeros(1)
+    return resident_memory_bytes() - before
 
 
 def tensor_parts(
@@ -53,9 +62,9 @@ def tensor_parts(
 
 
 def memory_parts(
-    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[Optimizer]
+    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[Optimizer], watching: int
 ) -> Parts:
-    """Add what is left without model and optimizer state, which are no use after this."""
+    """Add what is left without model and optimizer state, which are no use after this, less `watching`."""
     device = next(model.parameters()).device
     for value in model.parameters():
         if value.requires_grad:  # the optimizer holds it too
@@ -64,7 +73,7 @@ def memory_parts(
         setattr(module, name, None)
     for optimizer in optimizers:
         optimizer.state.clear()
-    return Parts(runtime=settled_memory_bytes(device), **tensors)
+    return Parts(runtime=settled_memory_bytes(device) - watching, **tensors)
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
@@ -109,6 +118,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             if tensor is None or tensor.device != self.device:
                 continue
+            tensor = tensor._values() if tensor.is_sparse else tensor
             known = self._of_packed(tensor) if tensor.is_mkldnn else self._of(tensor.untyped_storage())
             known.part = part or known.part
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,17 +26,26 @@ def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     sys.stdout.flush()
 
 
-def ask(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask(
+    module: str, request: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run `module` in a fresh process and return its result.
 
-    Whatever interrupts the wait ends the process too. Raises TrainingError when it failed.
+    `environment` is added to this process's own, which wins. Whatever interrupts the wait ends the process
+    too. Raises TrainingError when it failed.
     """
     command = [sys.executable, "-P", "-m", module]
     pipe = subprocess.PIPE
     # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a
     # session: Linux lets sessions compete as wholes, and the priority that we were given would be lost.
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        process_group=0,
+        env={**(environment or {}), **os.environ},
     ) as process:
         try:
             out, err = process.communicate(json.dumps(request))

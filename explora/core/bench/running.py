@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from explora.core.allocating import TUNABLES
 from explora.core.bench.cells import Cell, Contender, Measurement, varying
 from explora.core.bench.learning import Learned, Lesson
 from explora.core.bench.load import OtherLoad
@@ -140,7 +141,7 @@ class Bench:
 
     def _measure_own(self, group: Group, standing: Standing) -> None:
         """The first cell of a group that ends decides how many steps its others take."""
-        found = Measurement.from_json(ask(CELL, self._cell(group, standing.contender).to_json()))
+        found = Measurement.from_json(ask(CELL, self._cell(group, standing.contender).to_json(), TUNABLES))
         earlier = [other.found[0].rows for other in group.own if other.found]
         if earlier and earlier[0] != found.rows:
             raise TrainingError("it read other rows than the first method, so they are not comparable")
@@ -218,7 +219,7 @@ def _teach(standing: Standing, steps: int, seconds: float | None) -> str:
     """Train one contender; returns why it failed, if it did."""
     lesson = Lesson(run=standing.contender.run, steps=steps, seconds=seconds)
     try:
-        standing.learned = Learned.from_json(ask(QUALITY, lesson.to_json()))
+        standing.learned = Learned.from_json(ask(QUALITY, lesson.to_json(), TUNABLES))
     except TrainingError as error:
         return error.message
     return ""
