@@ -14,7 +14,7 @@ from explora.core.generation import generate as continue_prompts
 from explora.core.opening import open_run
 from explora.core.resolving import fit_learning_rate, resolve
 from explora.core.running import RunEvent, Running, check_folder
-from explora.core.runtime import resolve_runtime
+from explora.core.runtime import resolve_for_answers, resolve_runtime
 from explora.core.sampling import SamplingConfig
 from explora.core.session import Session
 from explora.core.sources import shape_of
@@ -37,7 +37,7 @@ def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[R
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:
     """Open a run folder, a PEFT adapter or a model; by default runs/TASK where it exists, else the base."""
-    runtime = resolve_runtime(RuntimeConfig(amp=amp))
+    runtime = resolve_for_answers(RuntimeConfig(amp=amp))
     session = open_run(task, source, model=model, tokenizer=None, runtime=runtime)
     session.settle()
     return session

@@ -370,7 +370,18 @@ FeatureCache = Annotated[
         f"(default {RuntimeConfig.feature_cache // 10**9}GB).",
     ),
 ]
-Threads = Annotated[int | None, _machine("--threads", metavar="N", help="Default: one per physical core.")]
+Threads = Annotated[
+    int | None, _machine("--threads", metavar="N", help="Default: what is fastest here, or OMP_NUM_THREADS.")
+]
+PlainAttention = Annotated[
+    int | None,
+    _machine(
+        "--plain-attention",
+        metavar="TOKENS",
+        help="Up to so many tokens a row attention is plain products, beyond it torch's fused kernel "
+        "(default: what is faster here).",
+    ),
+]
 
 Output = Annotated[Path | None, _output("--output", "-o", metavar="FOLDER", help="Where the result goes.")]
 Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]

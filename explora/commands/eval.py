@@ -90,9 +90,9 @@ def evaluate(
 
     from explora.core.evaluation import recorded_data, score, write_predictions
     from explora.core.opening import open_run
-    from explora.core.runtime import resolve_runtime
+    from explora.core.runtime import resolve_for_answers
 
-    runtime = resolve_runtime(asked.runtime)
+    runtime = resolve_for_answers(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
     session.settle()
     trained_on = recorded_data(session.source)

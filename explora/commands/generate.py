@@ -151,10 +151,10 @@ def generate(
     asked_for, _ = resolve(task, machine | {"seed": seed})
 
     from explora.core.opening import open_run
-    from explora.core.runtime import DTYPES, resolve_runtime
+    from explora.core.runtime import DTYPES, resolve_for_answers
     from explora.core.session import merge_in_memory
 
-    runtime = resolve_runtime(asked_for.runtime)
+    runtime = resolve_for_answers(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)
     if session.model.score is not None:

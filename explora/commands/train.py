@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,6 +111,7 @@ def train(
     amp: o.Amp = None,
     grad_checkpoint: o.GradCheckpoint = None,
     threads: o.Threads = None,
+    plain_attention: o.PlainAttention = None,
     feature_cache: o.FeatureCache = None,
     output: o.Output = None,
     overwrite: o.Overwrite = False,
@@ -133,6 +135,7 @@ def train(
 
     `explora train paraphrase --resume`
     """
+    began = time.monotonic()
     prepare_training()
     settings: dict[str, Any] = {
         "model": model,
@@ -172,6 +175,7 @@ def train(
         "amp": amp,
         "grad_checkpoint": grad_checkpoint,
         "threads": threads,
+        "plain_attention": plain_attention,
         "feature_cache": feature_cache,
     }
     options = o.given(settings) | o.parse_method(lora, full, last_linear)
@@ -185,7 +189,7 @@ def train(
         _show_plan(run, origins, json)
         return
     folder = output or Path("runs") / task
-    _execute(run, origins, folder, options, resume=resume, overwrite=overwrite, json=json)
+    _execute(run, origins, folder, options, began, resume=resume, overwrite=overwrite, json=json)
 
 
 def _shape(run: TrainRun) -> Shape:
@@ -199,6 +203,7 @@ def _execute(
     origins: dict[str, str],
     folder: Path,
     options: dict[str, Any],
+    began: float,
     *,
     resume: bool,
     overwrite: bool,
@@ -209,7 +214,7 @@ def _execute(
     started = check_folder(folder, resume=resume, overwrite=overwrite)
     run = _with_runtime(run if started is None else _resumed(started, run, options))
     _show_settings(run, origins if started is None else {})
-    running = Running(run, folder, replace=overwrite)
+    running = Running(run, folder, replace=overwrite, spent=time.monotonic() - began)
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
         console.warn(f"skipped: {message}")

@@ -51,7 +51,7 @@ class Work:
 
     `number` is the bytes of a number in the compute dtype; `one_position`: the task asks for one position a
     row, so that the last block computes nothing else; `checkpointed`: what blocks keep is all made again, and
-    for that nothing else is.
+    for that nothing else is; `plain_up_to`: as the runtime has it.
     """
 
     shape: Shape
@@ -62,6 +62,7 @@ class Work:
     dropout: float
     one_position: bool
     checkpointed: bool = False
+    plain_up_to: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -81,7 +82,8 @@ class Work:
     @property
     def is_plain(self) -> bool:
         """Whether attention is made of plain products."""
-        return self.length <= PLAIN_UP_TO[self.number]
+        limit = PLAIN_UP_TO[self.number] if self.plain_up_to is None else self.plain_up_to
+        return self.length <= limit
 
     @property
     def is_full(self) -> bool:
@@ -125,7 +127,7 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     kept = _norm(work, rows, passes or _makes_again(work, up)) | up
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
-    # The gradients of the output, of gelu's output and of its input; or that output, made again, for the last.
+    # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
     backward = (1 + 4 + 4) * states
     if work.is_full:
         half = work.number if work.number < FLOAT32_BYTES else 0

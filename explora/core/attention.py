@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to so many keys plain products and a softmax beat torch's fused kernel on a CPU (docs/LOG.md).
+# Up to so many keys plain products and a softmax beat torch's fused kernel on a CPU, where nobody tried
+# (docs/LOG.md; `probing` does).
 PLAIN_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
 # Up to so many the probabilities are kept; beyond, (T, T) a head is more than all else that is.
 KEPT_UP_TO = 128
 
 
-def plain_is_faster(x: Tensor, keys: int | None = None) -> bool:
-    """Whether attention over `keys`, by default the tokens of x (B, T, ...), needs no fused kernel."""
-    length = x.shape[1] if keys is None else keys
-    return x.device.type == "cpu" and length <= PLAIN_UP_TO.get(x.dtype, 0)
+def plain_is_faster(x: Tensor, keys: int, up_to: int | None) -> bool:
+    """Whether attention over `keys` in the dtype of x needs no fused kernel; None: where nobody tried."""
+    limit = PLAIN_UP_TO.get(x.dtype, 0) if up_to is None else up_to
+    return x.device.type == "cpu" and keys <= limit
 
 
 def causal_attention(projected: Tensor, heads: int) -> Tensor:
@@ -72,13 +73,21 @@ def _probabilities(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    plain_up_to: int | None = None,
+) -> Tensor:
     """Attention of (B, H, T, D) on (B, H, S, D) with a mask, dropout or a cache behind it.
 
-    Causal where T = S and no mask is given; True in the mask means seen.
+    Causal where T = S and no mask is given; True in the mask means seen. In bf16 it is plain products up to
+    `plain_up_to` keys; see `plain_is_faster`.
     """
     causal = mask is None and query.shape[-2] > 1
-    if query.dtype is torch.bfloat16 and plain_is_faster(query, key.shape[-2]):
+    if query.dtype is torch.bfloat16 and plain_is_faster(query, key.shape[-2], plain_up_to):
         return _attend_plainly(query, key, value, causal_mask(key) if causal else mask, dropout)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
 

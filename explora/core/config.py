@@ -94,13 +94,15 @@ class TrainingConfig:
 class RuntimeConfig:
     """What the machine contributes. `auto` and None are resolved once and recorded as resolved.
 
-    `feature_cache` is how many bytes the features of frozen blocks may take on disk.
+    `feature_cache` is how many bytes the features of frozen blocks may take on disk; `plain_attention` up to
+    how many tokens attention is plain products on a CPU, and torch's fused kernel beyond.
     """
 
     device: str = "auto"
     amp: str = "auto"
     grad_checkpoint: bool = False
     threads: int | None = None
+    plain_attention: int | None = None
     feature_cache: int = 4_000_000_000
 
 
@@ -251,7 +253,7 @@ def validate(run: TrainRun) -> None:
     at_least: dict[str, float] = {
         "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "max_steps": 1,
         "eval_every": 1, "save_every": 1, "patience": 1, "threads": 1, "weight_decay": 0, "clip": 0,
-        "seed": 0, "feature_cache": 0,
+        "seed": 0, "plain_attention": 0, "feature_cache": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if flat[name] is not None and not least <= flat[name] < float("inf"):

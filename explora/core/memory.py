@@ -107,6 +107,7 @@ class _Step:
             dropout=run.training.dropout,
             one_position=TASKS[run.task].label is not None,
             checkpointed=run.runtime.grad_checkpoint,
+            plain_up_to=run.runtime.plain_attention,
         )
         self.trained = trained_tensors(shape, run.method, head)
         self.embedding = shape.vocab_size * shape.n_embd

@@ -128,6 +128,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.layer, self.dropout = shape.n_head, layer, dropout
+        self.plain_up_to: int | None = None  # tokens; see attention.plain_is_faster
         self.c_attn: nn.Module = Conv1D(shape.n_embd, 3 * shape.n_embd)
         self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
 
@@ -148,9 +149,10 @@ class Attention(nn.Module):
         if positions is not None:
             query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
-        if query.shape[2] == key.shape[2] and dropout == 0 and plain_is_faster(projected):
+        plain = plain_is_faster(projected, length, self.plain_up_to)
+        if query.shape[2] == key.shape[2] and dropout == 0 and plain:
             return self.c_proj(causal_attention(projected, self.heads))  # type: ignore[no-any-return]
-        attended = attend(query.to(key.dtype), key, value, mask, dropout).to(x.dtype)
+        attended = attend(query.to(key.dtype), key, value, mask, dropout, self.plain_up_to).to(x.dtype)
         return self.c_proj(attended.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
 
 
@@ -262,6 +264,12 @@ class GPT2(nn.Module):
             else:
                 x = block(x, asked, cache)
         return x
+
+    def limit_plain_attention(self, tokens: int | None) -> None:
+        """Let attention be plain products up to so many tokens; see `attention.plain_is_faster`."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.plain_up_to = tokens
 
     def frozen_depth(self) -> int:
         """Return how many blocks lie below everything that is trained; 0 where the embeddings are trained."""

@@ -37,7 +37,7 @@ from explora.core.training import (
 from explora.errors import TrainingError, UsageError
 
 CHECKPOINT = "checkpoint"
-LATEST = 1.03  # of the minutes that a run has, it stops training
+LATEST = 1.02  # of the minutes that a run has, it is to be through
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
@@ -97,12 +97,12 @@ class Running:
     """A run under way; iterate `events()` and it is trained, the last event being Completed.
 
     It goes on from the resume state in the folder, where there is one. With `replace` what the folder
-    holds is removed first, once base and data have been read.
+    holds is removed first, once base and data have been read. `spent`: seconds of its time that are over.
     """
 
-    def __init__(self, run: TrainRun, folder: Path, *, replace: bool = False) -> None:
+    def __init__(self, run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> None:
         self.run, self.folder = run, folder
-        self.started = time.monotonic()
+        self.started, self.closing_seconds = time.monotonic() - spent, 0.0
         trains_tokenizer = run.from_scratch is not None and run.tokenizer is None
         tokenizer = self._own_tokenizer(replace) if trains_tokenizer else None
         self.session, self.train, self.dev = open_for_training(run, tokenizer)
@@ -163,13 +163,14 @@ class Running:
     def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
         """Make the schedule for the steps that fit into `seconds` since the run was started."""
         yield from self.training.keep_features()
-        steps = fit_steps(self.training, self.started + seconds - time.monotonic())
-        training = dataclasses.replace(self.run.training, max_steps=steps)
+        found = fit_steps(self.training, self.started + seconds - time.monotonic())
+        self.closing_seconds = found.closing_seconds
+        training = dataclasses.replace(self.run.training, max_steps=found.steps)
         self.run = dataclasses.replace(self.run, training=training)
         self.training.begin(self.run)
         self.training.progress.seconds = time.monotonic() - self.started
         write_record(self.folder, Record(run=self.run, result={}, machine=self.machine))
-        yield Fitted(steps=steps)
+        yield Fitted(steps=found.steps)
 
     def _has_seen_enough(self, step: StepDone) -> bool:
         """Whether this is the step after which full fine-tuning can be compared with."""
@@ -180,7 +181,9 @@ class Running:
 
     def _time_is_up(self) -> bool:
         minutes = self.run.training.max_minutes
-        return minutes is not None and time.monotonic() - self.started > LATEST * 60 * minutes
+        if minutes is None:
+            return False
+        return time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes
 
     def _log_step(self, event: StepDone) -> None:
         self.log.add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -17,7 +18,15 @@ EVALUATED_BATCHES = 4
 MARGIN = 0.98  # of the time is planned for: a machine is seldom as fast later as it was at first
 
 
-def fit_steps(training: Training, seconds: float) -> int:
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """How many steps fit, and how many seconds are needed after the last."""
+
+    steps: int
+    closing_seconds: float
+
+
+def fit_steps(training: Training, seconds: float) -> TimeBudget:
     """Return how many steps, with their evaluations, take `seconds` here.
 
     The steps of the rehearsal have a learning rate of zero, so that no weight changes; optimizers and random
@@ -29,15 +38,15 @@ def fit_steps(training: Training, seconds: float) -> int:
         evaluation = _evaluation_seconds(training)
     left = MARGIN * seconds - (time.monotonic() - started)
     every = training.run.training.eval_every or training.steps_per_epoch
-    # one evaluation more comes after the last step, and one of the best at the end
-    steps = int((left - 2 * evaluation) / (step + evaluation / every))
+    closing = 2 * evaluation  # one comes after the last step, and one of the best at the end
+    steps = int((left - closing) / (step + evaluation / every))
     if steps < FEWEST_STEPS:
         raise TrainingError(
             f"the time is too short: a step takes about {step:.2g} s here, a dev score {evaluation:.2g} s, "
             f"and {max(0.0, left):.0f} s are left after the start",
             "give more minutes, or a smaller dev set: --dev FILE",
         )
-    return steps
+    return TimeBudget(steps=steps, closing_seconds=closing)
 
 
 def _step_seconds(training: Training, seconds: float) -> float:

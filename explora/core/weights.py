@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from explora.core.caching import cache_folder, write_atomically
 from explora.core.model import GPT2, LAYER_NORM_EPSILON
 from explora.core.registry import Shape
 from explora.core.sources import (
@@ -102,8 +102,7 @@ def base_digest(base: Base) -> str:
             return digest
     digest = _digest(_catalogue(base))
     with suppress(OSError):
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(remembered, digest)
+        write_atomically(remembered, digest)
     return digest
 
 
@@ -243,14 +242,7 @@ def _digest(stored: Mapping[str, StoredTensor]) -> str:
 def _digest_cache(files: Sequence[Path]) -> Path:
     facts = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "explora" / "digests" / key
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="ascii")
-    partial.replace(path)
+    return cache_folder() / "digests" / key
 
 
 # Writing

@@ -20,6 +20,7 @@ import typer
 from explora import cli
 from explora.core import runtime
 from explora.core.config import TrainRun, settings_of
+from explora.core.probing import Probes
 from explora.core.recording import read_record
 from explora.core.registry import TASKS
 
@@ -78,6 +79,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "amp": ("--amp fp16", {"amp": "fp16"}, ""),
     "grad_checkpoint": ("--grad-checkpoint", {"grad_checkpoint": True}, ""),
     "threads": ("--threads 27", {"threads": 27}, ""),
+    "plain_attention": ("--plain-attention 32", {"plain_attention": 32}, ""),
     "feature_cache": ("--feature-cache 28.5kB", {"feature_cache": 28500}, ""),
 }
 
@@ -293,15 +295,17 @@ def test_a_recorded_run_is_repeated_bit_for_bit_and_probes_nothing(
     explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run finds bf16 faster; a machine that would find otherwise still repeats it in bf16."""
-    monkeypatch.setattr(runtime, "_faster_precision", lambda device: "bf16")
+    probes = Probes(amp="bf16", threads=1, plain_bf16=64, plain_fp32=0)
+    monkeypatch.setattr(runtime, "probe_once", lambda: probes)
     assert explora(*words, "--amp", "auto", "--seed", "5", "--alpha", "3").code == 0
     first = read_record(Path("runs/text"))
     assert first is not None and first.run.runtime.amp == "bf16" and first.run.runtime.device == "cpu"
+    assert first.run.runtime.plain_attention == 64
 
-    def never(device: torch.device) -> str:
+    def never() -> Probes:
         raise AssertionError("probed again")
 
-    monkeypatch.setattr(runtime, "_faster_precision", never)
+    monkeypatch.setattr(runtime, "probe_once", never)
     outcome = explora("train", "text", "--config", "runs/text/run.json", "-o", "again")
     assert outcome.code == 0
     second = read_record(Path("again"))

@@ -67,7 +67,7 @@ def test_the_rehearsal_takes_real_steps_that_change_no_weight(tmp_path: Path) ->
     running = Running(run_of(max_minutes=1.0), tmp_path)
     before = [value.detach().clone() for value in running.training.trained]
     draws = torch.random.get_rng_state()
-    steps = time_budget.fit_steps(running.training, 600.0)
+    steps = time_budget.fit_steps(running.training, 600.0).steps
     assert running.training.progress.step >= time_budget.FEWEST_STEPS
     assert steps > 10
     assert all(torch.equal(a, b) for a, b in zip(before, running.training.trained, strict=True))
@@ -78,7 +78,7 @@ def test_more_time_has_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time_budget, "_step_seconds", lambda *given: 0.5)
     monkeypatch.setattr(time_budget, "_evaluation_seconds", lambda training: 10.0)
     training = Running(run_of(max_minutes=1.0, eval_every=20), tmp_path).training
-    found = [time_budget.fit_steps(training, seconds) for seconds in (100.0, 200.0)]
+    found = [time_budget.fit_steps(training, seconds).steps for seconds in (100.0, 200.0)]
     # 0.98 of the time, less two scores, in steps that carry a twentieth of a score each
     assert found == [pytest.approx((0.98 * seconds - 20) / 1.0, abs=1) for seconds in (100, 200)]
 
@@ -103,6 +103,20 @@ def test_a_machine_that_becomes_slow_ends_the_run_in_time(
     completed = events[-1]
     assert isinstance(completed, Completed)
     assert completed.result["steps"] == 1 and completed.result["stopped_early"]
+
+
+def test_what_comes_after_the_last_step_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of 200 s at the end: a run that has spent most of its time stops at once, so that they fit."""
+    monkeypatch.setattr(time_budget, "_step_seconds", lambda *given: 0.1)
+    monkeypatch.setattr(time_budget, "_evaluation_seconds", lambda training: 100.0)
+    running = Running(run_of(max_minutes=10.0), tmp_path, spent=150.0)
+    events: list[object] = []
+    for event in running.events():
+        events.append(event)
+        if isinstance(event, Fitted):
+            assert running.closing_seconds == 200.0
+            running.started = time.monotonic() - 420  # and 200 are more than the 600, less than these are not
+    assert sum(isinstance(event, TimeIsUp) for event in events) == 1
 
 
 def test_epochs_and_minutes_contradict_each_other() -> None:

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explora.core.batching import pad
+from explora.core.caching import cache_folder
 from explora.core.config import DataConfig
 from explora.core.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.data import Row, find_split
 from explora.core.documents import read_documents
 from explora.core.metrics import perplexity
 from explora.core.model import GPT2
-from explora.core.runtime import cache_folder
 from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
 from explora.core.textfile import STDIN, check_is_file, name_of
 from explora.core.tokenizer import Tokenizer
