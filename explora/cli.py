@@ -89,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with _signals_raise():
             return _run(sys.argv[1:] if argv is None else argv)
+    except Interrupted as interrupt:
+        console.stopped(interrupt.message, interrupt.hint)
+        return interrupt.exit_code
     except ExploraError as error:
         console.error(error.message, error.hint)
         return error.exit_code

@@ -110,6 +110,13 @@ def error(message: str, hint: str = "") -> None:
         _write_line(f"hint: {hint}")
 
 
+def stopped(message: str, hint: str = "") -> None:
+    """Tell that the work stopped because it was told to, and how it goes on."""
+    _write_line(message, _YELLOW)
+    if hint:
+        _write_line(f"hint: {hint}")
+
+
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show how far a loop of `total` steps is; `done` of them were done before.

@@ -15,7 +15,7 @@ from explora.core import datasets, documents, poems, tables, textfile
 from explora.core.config import DataConfig
 from explora.core.registry import TASKS, TaskRow
 from explora.core.tables import ID, Record
-from explora.errors import DataError, UsageError
+from explora.errors import DataError, UsageError, did_you_mean
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE = 0.1
@@ -117,6 +117,11 @@ def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
     path, pinned = _root(task, config.data)
     if path.is_dir():
         return SplitFile(file=str(_file_of(path, task, split)), pinned=pinned)
+    if not path.exists() and config.data == path.stem:  # a bare word
+        raise DataError(
+            f"{config.data!r} is no data set, file or folder{did_you_mean(config.data, datasets.SOURCES)}",
+            f"known data sets: {', '.join(datasets.SOURCES)}; files and folders by their path",
+        )
     textfile.check_is_file(path)
     if split == "test":
         hint = f"score the whole file with explora eval {task} --data {path}"

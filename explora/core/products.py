@@ -82,7 +82,7 @@ def pack(weight: Tensor) -> Tensor | None:
     """
     if not uses_onednn(weight):
         return None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().t().contiguous())
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().t())
     return packed
 
 

@@ -59,8 +59,8 @@ def start_probe(body: str, **options) -> subprocess.Popen:
             "error: a.csv:3: column label: empty\n",
         ),
         (UsageError("wrong"), 2, "error: wrong\n"),
-        (Interrupted(2), 130, "error: interrupted\n"),
-        (Interrupted(15), 143, "error: interrupted\n"),
+        (Interrupted(2), 130, "interrupted\n"),
+        (Interrupted(15), 143, "interrupted\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "error: Permission denied: x\n"),
     ],
@@ -133,7 +133,7 @@ def test_a_signal_ends_the_command_with_its_code(number, code):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (code, "error: interrupted\n")
+    assert (process.returncode, err) == (code, "interrupted\n")
 
 
 def test_handlers_of_the_caller_come_back(explora):

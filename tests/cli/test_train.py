@@ -349,7 +349,7 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
         outcome = explora(*words)
     assert outcome.code == 130
     assert outcome.out == ""
-    assert "error: stopped after step 4 of 12; the state is saved\n" in outcome.err
+    assert "\nstopped after step 4 of 12; the state is saved\n" in outcome.err
     assert outcome.err.endswith("hint: explora train text -o runs/text --resume\n")
 
 

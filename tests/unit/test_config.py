@@ -63,7 +63,9 @@ UNUSUAL = TrainRun(
         save_every=6,
         patience=8,
     ),
-    runtime=RuntimeConfig(device="cuda:1", amp="fp16", grad_checkpoint=True, threads=3, feature_cache=9),
+    runtime=RuntimeConfig(
+        device="cuda:1", amp="fp16", grad_checkpoint=True, threads=3, plain_attention=64, feature_cache=9
+    ),
 )
 
 

@@ -111,3 +111,10 @@ def test_blocks_that_the_base_lacks_are_a_usage_error(layers: tuple[int, int]) -
     with pytest.raises(UsageError, match="the base has 12") as caught:
         count(GPT2, lora(8, "key", layers=layers))
     assert "0 to 11" in caught.value.hint
+
+
+def test_a_rank_that_no_matrix_has_is_refused() -> None:
+    width = MODELS["gpt2"].shape.n_embd
+    assert count(MODELS["gpt2"].shape, MethodConfig(rank=width)).adapter_bytes > 0
+    with pytest.raises(UsageError, match="rank 769 is more than key has: it maps 768 numbers to 768"):
+        count(MODELS["gpt2"].shape, MethodConfig(rank=width + 1))

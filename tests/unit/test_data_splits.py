@@ -189,3 +189,13 @@ def test_a_file_and_its_parts_on_real_rows() -> None:
     )
     assert (len(train), len(dev)) == (7656, 851)
     assert sorted(train + dev, key=lambda row: row.line) == everything
+
+
+def test_a_word_that_is_no_data_set_names_those_that_are() -> None:
+    with pytest.raises(
+        DataError, match="'quorra' is no data set, file or folder; did you mean quora"
+    ) as caught:
+        find_split("paraphrase", DataConfig(data="quorra"), "train")
+    assert "sst, " in caught.value.hint or "quora, " in caught.value.hint
+    with pytest.raises(DataError, match="no such file"):
+        find_split("paraphrase", DataConfig(data="quorra.csv"), "train")

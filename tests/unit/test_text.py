@@ -16,9 +16,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from explora.core.caching import cache_folder
 from explora.core.config import DataConfig, EncodingConfig
 from explora.core.model import GPT2
-from explora.core.runtime import cache_folder
 from explora.core.tasks import text as text_module
 from explora.core.tasks.contract import Setting
 from explora.core.tasks.text import Text, TokenRows, tokenise

@@ -82,14 +82,14 @@ class LoRALinear(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Conv1D:
-        """Return the Conv1D that computes the same: W + scale (B A)^T, added in fp32, cast last."""
+        """Return the base layer, which now computes the same: W + scale (B A)^T, added in fp32, cast last."""
         base = self.base_layer
-        weight = base.weight.detach().float().clone()
+        weight = base.weight.detach().float()
         span, rank = self.lora_B.shape[1:]
         for index, part in enumerate(self.parts):
-            a = self.lora_A.detach()[index * rank : (index + 1) * rank]
-            update = (self.lora_B.detach()[index] @ a).t()  # (in, span)
-            weight[:, part * span : (part + 1) * span] += self.scale * update
+            a = self.lora_A.detach()[index * rank : (index + 1) * rank]  # (r, in)
+            b = self.lora_B.detach()[index]  # (span, r)
+            weight[:, part * span : (part + 1) * span].addmm_(a.t(), b.t(), alpha=self.scale)
         base.weight = nn.Parameter(weight.to(base.weight.dtype), requires_grad=False)
         return base
 
