@@ -11,7 +11,7 @@ from explora.commands import _memory
 from explora.commands import _options as o
 from explora.core.adapters import Header
 from explora.core.config import TrainRun, foreign_settings, spelled
-from explora.core.counting import SENTIMENT_CLASSES, Count, count, head_classes
+from explora.core.counting import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
 from explora.core.registry import METHODS, TASKS, Shape
 from explora.core.resolving import resolve
 from explora.errors import UsageError
@@ -118,6 +118,7 @@ def params(
     from explora.core.sources import label_of, shape_of
 
     shape = shape_of(run.model)
+    check_rank(shape, run.method)
     counted = _count(run, shape, classes)
     others = [_with_method(task, name, given) for name in METHODS if name not in TASKS[task].refused]
     choice = None

@@ -16,7 +16,7 @@ from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
 from explora.commands._scores import show_scores
 from explora.core.config import TrainRun, settings_of
-from explora.core.counting import count, head_classes
+from explora.core.counting import check_rank, count, head_classes
 from explora.core.recording import read_config, read_losses
 from explora.core.registry import Shape
 from explora.core.resolving import fit_learning_rate, resolve
@@ -185,6 +185,7 @@ def train(
     run, origins = resolve(task, options, from_file)
     if not resume:  # a run that goes on has its learning rate
         run, origins = fit_learning_rate(run, origins, _shape(run).n_embd)
+    check_rank(_shape(run), run.method)
     if dry_run:
         _show_plan(run, origins, json)
         return

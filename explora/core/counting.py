@@ -69,7 +69,7 @@ def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = ""
     """Count for a base of this shape; `classes` is the width of the task's linear head, 0 for none.
 
     `header` is what an adapter says of itself (`adapters.Header.to_json`); it is part of the file. Raises
-    UsageError for `layers` that the base does not have, and for a rank that no matrix of it has.
+    UsageError for `layers` that the base does not have.
     """
     held = _by_part(base_tensors(shape))
     trained = _by_part(trained_tensors(shape, method, classes))
@@ -81,9 +81,13 @@ def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = ""
     )
 
 
-def check_fits(shape: Shape, method: MethodConfig) -> None:
-    """Raise UsageError where a method wants blocks, or a rank, that a base of this shape does not have."""
-    trained_tensors(shape, method, classes=0)
+def check_rank(shape: Shape, method: MethodConfig) -> None:
+    """Raise UsageError for an adapter of more rank than the matrix beside it has."""
+    if method.method == "lora" and method.rank > shape.n_embd:
+        raise UsageError(
+            f"rank {method.rank} is more than the matrices of this base have",
+            f"--lora takes ranks up to the width, {shape.n_embd}; 4 to 16 are usual",
+        )
 
 
 def base_tensors(shape: Shape) -> Tensors:
@@ -161,11 +165,6 @@ def trained_tensors(shape: Shape, method: MethodConfig, classes: int) -> Tensors
         module, part = TARGETS[target]
         fan_in, fan_out = block_modules(shape.n_embd)[module]
         span = fan_out if part is None else fan_out // 3
-        if method.rank > min(fan_in, span):
-            raise UsageError(
-                f"rank {method.rank} is more than {target} has: it maps {fan_in} numbers to {span}",
-                f"--lora takes ranks up to {min(fan_in, span)}; 4 to 16 are usual",
-            )
         for layer in _adapted_blocks(shape, method):
             tensors[f"h.{layer}.{module}.{target}"] = (method.rank, fan_in + span)
     return tensors | head

@@ -18,13 +18,13 @@ from explora.core.adapters import (
 )
 from explora.core.checkpoint import trained_tensors
 from explora.core.config import EncodingConfig, MethodConfig, TrainRun
-from explora.core.counting import check_fits
 from explora.core.model import GPT2
 from explora.core.registry import METHODS, TASKS, load_implementation
 from explora.core.runtime import DTYPES, set_seed
 from explora.core.tasks.contract import Setting, Split, Task
 from explora.core.tokenizer import Tokenizer, load_tokenizer
 from explora.core.weights import Base, base_digest, base_tokenizer, load_model, open_base, write_model
+from explora.errors import UsageError
 
 FULL_HEADER = "explora.json"
 
@@ -89,7 +89,8 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
         run.task, tokenizer, run.encoding, run.method.method, base.shape.n_positions, run.training.seed
     )
     train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
-    check_fits(base.shape, run.method)
+    if (beyond := layers_beyond(run.method, base)) is not None:
+        raise UsageError(f"--layers names {beyond}")
     model = _load(base, run)
     add_head(model, task)
     method_module(run.method).apply(model, run.method)
@@ -122,7 +123,7 @@ def _scratch(run: TrainRun) -> Base:
 
 
 def layers_beyond(method: MethodConfig, base: Base) -> str | None:
-    """Say which blocks an adapter has that the base does not; None where it has them all."""
+    """Say which blocks a method wants that the base does not have; None where it has them all."""
     if method.layers is None or method.layers[1] < base.shape.n_layer:
         return None
     return (

@@ -566,8 +566,8 @@ def test_the_loss_scale_is_resumed(prepare: Prepare, tmp_path: Path) -> None:
 def test_recomputation_gives_the_same_bytes(
     method: str, prepare: Prepare, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recomputed, whole = itertools.count(), model_module.checkpoint
-    monkeypatch.setattr(model_module, "checkpoint", lambda *a, **k: (next(recomputed), whole(*a, **k))[1])
+    recomputed, whole = itertools.count(), model_module.checkpointed
+    monkeypatch.setattr(model_module, "checkpointed", lambda *a, **k: (next(recomputed), whole(*a, **k))[1])
     train(prepare(method=method, grad_checkpoint=True), tmp_path / "run")
     assert next(recomputed) == 12 * 2  # steps times blocks; evaluations keep nothing anyway
     assert_same_run(tmp_path / "run", reference(prepare(method=method))[0])

@@ -63,7 +63,7 @@ def test_every_contender_runs_once_and_then_time_may_be_up(
 def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_data, monkeypatch, tmp_path):
     asked = []
 
-    def failing(module, request):
+    def failing(module, request, environment=None):
         asked.append(request["run"]["method"]["method"])
         if asked[-1] == "full":
             raise TrainingError("out of memory")
@@ -78,7 +78,7 @@ def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_da
 
 
 def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch, tmp_path):
-    def failing(module, request):
+    def failing(module, request, environment=None):
         raise TrainingError("out of memory")
 
     monkeypatch.setattr(running, "ask", failing)
@@ -130,7 +130,7 @@ def test_the_loss_to_start_from_knows_no_dropout(tiny_base, tiny_data):
 def test_another_base_is_not_compared(tiny_base, tiny_data, tmp_path, monkeypatch):
     """The planted bug: the peer trains a base of which one matrix differs."""
 
-    def other_base(module, request):
+    def other_base(module, request, environment=None):
         reply = ask_here(module, request)
         if "base" in reply:
             tensors = load_file(tiny_base / "model.safetensors")

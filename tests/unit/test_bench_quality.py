@@ -12,6 +12,7 @@ from explora.core.bench.learning import Learned, Lesson
 from explora.core.bench.matrix import Plan
 from explora.core.bench.quality import MARKS, learn
 from explora.core.bench.running import Bench
+from explora.core.runtime import resolve_runtime
 from explora.core.session import open_for_training
 from explora.core.training import StepDone, Training
 from explora.errors import TrainingError
@@ -34,6 +35,7 @@ def test_every_task_learns_with_every_method(task, method, tiny_base, tiny_data)
 
 def test_the_score_is_that_of_a_real_training(tiny_base, tiny_data, tmp_path):
     run = tiny_run(tiny_base, tiny_data, "text", max_steps=8, schedule="constant")
+    run = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
     got = Learned.from_json(learn(lesson(run)))
     session, train, dev = open_for_training(run)
     training = Training(session.model, session.task, run, train.examples, dev.examples, tmp_path)

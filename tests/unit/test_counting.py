@@ -3,7 +3,7 @@
 import pytest
 
 from explora.core.config import MethodConfig
-from explora.core.counting import base_tensors, count, file_bytes, file_tensors
+from explora.core.counting import base_tensors, check_rank, count, file_bytes, file_tensors
 from explora.core.registry import MODELS, Shape
 from explora.errors import UsageError
 
@@ -114,7 +114,8 @@ def test_blocks_that_the_base_lacks_are_a_usage_error(layers: tuple[int, int]) -
 
 
 def test_a_rank_that_no_matrix_has_is_refused() -> None:
-    width = MODELS["gpt2"].shape.n_embd
-    assert count(MODELS["gpt2"].shape, MethodConfig(rank=width)).adapter_bytes > 0
-    with pytest.raises(UsageError, match="rank 769 is more than key has: it maps 768 numbers to 768"):
-        count(MODELS["gpt2"].shape, MethodConfig(rank=width + 1))
+    shape = MODELS["gpt2"].shape
+    check_rank(shape, MethodConfig(rank=768))
+    check_rank(shape, MethodConfig(method="full", rank=769))
+    with pytest.raises(UsageError, match="rank 769 is more than the matrices of this base have"):
+        check_rank(shape, MethodConfig(rank=769))
