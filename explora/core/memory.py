@@ -25,11 +25,11 @@ from explora.core.counting import (
 from explora.core.registry import TASKS, Shape
 
 # Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
-RUNTIME_BYTES = 340 << 20
+RUNTIME_BYTES = 310 << 20
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
-# Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, of a block that is
-# computed again, and of one that keeps nothing. Fitted to the cells of benchmarks/memory.py.
-HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED, HOLES_OF_FROZEN = 0.35, 1.5, 1.0
+# Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, and of a block that
+# is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
+HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED = 0.1, 1.5
 LOGITS_AT_ONCE, FEWEST_ROWS = 1 << 22, 128  # as in cross_entropy.py
 
 
@@ -148,9 +148,8 @@ class _Step:
         passed = [block for block in self.blocks if block[1].passes]
         if self.run.runtime.grad_checkpoint:
             again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
-            return round(max(HOLES_OF_RECOMPUTED * again, HOLES_OF_FROZEN * self.reading))
-        kept = sum(half.in_heap for block in passed for half in block)
-        return round(max(HOLES_BESIDE_KEPT * kept, HOLES_OF_FROZEN * self.reading))
+            return round(HOLES_OF_RECOMPUTED * again)
+        return round(HOLES_BESIDE_KEPT * sum(half.in_heap for block in passed for half in block))
 
     @property
     def _answers(self) -> int:
