@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,15 @@ def test_a_broken_file_is_made_anew(own_cache: None, monkeypatch: pytest.MonkeyP
     for broken in ("", "{", '{"amp": "bf16"}', '{"other": 1}'):
         file.write_text(broken)
         assert probe_once() == FOUND
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(probing, "probe", lambda: FOUND)
+    assert probe_once() == FOUND
 
 
 def test_a_real_probe_leaves_the_threads_alone() -> None:
