@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from explora.core.recording import finite
@@ -30,8 +31,14 @@ _bar_is_drawn = False
 
 
 def start() -> None:
-    """Prepare the streams: UTF-8 wherever no terminal says otherwise, and never an encoding error."""
+    """Prepare the streams: UTF-8 wherever no terminal says otherwise, and never an encoding error.
+
+    One that was closed before we began takes everything and keeps nothing.
+    """
     set_quiet(False)
+    nowhere = Path(os.devnull)
+    sys.stdout = sys.stdout or nowhere.open("w", encoding="utf-8")
+    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"

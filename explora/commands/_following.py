@@ -70,7 +70,10 @@ class _Display:
         elif isinstance(event, Fitted):
             console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
         elif isinstance(event, TimeIsUp):
-            console.warn(f"the time is up: step {event.step} is the last, before the learning rate is down")
+            console.warn(
+                f"the machine has become slower and the time is up: step {event.step} is the last, before "
+                "the learning rate is down, and no other run will stop just there"
+            )
         elif isinstance(event, EvalDone):
             self.dev = f"  dev {event.metric} {event.score:.4f}"
             best = ", the best so far" if event.best else ""

@@ -93,7 +93,7 @@ def parse_size(text: str) -> int:
     if text.strip().lower() == "off":
         return 0
     if match is None:
-        raise UsageError(f"{text!r} is no size in bytes", "a number with its unit, 500MB or 4GB, or off")
+        raise UsageError(f"{text!r} is no size in bytes", "a number with its unit, 500MB or 4GB")
     return round(float(match[1]) * SIZES[(match[2] or "B").upper()])
 
 

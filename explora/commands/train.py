@@ -15,7 +15,7 @@ from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
 from explora.commands._scores import show_scores
-from explora.core.config import TrainRun, settings_of
+from explora.core.config import TrainRun, settings_of, spelled
 from explora.core.counting import check_rank, count, head_classes
 from explora.core.recording import read_config, read_losses
 from explora.core.registry import Shape
@@ -254,12 +254,16 @@ def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> Tra
     for name in options:
         if before[name] != now[name] and name != "threads":
             raise UsageError(
-                f"--resume goes on with {name.replace('_', '-')} {before[name]!r}, not {now[name]!r}",
+                f"--resume goes on {_said(name, before[name])}, not with {now[name]!r}",
                 "leave the option out, or start again with --overwrite",
             )
     if "threads" not in options:
         return started
     return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads))
+
+
+def _said(name: str, value: Any) -> str:
+    return f"without {spelled(name)}" if value is None else f"with {spelled(name)} {value!r}"
 
 
 def _with_runtime(run: TrainRun) -> TrainRun:

@@ -97,7 +97,7 @@ class Classification(ABC):
         expected = ", ".join(self.labels)
         raise DataError(
             f"{row.values['label']!r} is none of {expected}",
-            "map the column with --columns label=NAME, or leave such rows out with --skip-bad",
+            "correct it, name another column (--columns label=NAME), or leave such rows out (--skip-bad)",
             file=row.file,
             line=row.line,
             column="label",

@@ -11,7 +11,7 @@ from explora.core.config import TrainRun
 _LOAD_CAUSAL = """\
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{folder}")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE, dtype="float32"), "{folder}")
 """
 _LOAD_CLASSES = """\
     from peft import PeftModel

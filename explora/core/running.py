@@ -77,8 +77,9 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | N
     record = read_record(folder) if folder.is_dir() else None
     if resume:
         if record is None or record.result:
-            state = "holds no run" if record is None else "is finished"
-            raise UsageError(f"{folder} {state}: nothing to resume", "train again with --overwrite")
+            if record is None:
+                raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
+            raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
         return record.run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:

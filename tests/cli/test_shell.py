@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -370,3 +371,9 @@ def test_a_run_of_the_module_is_the_command(tmp_path: Path):
         check=True,
     )
     assert done.stdout.startswith("explora ")
+
+
+def test_a_stdout_that_was_closed_from_the_start(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m explora params --json >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

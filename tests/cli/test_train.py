@@ -388,9 +388,10 @@ def test_other_threads_may_be_asked_for(explora: Callable[..., Any], monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("text --epochs 3", "--resume goes on with epochs 2, not 3"),
-        ("text --lr 0.5", "--resume goes on with learning-rate 0.01, not 0.5"),
-        ("text --full", "--resume goes on with method 'lora', not 'full'"),
+        ("text --epochs 3", "--resume goes on with epochs 2, not with 3"),
+        ("text --lr 0.5", "--resume goes on with learning-rate 0.01, not with 0.5"),
+        ("text --full", "--resume goes on with method 'lora', not with 'full'"),
+        ("text --max-minutes 2", "--resume goes on without max-minutes, not with 2.0"),
         ("sonnet", "the folder holds a run of text, not of sonnet"),
     ],
 )
