@@ -1,10 +1,13 @@
-"""Make the embedded base: mix the corpora, train from scratch, cool down, store in bf16.
+"""Make the embedded base: mix the corpora, train from scratch, learn to answer, store in bf16.
 
-    python benchmarks/pretrain/make_base.py CORPORA WORK --steps 5000 --cooldown 1000
+    python benchmarks/pretrain/make_base.py CORPORA WORK
 
-Two phases of `explora train text --full`: a constant learning rate on rows of 256 tokens, which can be
-stopped at any time (Ctrl-C saves, the same command goes on), then a linear decay to zero on rows of 512, the
-context of the model. The result is WORK/base, a Hugging Face folder, and WORK/curve.csv.
+Five phases, each a run of `explora train --full` in a folder of WORK. `stable` and `cooldown` read plain
+text, at a constant learning rate on rows of 256 tokens and then at a falling one on rows of 512, the
+context of the model. `answers` and `last` read a smaller mixture with weakly labelled pairs and reviews
+(`pretext.py`); between them `cloze` reads the pairs alone, as `explora train paraphrase` does. All can be
+stopped at any time: Ctrl-C saves, the same command goes on. The result is WORK/base, a Hugging Face
+folder, and WORK/curve.csv.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,16 +30,28 @@ SHAPE = "layers=6,heads=4,width=256,context=512,vocabulary=8192"
 COMMON = ["--full", "--optimizer", "muon", "--beta2", "0.95", "--weight-decay", "0.05", "--amp", "bf16"]
 STABLE = ["--max-length", "256", "--batch-size", "24", "--learning-rate", "3e-3", "--schedule", "constant"]
 COOLDOWN = ["--max-length", "512", "--batch-size", "12", "--learning-rate", "3e-3", "--schedule", "linear"]
+ANSWERS = ["--max-length", "256", "--batch-size", "24", "--learning-rate", "2e-3", "--schedule", "constant"]
+CLOZE = ["--batch-size", "64", "--learning-rate", "1e-3", "--schedule", "linear", "--warmup", "0.06"]
+LAST = ["--max-length", "512", "--batch-size", "12", "--learning-rate", "1e-3", "--schedule", "linear"]
+HERE = Path(__file__).parent
+PLAIN, PRETEXT = ["-m", "explora", "train", "text"], [str(HERE / "pretext.py"), "train", "text"]
+PARAPHRASE = ["-m", "explora", "train", "paraphrase"]
 
 
-def explora(arguments: list[str], folder: Path) -> None:
-    """Run `explora train text` into `folder`, going on where it was stopped; nothing if it is finished."""
+def make(script: str, arguments: list[str], made: Path) -> None:
+    """Run one of the scripts beside this one, unless what it makes is there."""
+    if not made.exists():
+        subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+
+def train(program: list[str], arguments: list[str], folder: Path, verdicts: int = 1) -> None:
+    """Train into `folder`, going on where it was stopped; nothing if it is finished."""
     record = folder / "run.json"
     if record.exists() and json.loads(record.read_text())["result"]:
         return
     resume = ["--resume"] if (folder / "checkpoint" / "latest").exists() else ["--overwrite"]
-    command = [sys.executable, "-m", "explora", "train", "text", *arguments, "-o", str(folder), *resume]
-    subprocess.run(command, check=True)
+    command = [sys.executable, *program, *COMMON, *arguments, "-o", str(folder), *resume]
+    subprocess.run(command, check=True, env={**os.environ, "VERDICTS_TIMES": str(verdicts)})
 
 
 def store(trained: Path, target: Path) -> None:
@@ -44,22 +61,59 @@ def store(trained: Path, target: Path) -> None:
     write_model(target, model.state_dict(), base.shape, base_tokenizer(base))
 
 
+def curve(folder: Path) -> Iterator[list[str]]:
+    """Yield the rows of a phase: the mean loss of 50 steps, or a dev score."""
+    losses: list[float] = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        scores = [f"{values[name]:.3f}" if name in values else "" for name in ("perplexity", "accuracy")]
+        if any(scores):
+            yield [folder.name, str(values["step"]), "", *scores]
+            continue
+        losses.append(values["loss"])
+        if values["step"] % 50 == 0:
+            yield [folder.name, str(values["step"]), f"{sum(losses) / len(losses):.4f}", *scores]
+            losses = []
+
+
 def write_curve(folders: list[Path], target: Path) -> None:
-    """Join the metrics of the phases: step, loss (mean of 50 steps), dev perplexity."""
+    """Join the metrics of the phases. Where there are answers, their weighted loss is in the loss."""
     with target.open("w", newline="") as out:
         writer = csv.writer(out)
-        writer.writerow(["phase", "step", "loss", "dev_perplexity"])
+        writer.writerow(["phase", "step", "loss", "dev_perplexity", "dev_accuracy"])
         for folder in folders:
-            losses: list[float] = []
-            for line in (folder / "metrics.jsonl").read_text().splitlines():
-                values = json.loads(line)
-                if "perplexity" in values:
-                    writer.writerow([folder.name, values["step"], "", f"{values['perplexity']:.3f}"])
-                    continue
-                losses.append(values["loss"])
-                if values["step"] % 50 == 0:
-                    writer.writerow([folder.name, values["step"], f"{sum(losses) / len(losses):.4f}", ""])
-                    losses = []
+            writer.writerows(curve(folder))
+
+
+def learn_language(corpora: str, work: Path, steps: int, cooldown: int) -> None:
+    """Make WORK/cooldown: plain text, at a constant rate and then a falling one."""
+    mix = work / "mix"
+    make("mix.py", [corpora, str(mix)], mix / "train.txt.xz")
+    data = ["--data", str(mix / "train.txt.xz"), "--dev", str(mix / "dev.txt.xz")]
+    every = ["--eval-every", "500", "--save-every", "250", "--warmup", "0.03", "--max-steps", str(steps)]
+    train(PLAIN, [*data, "--from-scratch", SHAPE, *STABLE, *every], work / "stable")
+    every = ["--eval-every", "200", "--save-every", "200", "--warmup", "0.02", "--max-steps", str(cooldown)]
+    start = ["--model", str(work / "stable"), "--seed", "2"]
+    train(PLAIN, [*data, *start, *COOLDOWN, *every], work / "cooldown")
+
+
+def learn_to_answer(corpora: str, work: Path, base: Path) -> None:
+    """Make WORK/last from `base`: text and answers, then answers alone, then both with a falling rate."""
+    mix = work / "answered"
+    make("mix.py", [corpora, str(mix), "--last"], mix / "train.txt.xz")
+    make("pairs.py", [corpora, str(mix)], mix / "cloze.tsv")
+    make("verdicts.py", [corpora, str(mix)], mix / "verdicts.txt.xz")
+    data = ["--data", str(mix / "train.txt.xz"), "--dev", str(mix / "dev.txt.xz")]
+    every = ["--eval-every", "250", "--save-every", "100", "--warmup", "0.24", "--max-steps", "250"]
+    start = ["--model", str(base), "--seed", "3"]
+    train(PRETEXT, [*data, *start, *ANSWERS, *every], work / "answers")
+    pairs = ["--data", str(mix / "cloze.tsv"), "--dev", str(mix / "cloze-dev.tsv")]
+    every = ["--eval-every", "150", "--save-every", "150", "--max-steps", "1000"]
+    start = ["--model", str(work / "answers"), "--seed", "5"]
+    train(PARAPHRASE, [*pairs, *start, *CLOZE, *every], work / "cloze")
+    every = ["--eval-every", "200", "--save-every", "50", "--warmup", "0.03", "--max-steps", "300"]
+    start = ["--model", str(work / "cloze"), "--seed", "2"]
+    train(PRETEXT, [*data, *start, *LAST, *every], work / "last", verdicts=2)
 
 
 def main() -> None:
@@ -67,24 +121,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpora", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, required=True, help="of the constant phase, 6,144 tokens each")
-    parser.add_argument("--cooldown", type=int, required=True, help="steps of the decay")
+    parser.add_argument("--steps", type=int, default=4800, help="of the constant phase, 6,144 tokens each")
+    parser.add_argument("--cooldown", type=int, default=520, help="steps of the decay")
     arguments = parser.parse_args()
-    work: Path = arguments.work
-    mix = work / "mix"
-    if not (mix / "train.txt.xz").exists():
-        script = Path(__file__).with_name("mix.py")
-        subprocess.run([sys.executable, str(script), str(arguments.corpora), str(mix)], check=True)
-    data = ["--data", str(mix / "train.txt.xz"), "--dev", str(mix / "dev.txt.xz")]
-    stable, cooldown = work / "stable", work / "cooldown"
-    every = ["--eval-every", "500", "--save-every", "250", "--warmup", "0.03"]
-    steps = ["--max-steps", str(arguments.steps)]
-    explora([*data, "--from-scratch", SHAPE, *COMMON, *STABLE, *every, *steps], stable)
-    every = ["--eval-every", "200", "--save-every", "200", "--warmup", "0.02"]
-    steps = ["--max-steps", str(arguments.cooldown), "--seed", "2"]
-    explora([*data, "--model", str(stable), *COMMON, *COOLDOWN, *every, *steps], cooldown)
-    store(cooldown, work / "base")
-    write_curve([stable, cooldown], work / "curve.csv")
+    work, corpora = arguments.work, str(arguments.corpora)
+    learn_language(corpora, work, arguments.steps, arguments.cooldown)
+    plain = work / "plain"
+    store(work / "cooldown", plain)  # in bf16, as the version that was continued
+    learn_to_answer(corpora, work, plain)
+    store(work / "last", work / "base")
+    phases = ("stable", "cooldown", "answers", "cloze", "last")
+    write_curve([work / name for name in phases], work / "curve.csv")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,15 @@ MIX: dict[str, tuple[float | None, int]] = {
     "wiki-2": (12.0, 1),
 }
 
+# of the last phase, which has answered documents beside it
+LAST: dict[str, tuple[float | None, int]] = {
+    "reviews": (26.0, 1),
+    "poetry": (None, 1),
+    "more-sonnets": (None, 4),
+    "prose": (5.0, 1),
+    "wiki-2": (5.0, 1),
+}
+
 
 def read_questions(path: Path) -> Iterator[str]:
     """Yield questions one by one; the corpus has some as JSON objects."""
@@ -119,11 +128,12 @@ def main() -> None:
     parser.add_argument("corpora", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=11711)
+    parser.add_argument("--last", action="store_true", help="the mixture of the last phase")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     train: list[str] = []
     dev: list[str] = []
-    for name, (megabytes, times) in MIX.items():
+    for name, (megabytes, times) in (LAST if arguments.last else MIX).items():
         documents = portion(arguments.corpora, name, megabytes, generator)
         size = sum(len(document) for document in documents) / 1e6
         print(f"{name:14} {len(documents):8} documents {size:7.1f} M characters x {times}")
