@@ -61,7 +61,8 @@ class Overlap:
         return self._weight(self.keys[one] & self.keys[other]) / union if union else 0.0
 
     def _weight(self, keys: frozenset[str]) -> float:
-        return sum(math.log(self.total / (1 + self.counts[key])) for key in keys)
+        # exactly, so that the order of a set, which each process draws anew, changes no label
+        return math.fsum(math.log(self.total / (1 + self.counts[key])) for key in keys)
 
 
 def neighbour_pairs(questions: Sequence[str], generator: random.Random) -> Iterator[tuple[int, int, bool]]:
