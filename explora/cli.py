@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,14 +13,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup, TyperOption
 
 import explora
 from explora import console
-from explora.commands._environment import restart_for_training
 from explora.commands._synonyms import normalise
 from explora.commands.bench import bench
 from explora.commands.eval import evaluate
@@ -75,12 +75,6 @@ def _root(
 
     `explora generate sonnet --prompt "Shall I compare"`
     """
-
-
-def entry() -> NoReturn:
-    """The console script."""
-    restart_for_training(sys.argv[1:])
-    sys.exit(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -172,4 +166,16 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise Interrupted(signal_number)
+    interrupt = Interrupted(signal_number)
+    if _is_importing(frame):  # where an exception may be swallowed: torch would go on without numpy
+        console.stopped(interrupt.message)
+        os._exit(interrupt.exit_code)
+    raise interrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

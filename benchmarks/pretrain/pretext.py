@@ -144,7 +144,7 @@ def main() -> None:
     sys.modules["pretext"] = sys.modules["__main__"]
     row = registry.TASKS["text"]
     registry.TASKS["text"] = replace(row, implementation="pretext:TextWithAnswers")
-    from explora.cli import entry
+    from explora.__main__ import entry
 
     entry()
 

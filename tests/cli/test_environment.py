@@ -100,7 +100,7 @@ def test_train_starts_again_with_what_glibc_reads_at_the_start(
         "            sys.stdout.flush()\n"
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "from explora.cli import entry\n"
+        "from explora.__main__ import entry\n"
         "entry()\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}

@@ -137,6 +137,34 @@ def test_a_signal_ends_the_command_with_its_code(number, code):
     assert (process.returncode, err) == (code, "interrupted\n")
 
 
+def test_a_signal_that_an_import_would_swallow_ends_the_command_too(tmp_path):
+    """numpy's import, which torch wraps in such a clause, is one."""
+    (tmp_path / "swallowing.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    )
+    process = start_probe(
+        "import swallowing\nprint('went on')",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_quiet(tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    found = subprocess.run(
+        [sys.executable, "-m", "explora", "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+
+
 def test_handlers_of_the_caller_come_back(explora):
     before = signal.getsignal(signal.SIGTERM)
     explora("--version")

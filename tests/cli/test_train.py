@@ -414,7 +414,7 @@ LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_hand
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
-    code = f"{LISTENING}; from explora.cli import entry; entry()"
+    code = f"{LISTENING}; from explora.__main__ import entry; entry()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *words, "-o", str(folder)],
         stdout=subprocess.DEVNULL,
