@@ -23,7 +23,15 @@ from explora.core.registry import METHODS, TASKS, load_implementation
 from explora.core.runtime import DTYPES, set_seed
 from explora.core.tasks.contract import Setting, Split, Task
 from explora.core.tokenizer import Tokenizer, load_tokenizer
-from explora.core.weights import Base, base_digest, base_tokenizer, load_model, open_base, write_model
+from explora.core.weights import (
+    Base,
+    base_digest,
+    base_tokenizer,
+    load_model,
+    open_base,
+    read_weights,
+    write_model,
+)
 from explora.errors import UsageError
 
 FULL_HEADER = "explora.json"
@@ -179,8 +187,7 @@ def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = tor
 def restore_trained(session: Session, folder: Path) -> None:
     """Put what `save_trained` wrote back into the session's model."""
     if METHODS[session.method.method].trains_base:
-        best = load_model(open_base(str(folder.resolve())), dtype=torch.float32, device=session.model.device)
-        session.model.load_state_dict(best.state_dict())
+        read_weights(session.model, open_base(str(folder.resolve())))
         return
     insert_adapter(session.model, folder, session.method)
 

@@ -38,7 +38,16 @@ from explora.core.sources import (
 from explora.core.tokenizer import Tokenizer
 from explora.errors import WeightsError
 
-__all__ = ["Base", "base_digest", "base_tokenizer", "load_model", "open_base", "read_shape", "write_model"]
+__all__ = [
+    "Base",
+    "base_digest",
+    "base_tokenizer",
+    "load_model",
+    "open_base",
+    "read_shape",
+    "read_weights",
+    "write_model",
+]
 
 PREFIX = "transformer."
 SCORE = "score.weight"
@@ -86,6 +95,15 @@ def load_model(
     model.load_state_dict({name: tensor.to(device) for name, tensor in tensors}, assign=True)
     model.compute_dtype = dtype
     return model
+
+
+def read_weights(model: GPT2, base: Base) -> None:
+    """Read the weights of `base` into those of `model`, one tensor at a time. Raises WeightsError."""
+    stored = _catalogue(base)
+    _check_fit(base, stored, model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(stored[name].read())
 
 
 def base_digest(base: Base) -> str:

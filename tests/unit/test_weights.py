@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers import GPT2Config as TheirConfig
 
+from explora.core.model import GPT2
 from explora.core.registry import MODELS, Shape
 from explora.core.tokenizer import Tokenizer, train_tokenizer
 from explora.core.weights import (
@@ -32,12 +34,14 @@ from explora.core.weights import (
     load_model,
     open_base,
     read_shape,
+    read_weights,
     write_model,
 )
 from explora.errors import WeightsError
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=300)
-CPU = torch.device("cpu")
+CPU, FP32 = torch.device("cpu"), torch.float32
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="VmHWM is read from /proc")
 IDS = torch.arange(40).view(2, 20) * 7 % 300
 
 Make = Callable[..., Path]
@@ -157,6 +161,17 @@ def test_every_precision_is_cast_as_torch_casts(
     expected = {name: value.to(stored).to(wanted) for name, value in canonical(theirs()).items()}
     assert same(load(folder, wanted), expected)
     assert load_model(open_base(str(folder)), dtype=wanted, device=CPU).compute_dtype is wanted
+
+
+def test_weights_are_read_back_into_a_model_that_has_moved_on(folder: Path) -> None:
+    model = load_model(open_base(str(folder)), dtype=FP32, device=CPU)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    read_weights(model, open_base(str(folder)))
+    assert same(dict(model.named_parameters()), load(folder))
+    with pytest.raises(WeightsError, match="does not fit"):
+        read_weights(GPT2(replace(SHAPE, n_layer=3)), open_base(str(folder)))
 
 
 def test_training_a_mapped_model_leaves_its_file_alone(folder: Path) -> None:
@@ -626,47 +641,59 @@ def test_random_weights_borrow_the_tokenizer_of_the_embedded_base(
 # Memory
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="VmHWM is read from /proc")
-def test_a_bf16_base_never_holds_its_twin(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """At 21 million parameters: peak growth below 1.3 times the bf16 weights, and a twin would show."""
+@pytest.fixture
+def middling(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """A model of 21 million parameters."""
     shape = Shape(n_layer=6, n_head=8, n_embd=512, n_positions=512, vocab_size=4096)
-    base = Base(name="random:mid", folder=None, shape=shape, label="")
-    model = load_model(base, dtype=torch.float32, device=CPU)
-    weights = 2 * sum(parameter.numel() for parameter in model.parameters())
+    model = load_model(Base(name="random:mid", folder=None, shape=shape, label=""), dtype=FP32, device=CPU)
     write_model(tmp_path / "model", model.state_dict(), shape, tokenizer)
-    grown = {way: peak_growth(tmp_path / "model", way) for way in ("tensor by tensor", "all at once")}
-    assert grown["tensor by tensor"] < 1.3 * weights
-    assert grown["all at once"] > 1.9 * weights
+    return tmp_path / "model"
 
 
-def peak_growth(folder: Path, way: str) -> int:
-    """Return by how many bytes loading as bf16 raised the peak memory of a fresh process."""
-    code = """
+@needs_proc
+def test_a_bf16_base_never_holds_its_twin(middling: Path) -> None:
+    weights = (middling / "model.safetensors").stat().st_size / 2
+    ready = "with torch.device('meta'): GPT2(base.shape)"
+    assert (
+        peak_growth(middling, ready, "kept = load_model(base, dtype=torch.bfloat16, device=cpu)")
+        < 1.3 * weights
+    )
+    twin = "kept = {name: value.bfloat16() for name, value in load_file(file).items()}"
+    assert peak_growth(middling, ready, twin) > 1.9 * weights
+
+
+@needs_proc
+def test_reading_weights_back_never_holds_them_twice(middling: Path) -> None:
+    weights = (middling / "model.safetensors").stat().st_size
+    ready = "model = load_model(base, dtype=torch.float32, device=cpu)\n"
+    ready += "with torch.no_grad():\n    for each in model.parameters(): each.add_(1)"
+    assert peak_growth(middling, ready, "read_weights(model, base)") < 0.3 * weights
+    twin = "model.load_state_dict(load_model(base, dtype=torch.float32, device=cpu).state_dict())"
+    assert peak_growth(middling, ready, twin) > 0.8 * weights
+
+
+def peak_growth(folder: Path, ready: str, work: str) -> int:
+    """Return by how many bytes `work`, done after `ready`, raised the peak memory of a fresh process."""
+    code = f"""
 import sys, torch
 from pathlib import Path
 from safetensors.torch import load_file
 from explora.core.model import GPT2
-from explora.core.weights import load_model, open_base
+from explora.core.weights import load_model, open_base, read_weights
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
-folder, way = sys.argv[1:]
-base = open_base(folder)
-with torch.device("meta"):
-    GPT2(base.shape)
+file, cpu = Path(sys.argv[1]) / "model.safetensors", torch.device("cpu")
+base = open_base(sys.argv[1])
+{ready}
 before = peak()
-if way == "tensor by tensor":
-    kept = load_model(base, dtype=torch.bfloat16, device=torch.device("cpu"))
-else:
-    kept = {k: v.bfloat16() for k, v in load_file(Path(folder) / "model.safetensors").items()}
+{work}
 print(peak() - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), way], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+    command = [sys.executable, "-c", code, str(folder)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_nothing_is_written_beside_a_base(folder: Path, tmp_path: Path) -> None:
