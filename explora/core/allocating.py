@@ -10,7 +10,7 @@ import ctypes
 # they save a seventh of the peak and cost no time (docs/LOG.md).
 TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_MMAP_MAX, 0)  # a threshold would do, were it not bounded: GPT-2's embedding is beyond
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 

@@ -1,37 +1,36 @@
 """What full fine-tuning would take here, predicted while an adapter trains.
 
-Its step is the step that is measured and what it would do besides: the gradients of all weights, weights
-that change and cannot be packed, the optimizer on all of them. Those are timed on one matrix and scaled.
+Its step is the step that is measured, with blocks that are trained in the place of adapted ones, the
+gradients of embedding and head, and the optimizer on all weights. A part of each is timed and scaled, large
+enough that a cache does not hold it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from statistics import mean
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from explora.core.config import MethodConfig, OptimizerConfig
 from explora.core.counting import base_tensors
 from explora.core.measure import peak_memory_bytes
 from explora.core.memory import predict
-from explora.core.model import GPT2, Conv1D
+from explora.core.model import GPT2, Features
 from explora.core.optimizing import make_adamw
 from explora.core.registry import TASKS
 from explora.core.training import StepDone, Training
 
 AFTER_STEPS = 20  # by then a step is as fast as it will be
 SLOW_STEPS = 3  # of them: kernels are loaded, and the longest batch comes first
-REPEATS = 10
-LARGEST_SAMPLE = 1 << 22  # numbers on which the optimizer is timed
+REPEATS = 5
+LARGEST_SAMPLE = 1 << 22  # weights; with gradients and moments 64 MiB, more than caches hold
 SHARE_OF_MODEL = 8  # that a sample is at most, so that it takes no memory worth mentioning
-MATRICES = 3  # of (C, 4 C) have as many numbers as the four of a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def imagine_full(training: Training, done: Sequence[StepDone]) -> Counterfactual
     measured = done[SLOW_STEPS:]
     seconds = mean(step.seconds for step in measured)
     tokens = round(mean(step.tokens for step in measured))
-    full = dataclasses.replace(run, method=MethodConfig(method="full"))
+    full = replace(run, method=MethodConfig(method="full"))
     longest = max(training.lengths)
     peak = peak_memory_bytes()
     more = predict(full, shape, longest).peak - predict(run, shape, longest).peak
@@ -70,39 +69,62 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
     """Return what a step of full fine-tuning takes on `tokens` tokens; one of this run takes `seconds`."""
     model, run = training.model, training.run
     shape, batches = model.shape, run.training.accumulate
-    rows = max(1, tokens // batches)
-    frozen_forward, frozen = _product_seconds(model, rows, trained=False)
-    _, trained = _product_seconds(model, rows, trained=True)
-    below = model.frozen_depth()
-    now = below * frozen_forward + (shape.n_layer - below) * frozen
-    products = batches * MATRICES * (shape.n_layer * trained - now)
-    if TASKS[run.task].label is None:  # every token meets the head, which is (V, C) and would be trained
-        products += batches * max(0.0, trained - frozen) * shape.vocab_size / (4 * shape.n_embd)
+    length = min(shape.n_positions, max(1, tokens // (batches * run.training.batch_size)))
+    ids = torch.zeros(run.training.batch_size, length, dtype=torch.long, device=model.device)
     numbers = sum(prod(size) for size in base_tensors(shape).values())
-    embeddings = (shape.vocab_size + shape.n_positions) * shape.n_embd
     sample = min(LARGEST_SAMPLE, numbers // SHARE_OF_MODEL)
-    updates = _optimizer_seconds(run.optimizer, sample, model.device) * numbers / sample
-    lookups = batches * _lookup_seconds(shape.n_embd, sample, model.device) * embeddings / sample
-    return seconds + products + updates + lookups
+    more = shape.n_layer * _trained_block_seconds(training, ids, sample)
+    more -= _pass_seconds(model, _read_by(training, ids))
+    if TASKS[run.task].label is None:  # every token meets the head, which is (V, C) and would be trained
+        more += _gradient_seconds(ids.numel(), model) * shape.vocab_size / (4 * shape.n_embd)
+    embeddings = (shape.vocab_size + shape.n_positions) * shape.n_embd
+    more += _lookup_seconds(shape.n_embd, sample, model.device) * embeddings / sample
+    return (
+        seconds + batches * more + _optimizer_seconds(run.optimizer, sample, model.device) * numbers / sample
+    )
 
 
-def _product_seconds(model: GPT2, rows: int, *, trained: bool) -> tuple[float, float]:
-    """Return the seconds of a (C, 4 C) layer as `model` has them: forward, and both ways."""
-    width, device, dtype = model.shape.n_embd, model.device, model.compute_dtype
-    layer = Conv1D(width, 4 * width).to(device, torch.float32 if trained else dtype)
-    nn.init.ones_(layer.weight)  # a draw would change what the run draws after it
-    nn.init.zeros_(layer.bias)
-    layer.requires_grad_(trained)
-    if not trained and any(value.is_mkldnn for value in model.parameters()):
-        layer.pack(passes_gradient=True)
-    x = torch.ones(rows, width, dtype=dtype, device=device, requires_grad=True)
-    up = torch.ones(rows, 4 * width, dtype=dtype, device=device)
+def _trained_block_seconds(training: Training, ids: Tensor, numbers: int) -> float:
+    """Return the seconds of a trained block, of as many as have about so many numbers, at least one."""
+    model = training.model
+    block = sum(prod(size) for name, size in base_tensors(model.shape).items() if name.startswith("h.0."))
+    shape = replace(model.shape, n_layer=max(1, numbers // block), vocab_size=1)
+    with model.device:
+        blocks = GPT2(shape, training.run.training.dropout)
+    for parameter in blocks.parameters():
+        nn.init.zeros_(parameter)  # a draw would change what the run draws after it
+    blocks.compute_dtype, blocks.grad_checkpoint = model.compute_dtype, model.grad_checkpoint
+    blocks.limit_plain_attention(training.run.runtime.plain_attention)
+    return _pass_seconds(blocks, ids) / shape.n_layer
+
+
+def _read_by(training: Training, ids: Tensor) -> Tensor | Features:
+    """Return what a step of this run reads in place of these ids: them, or the features that it keeps."""
+    cache = training.feature_cache
+    if cache is None or not cache.fits:
+        return ids
+    model = training.model
+    states = torch.zeros(*ids.shape, model.shape.n_embd, dtype=model.compute_dtype, device=model.device)
+    return Features(states, cache.depth)
+
+
+def _pass_seconds(model: GPT2, inputs: Tensor | Features) -> float:
+    """Return the seconds of a batch forward and backward, all but head and loss."""
 
     def both_ways() -> None:
-        layer.zero_grad(set_to_none=True)
-        layer(x).backward(up)
+        model(inputs).sum().backward()
+        model.zero_grad(set_to_none=True)
 
-    return _seconds(lambda: layer(x), device), _seconds(both_ways, device)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        return _seconds(both_ways, model.device)
+
+
+def _gradient_seconds(rows: int, model: GPT2) -> float:
+    """Return the seconds of the gradient of a (4 C, C) part of the head."""
+    width, dtype, device = model.shape.n_embd, model.compute_dtype, model.device
+    hidden = torch.ones(rows, width, dtype=dtype, device=device)
+    logits = torch.ones(rows, 4 * width, dtype=dtype, device=device)
+    return _seconds(lambda: logits.t() @ hidden, device)
 
 
 def _optimizer_seconds(config: OptimizerConfig, sample: int, device: torch.device) -> float:
