@@ -157,7 +157,7 @@ class _Progress:
 
     def advance(self, done: int, facts: str = "", total: int | None = None) -> None:
         self.total = self.total if total is None else max(total, 1)
-        if done <= self.first:  # what comes before the first step tells nothing of the others
+        if done <= self.first + 1:  # the first step and what comes before it tell little of the others
             self.started = time.monotonic()
         if _quiet or not self._is_due(done):
             return
@@ -176,7 +176,7 @@ class _Progress:
         return since >= 30 or 10 * done // self.total > self.shown_tenth
 
     def _time_left(self, done: int) -> str:
-        steps = done - self.first
+        steps = done - self.first - 1
         if steps <= 0 or done >= self.total:
             return ""
         seconds = (time.monotonic() - self.started) / steps * (self.total - done)

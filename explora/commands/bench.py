@@ -15,6 +15,7 @@ from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
+from explora.commands._parsing import given
 from explora.core.bench.cells import Contender
 from explora.core.bench.matrix import Plan
 from explora.core.bench.report import check_report, legend, write_report
@@ -92,7 +93,7 @@ def bench(
     if report is not None:
         check_report(report)
     plan = Plan(
-        contenders=tuple(_contenders(task, o.given(options), matrix, *chosen)),
+        contenders=tuple(_contenders(task, given(options), matrix, *chosen)),
         repeats=repeats,
         steps=steps,
         peer=peer,
@@ -137,7 +138,7 @@ def _contenders(
     ]
     for setting, length in matrix.settings():
         for variant in variants:
-            run = _resolved(task, {**options, **o.given(setting), **variant})
+            run = _resolved(task, {**options, **given(setting), **variant})
             yield Contender(run=run, length=length)
 
 

@@ -11,6 +11,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._parsing import given
 from explora.commands._scores import show_scores
 from explora.core.resolving import resolve
 from explora.errors import UsageError, did_you_mean
@@ -79,10 +80,10 @@ def evaluate(
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     if predictions == Path("-"):
         raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
-    encoding = o.given({"template": template, "label_words": label_words, "max_length": max_length})
-    given = o.given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
-    machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
-    asked, _ = resolve(task, encoding | given | machine)
+    encoding = given({"template": template, "label_words": label_words, "max_length": max_length})
+    rows = given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
+    machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
+    asked, _ = resolve(task, encoding | rows | machine)
     if task == "text":
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
@@ -96,7 +97,7 @@ def evaluate(
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
     session.settle()
     trained_on = recorded_data(session.source)
-    config = asked.data if data is not None else dataclasses.replace(trained_on, **given)
+    config = asked.data if data is not None else dataclasses.replace(trained_on, **rows)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
     scored = score(session, config, trained_on, split, batch_size or BATCH_SIZE)
     for message in scored.skipped:

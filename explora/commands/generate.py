@@ -16,6 +16,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._parsing import given
 from explora.core.config import DataConfig
 from explora.core.resolving import resolve
 from explora.core.textfile import name_of, what_is_wrong
@@ -147,7 +148,7 @@ def generate(
         repetition_penalty=1.0 if repetition_penalty is None else repetition_penalty,
         greedy=greedy,
     )
-    machine = o.given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
+    machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
     asked_for, _ = resolve(task, machine | {"seed": seed})
 
     from explora.core.opening import open_run

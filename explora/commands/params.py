@@ -9,6 +9,7 @@ import typer
 from explora import console
 from explora.commands import _memory
 from explora.commands import _options as o
+from explora.commands._parsing import given, parse_method, parse_size
 from explora.core.adapters import Header
 from explora.core.config import TrainRun, foreign_settings, spelled
 from explora.core.counting import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
@@ -33,7 +34,10 @@ Classes = Annotated[
 Memory = Annotated[
     bool,
     typer.Option(
-        "--memory", metavar="", rich_help_panel="Memory", help="Predict the peak memory of training, by part."
+        "--memory",
+        metavar="",
+        rich_help_panel="Memory",
+        help="Predict the peak memory of training, by part; holes are freed memory that fits nothing.",
     ),
 ]
 Length = Annotated[
@@ -111,16 +115,16 @@ def params(
     wants_memory = memory or budget is not None
     if not wants_memory:
         _refuse_idle({**of_memory, "length": length})
-    method = o.parse_method(lora, full, last_linear)
+    method = parse_method(lora, full, last_linear)
     options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers, **of_memory}
-    given = o.given(options) | method
-    run = _resolve(task, given)
+    settings = given(options) | method
+    run = _resolve(task, settings)
     from explora.core.sources import label_of, shape_of
 
     shape = shape_of(run.model)
     check_rank(shape, run.method)
     counted = _count(run, shape, classes)
-    others = [_with_method(task, name, given) for name in METHODS if name not in TASKS[task].refused]
+    others = [_with_method(task, name, settings) for name in METHODS if name not in TASKS[task].refused]
     choice = None
     if wants_memory:
         length = _length(length, run, shape)
@@ -149,11 +153,11 @@ def _refuse_idle(options: dict[str, Any]) -> None:
             raise UsageError(f"--{spelled(name)} says nothing about parameters", "ask for --memory too")
 
 
-def _resolve(task: str, given: dict[str, Any]) -> TrainRun:
+def _resolve(task: str, settings: dict[str, Any]) -> TrainRun:
     """Resolve a run in fp32 unless told; torch, which could probe for more, is never imported."""
-    if given.get("amp") == "auto":
+    if settings.get("amp") == "auto":
         raise UsageError("--amp auto is probed by train, not here", "--amp bf16 or --amp off")
-    return resolve(task, {"amp": "off"} | given)[0]
+    return resolve(task, {"amp": "off"} | settings)[0]
 
 
 def _length(asked: int | None, run: TrainRun, shape: Shape) -> int:
@@ -165,15 +169,17 @@ def _length(asked: int | None, run: TrainRun, shape: Shape) -> int:
 
 def _positive_size(text: str) -> int:
     """Return the bytes of --budget. Raises UsageError."""
-    if size := o.parse_size(text):
+    if size := parse_size(text):
         return size
     raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
 
 
-def _with_method(task: str, method: str, given: dict[str, Any]) -> TrainRun:
+def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
     """Resolve a run of another method, without the options that it has no use for."""
-    foreign = foreign_settings(method, given)
-    return _resolve(task, {name: given[name] for name in given if name not in foreign} | {"method": method})
+    foreign = foreign_settings(method, settings)
+    return _resolve(
+        task, {name: settings[name] for name in settings if name not in foreign} | {"method": method}
+    )
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:

@@ -14,6 +14,7 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
+from explora.commands._parsing import given, parse_method, shown
 from explora.commands._scores import show_scores
 from explora.core.config import TrainRun, settings_of, spelled
 from explora.core.counting import check_rank, count, head_classes
@@ -178,7 +179,7 @@ def train(
         "plain_attention": plain_attention,
         "feature_cache": feature_cache,
     }
-    options = o.given(settings) | o.parse_method(lora, full, last_linear)
+    options = given(settings) | parse_method(lora, full, last_linear)
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
@@ -254,7 +255,7 @@ def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> Tra
     for name in options:
         if before[name] != now[name] and name != "threads":
             raise UsageError(
-                f"--resume goes on {_said(name, before[name])}, not with {now[name]!r}",
+                f"--resume goes on {_said(name, before[name])}, not with {shown(name, now[name])}",
                 "leave the option out, or start again with --overwrite",
             )
     if "threads" not in options:
@@ -263,7 +264,7 @@ def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> Tra
 
 
 def _said(name: str, value: Any) -> str:
-    return f"without {spelled(name)}" if value is None else f"with {spelled(name)} {value!r}"
+    return f"without {spelled(name)}" if value is None else f"with {spelled(name)} {shown(name, value)}"
 
 
 def _with_runtime(run: TrainRun) -> TrainRun:
@@ -305,7 +306,7 @@ def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return
-    rows = [(name, str(value), origins[name]) for name, value in settings_of(run).items()]
+    rows = [(name, shown(name, value), origins[name]) for name, value in settings_of(run).items()]
     console.result_table(("setting", "value", "from"), rows)
     head = f", with a head of {classes} classes" if classes else ""
     console.result(f"trainable parameters: {trainable:,}{head}")

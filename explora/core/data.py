@@ -111,7 +111,10 @@ def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
     folder, `quora` the data set. Without `config.data` it is the package's samples. Raises DataError.
     """
     if config.data == textfile.STDIN:
-        raise UsageError("standard input has no splits", "it can be scored: explora eval TASK --data -")
+        raise UsageError(
+            "--data -: rows that a run is made of are read again, which standard input cannot be",
+            "write them to a file; explora eval TASK --data - can score them",
+        )
     if split == "dev" and config.dev is not None:
         return SplitFile(file=config.dev)
     path, pinned = _root(task, config.data)

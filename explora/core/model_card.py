@@ -51,7 +51,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         f"| precision | {'fp32' if run.runtime.amp == 'off' else run.runtime.amp} |",
         f"| seed | {run.training.seed} |",
         f"| training time | {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s |",
-        f"| peak memory | {result['peak_memory_bytes'] / 2**20:,.0f} MiB |",
+        f"| peak memory | {result['peak_memory_bytes'] / 1e6:,.0f} MB |",
         "",
         "## Scores on dev",
         "",

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from explora import cli, console
-from explora.commands import _options
+from explora.commands import _options, _parsing
 from explora.commands._synonyms import SYNONYMS, normalise
 from explora.errors import DataError, ExploraError, Interrupted, UsageError
 
@@ -359,25 +359,25 @@ def test_every_synonym_leads_to_an_option_and_hides_none():
 
 
 def test_values_are_parsed():
-    assert _options.parse_layers("6-11") == (6, 11)
-    assert _options.parse_layers(" 6 ") == (6, 6)
-    assert _options.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
-    assert _options.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
+    assert _parsing.parse_layers("6-11") == (6, 11)
+    assert _parsing.parse_layers(" 6 ") == (6, 6)
+    assert _parsing.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
+    assert _parsing.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
     sizes = {"off": 0, "0": 0, "17": 17, "28.5kB": 28_500, "500 MB": 500_000_000, "4gb": 4 * 10**9}
-    assert {text: _options.parse_size(text) for text in sizes} == sizes
-    assert _options.parse_label_words("yes, no") == ("yes", "no")
-    assert _options.parse_method(4, False, False) == {"method": "lora", "rank": 4}
-    assert _options.parse_method(None, False, True) == {"method": "last-linear"}
-    assert _options.parse_method(None, False, False) == {}
+    assert {text: _parsing.parse_size(text) for text in sizes} == sizes
+    assert _parsing.parse_label_words("yes, no") == ("yes", "no")
+    assert _parsing.parse_method(4, False, False) == {"method": "lora", "rank": 4}
+    assert _parsing.parse_method(None, False, True) == {"method": "last-linear"}
+    assert _parsing.parse_method(None, False, False) == {}
 
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(_options.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
-    + [(_options.parse_targets, text) for text in ("", " , ")]
-    + [(_options.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
-    + [(_options.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4iB", "on")]
-    + [(_options.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
+    [(_parsing.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
+    + [(_parsing.parse_targets, text) for text in ("", " , ")]
+    + [(_parsing.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
+    + [(_parsing.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4iB", "on")]
+    + [(_parsing.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
 )
 def test_bad_values_are_usage_errors(parse, text):
     with pytest.raises(UsageError) as caught:
@@ -387,7 +387,7 @@ def test_bad_values_are_usage_errors(parse, text):
 
 def test_only_what_was_given_is_an_option():
     options = {"layers": "2-3", "alpha": None, "skip_bad": False, "columns": None, "epochs": 0}
-    assert _options.given(options) == {"layers": (2, 3), "skip_bad": False, "epochs": 0}
+    assert _parsing.given(options) == {"layers": (2, 3), "skip_bad": False, "epochs": 0}
 
 
 def test_a_run_of_the_module_is_the_command(tmp_path: Path):

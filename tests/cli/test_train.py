@@ -137,6 +137,15 @@ def test_the_learning_rate_is_told_with_its_origin(explora: Callable[..., Any]) 
     assert "trainable parameters: 124,439,808" in told
 
 
+def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any]) -> None:
+    words = ["--layers", "0-2", "--columns", "label=is_dup", "--feature-cache", "500MB", "--grad-checkpoint"]
+    shown = explora("train", "paraphrase", *words, "--dry-run").out.splitlines()
+    table = {line.split()[0]: line.split()[1] for line in shown}
+    values = {"layers": "0-2", "columns": "label=is_dup", "feature_cache": "500.0", "threads": "none"}
+    values |= {"targets": "key,value", "clip": "1", "grad_checkpoint": "yes", "skip_bad": "no"}
+    assert {name: table[name] for name in values} == values
+
+
 def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
     outcome = explora("train", "text", "--model", str(tiny_base), "--dry-run")
     assert outcome.code == 0
@@ -390,8 +399,8 @@ def test_other_threads_may_be_asked_for(explora: Callable[..., Any], monkeypatch
     [
         ("text --epochs 3", "--resume goes on with epochs 2, not with 3"),
         ("text --lr 0.5", "--resume goes on with learning-rate 0.01, not with 0.5"),
-        ("text --full", "--resume goes on with method 'lora', not with 'full'"),
-        ("text --max-minutes 2", "--resume goes on without max-minutes, not with 2.0"),
+        ("text --full", "--resume goes on with method lora, not with full"),
+        ("text --max-minutes 2", "--resume goes on without max-minutes, not with 2"),
         ("sonnet", "the folder holds a run of text, not of sonnet"),
     ],
 )

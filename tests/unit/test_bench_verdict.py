@@ -188,6 +188,7 @@ def test_what_was_not_learned_is_not_judged():
 def test_doubts_are_said():
     once = said(full=(contender("full"), [found(50)]), lora=(contender(), [found(100)]))
     assert "Measured once" in once
+    assert "By one measurement: LoRA pays off here" in once
     busy = said({**QUIET, "busy_elsewhere": 1.2}, lora=(contender(), [found(), found()]))
     assert "1.2 of 2 processors" in busy
     assert "no verdict on LoRA" in busy

@@ -34,7 +34,7 @@ def test_the_measured_facts_are_there(tmp_path: Path) -> None:
     text = card(tmp_path, "paraphrase", "lora", 0)
     assert "| accuracy | 0.75 | 0.7 to 0.8 | 0.5 |" in text
     assert "10 of 1,000 (1.00%)" in text
-    assert "1,024 MiB" in text
+    assert "1,074 MB" in text
     assert "More Information Needed" not in text
 
 

@@ -103,7 +103,8 @@ def _headline(lora: Row, full: Row | None, machine: Mapping[str, Any]) -> str:
     where = f"on {machine['cores']} cores, {'fp32' if lora.amp == 'off' else lora.amp}"
     if full is None:
         return f"Measured {where}; full fine-tuning was not, so there is no verdict on LoRA."
-    return f"{PAYS_OFF[_gains(lora, full)]} ({where}, {lora.task}, batch {lora.batch_size})."
+    once = "By one measurement: " if lora.repeats == 1 else ""
+    return f"{once}{PAYS_OFF[_gains(lora, full)]} ({where}, {lora.task}, batch {lora.batch_size})."
 
 
 def _gains(lora: Row, full: Row) -> tuple[bool, bool]:
