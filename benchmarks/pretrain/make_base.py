@@ -33,6 +33,7 @@ COOLDOWN = ["--max-length", "512", "--batch-size", "12", "--learning-rate", "3e-
 ANSWERS = ["--max-length", "256", "--batch-size", "24", "--learning-rate", "2e-3", "--schedule", "constant"]
 CLOZE = ["--batch-size", "64", "--learning-rate", "1e-3", "--schedule", "linear", "--warmup", "0.06"]
 LAST = ["--max-length", "512", "--batch-size", "12", "--learning-rate", "1e-3", "--schedule", "linear"]
+STEPS = {"stable": 4800, "cooldown": 520, "answers": 250, "cloze": 1000, "last": 300}
 HERE = Path(__file__).parent
 PLAIN, PRETEXT = ["-m", "explora", "train", "text"], [str(HERE / "pretext.py"), "train", "text"]
 PARAPHRASE = ["-m", "explora", "train", "paraphrase"]
@@ -52,6 +53,11 @@ def train(program: list[str], arguments: list[str], folder: Path, verdicts: int 
     resume = ["--resume"] if (folder / "checkpoint" / "latest").exists() else ["--overwrite"]
     command = [sys.executable, *program, *COMMON, *arguments, "-o", str(folder), *resume]
     subprocess.run(command, check=True, env={**os.environ, "VERDICTS_TIMES": str(verdicts)})
+
+
+def limit(steps: int) -> list[str]:
+    """Return the options for so many steps."""
+    return ["--max-steps", str(steps)]
 
 
 def store(trained: Path, target: Path) -> None:
@@ -85,33 +91,33 @@ def write_curve(folders: list[Path], target: Path) -> None:
             writer.writerows(curve(folder))
 
 
-def learn_language(corpora: str, work: Path, steps: int, cooldown: int) -> None:
+def learn_language(corpora: str, work: Path, steps: dict[str, int]) -> None:
     """Make WORK/cooldown: plain text, at a constant rate and then a falling one."""
     mix = work / "mix"
     make("mix.py", [corpora, str(mix)], mix / "train.txt.xz")
     data = ["--data", str(mix / "train.txt.xz"), "--dev", str(mix / "dev.txt.xz")]
-    every = ["--eval-every", "500", "--save-every", "250", "--warmup", "0.03", "--max-steps", str(steps)]
+    every = ["--eval-every", "500", "--save-every", "250", "--warmup", "0.03", *limit(steps["stable"])]
     train(PLAIN, [*data, "--from-scratch", SHAPE, *STABLE, *every], work / "stable")
-    every = ["--eval-every", "200", "--save-every", "200", "--warmup", "0.02", "--max-steps", str(cooldown)]
+    every = ["--eval-every", "200", "--save-every", "200", "--warmup", "0.02", *limit(steps["cooldown"])]
     start = ["--model", str(work / "stable"), "--seed", "2"]
     train(PLAIN, [*data, *start, *COOLDOWN, *every], work / "cooldown")
 
 
-def learn_to_answer(corpora: str, work: Path, base: Path) -> None:
+def learn_to_answer(corpora: str, work: Path, base: Path, steps: dict[str, int]) -> None:
     """Make WORK/last from `base`: text and answers, then answers alone, then both with a falling rate."""
     mix = work / "answered"
     make("mix.py", [corpora, str(mix), "--last"], mix / "train.txt.xz")
     make("pairs.py", [corpora, str(mix)], mix / "cloze.tsv")
     make("verdicts.py", [corpora, str(mix)], mix / "verdicts.txt.xz")
     data = ["--data", str(mix / "train.txt.xz"), "--dev", str(mix / "dev.txt.xz")]
-    every = ["--eval-every", "250", "--save-every", "100", "--warmup", "0.24", "--max-steps", "250"]
+    every = ["--eval-every", "250", "--save-every", "100", "--warmup", "0.24", *limit(steps["answers"])]
     start = ["--model", str(base), "--seed", "3"]
     train(PRETEXT, [*data, *start, *ANSWERS, *every], work / "answers")
     pairs = ["--data", str(mix / "cloze.tsv"), "--dev", str(mix / "cloze-dev.tsv")]
-    every = ["--eval-every", "150", "--save-every", "150", "--max-steps", "1000"]
+    every = ["--eval-every", "150", "--save-every", "150", *limit(steps["cloze"])]
     start = ["--model", str(work / "answers"), "--seed", "5"]
     train(PARAPHRASE, [*pairs, *start, *CLOZE, *every], work / "cloze")
-    every = ["--eval-every", "200", "--save-every", "50", "--warmup", "0.03", "--max-steps", "300"]
+    every = ["--eval-every", "200", "--save-every", "50", "--warmup", "0.03", *limit(steps["last"])]
     start = ["--model", str(work / "cloze"), "--seed", "2"]
     train(PRETEXT, [*data, *start, *LAST, *every], work / "last", verdicts=2)
 
@@ -121,17 +127,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpora", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=4800, help="of the constant phase, 6,144 tokens each")
-    parser.add_argument("--cooldown", type=int, default=520, help="steps of the decay")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of all phases' steps: 0.004 tries them in minutes"
+    )
     arguments = parser.parse_args()
     work, corpora = arguments.work, str(arguments.corpora)
-    learn_language(corpora, work, arguments.steps, arguments.cooldown)
+    steps = {phase: max(1, round(arguments.scale * count)) for phase, count in STEPS.items()}
+    learn_language(corpora, work, steps)
     plain = work / "plain"
     store(work / "cooldown", plain)  # in bf16, as the version that was continued
-    learn_to_answer(corpora, work, plain)
+    learn_to_answer(corpora, work, plain, steps)
     store(work / "last", work / "base")
-    phases = ("stable", "cooldown", "answers", "cloze", "last")
-    write_curve([work / name for name in phases], work / "curve.csv")
+    write_curve([work / phase for phase in STEPS], work / "curve.csv")
 
 
 if __name__ == "__main__":

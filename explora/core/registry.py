@@ -115,7 +115,7 @@ TASKS: dict[str, TaskRow] = {
             "max_length": 256,
         },
         by_method={
-            "lora": {"learning_rate": 1e-3},
+            "lora": {"learning_rate": 4e-4},
             "full": {"learning_rate": 1e-4},
             "last-linear": {"learning_rate": 1e-3},
         },
