@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,10 +40,21 @@ PLAIN, PRETEXT = ["-m", "explora", "train", "text"], [str(HERE / "pretext.py"), 
 PARAPHRASE = ["-m", "explora", "train", "paraphrase"]
 
 
+def run(command: list[str], **variables: str) -> None:
+    """Run a command to its end, passing a signal on and waiting for what it saves; its failure is ours."""
+    child = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, **variables}, start_new_session=True
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: child.send_signal(received))
+    if code := child.wait():
+        sys.exit(code)
+
+
 def make(script: str, arguments: list[str], made: Path) -> None:
     """Run one of the scripts beside this one, unless what it makes is there."""
     if not made.exists():
-        subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+        run([str(HERE / script), *arguments])
 
 
 def train(program: list[str], arguments: list[str], folder: Path, verdicts: int = 1) -> None:
@@ -51,8 +63,7 @@ def train(program: list[str], arguments: list[str], folder: Path, verdicts: int 
     if record.exists() and json.loads(record.read_text())["result"]:
         return
     resume = ["--resume"] if (folder / "checkpoint" / "latest").exists() else ["--overwrite"]
-    command = [sys.executable, *program, *COMMON, *arguments, "-o", str(folder), *resume]
-    subprocess.run(command, check=True, env={**os.environ, "VERDICTS_TIMES": str(verdicts)})
+    run([*program, *COMMON, *arguments, "-o", str(folder), *resume], VERDICTS_TIMES=str(verdicts))
 
 
 def limit(steps: int) -> list[str]:
