@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from explora.errors import ExploraError, TrainingError
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "MemoryError")
 
 
 def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Be the asked process: read the request, write what `respond` makes of it, or why it could not."""
+    _end_with(int(sys.argv[1]))
     request = json.load(sys.stdin)
     try:
         reply: Mapping[str, Any] = {"result": respond(request)}
@@ -24,6 +28,14 @@ def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         reply = {"error": error.message}
     sys.stdout.write(json.dumps(reply) + "\n")
     sys.stdout.flush()
+
+
+def _end_with(asker: int) -> None:
+    """Let Linux end this process as soon as the one that asked has ended, in whatever way."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != asker:
+        sys.exit(f"the process {asker} that asked has ended")
 
 
 def ask(
@@ -34,7 +46,7 @@ def ask(
     `environment` is added to this process's own, which wins. Whatever interrupts the wait ends the process
     too. Raises TrainingError when it failed.
     """
-    command = [sys.executable, "-P", "-m", module]
+    command = [sys.executable, "-P", "-m", module, str(os.getpid())]
     pipe = subprocess.PIPE
     # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a
     # session: Linux lets sessions compete as wholes, and the priority that we were given would be lost.
