@@ -16,6 +16,7 @@ def entry() -> NoReturn:
         restart_for_training(sys.argv[1:])
         from explora.cli import main
     except KeyboardInterrupt:  # from here on main says what it was told
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(main())
 

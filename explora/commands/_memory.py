@@ -42,8 +42,9 @@ def choose(
         if (choice := fit(other, shape, length, budget, classes=classes)) is not None
     ]
     raise TrainingError(
-        f"{run.method.method} on rows of {length} tokens needs at least {console.size(smallest.needs)} "
-        f"({smallest.options}), which is more than {console.size(budget)}",
+        f"{run.method.method} on {_rows_of_step(run)} rows of {length} tokens to a step needs at least "
+        f"{console.size(smallest.needs)}, a tenth of it to spare ({smallest.options}), which is more than "
+        f"{console.size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
     )
 
@@ -70,6 +71,10 @@ def warn_if_short(running: Running) -> None:
         f"this run will need about {console.size(found.needed)} and can have {console.size(found.limit)}"
         + ("" if running.resumed_at else f"; {fits}")
     )
+
+
+def _rows_of_step(run: TrainRun) -> int:
+    return run.training.batch_size * run.training.accumulate
 
 
 def _option(run: TrainRun) -> str:

@@ -295,7 +295,7 @@ PlainAttention = Annotated[
 ]
 
 Output = Annotated[Path | None, _output("--output", "-o", metavar="FOLDER", help="Where the result goes.")]
-Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]
+Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Remove what the folder holds first.")]
 Resume = Annotated[bool, _output("--resume", metavar="", help="Go on where the run in the folder stopped.")]
 Config = Annotated[
     Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +81,8 @@ def evaluate(
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     if predictions == Path("-"):
         raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
+    if predictions is not None:
+        _check_writable(predictions)
     encoding = given({"template": template, "label_words": label_words, "max_length": max_length})
     rows = given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
     machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
@@ -109,6 +112,14 @@ def evaluate(
     if predictions is not None:
         write_predictions(predictions, session, scored.evaluation)
         console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+
+
+def _check_writable(predictions: Path) -> None:
+    """Raise UsageError before the work where its result could not be kept."""
+    folder = next(each for each in predictions.absolute().parents if each.exists())
+    if predictions.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = f"{predictions} is a folder" if predictions.is_dir() else f"nothing can be written to {folder}"
+        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

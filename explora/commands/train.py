@@ -187,6 +187,7 @@ def train(
     if not resume:  # a run that goes on has its learning rate
         run, origins = fit_learning_rate(run, origins, _shape(run).n_embd)
     check_rank(_shape(run), run.method)
+    _check_length(run, origins)
     if dry_run:
         _show_plan(run, origins, json)
         return
@@ -198,6 +199,13 @@ def _shape(run: TrainRun) -> Shape:
     from explora.core.sources import shape_of
 
     return run.from_scratch or shape_of(run.model)
+
+
+def _check_length(run: TrainRun, origins: dict[str, str]) -> None:
+    """Raise UsageError for --max-length beyond what the base reads; a default is cut to it."""
+    asked, most = run.encoding.max_length, _shape(run).n_positions
+    if origins["max_length"] == "option" and asked > most:
+        raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
 
 
 def _execute(
@@ -306,7 +314,10 @@ def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return
-    rows = [(name, shown(name, value), origins[name]) for name, value in settings_of(run).items()]
+    values = settings_of(run)
+    if run.method.method == "lora" and run.method.alpha is None:
+        values["alpha"] = run.method.scale * run.method.rank
+    rows = [(name, shown(name, value), origins[name]) for name, value in values.items()]
     console.result_table(("setting", "value", "from"), rows)
     head = f", with a head of {classes} classes" if classes else ""
     console.result(f"trainable parameters: {trainable:,}{head}")

@@ -81,7 +81,9 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | N
                 raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
             raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
         return record.run
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
+    if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise UsageError(
                 f"{folder} already holds something",
@@ -164,7 +166,11 @@ class Running:
     def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
         """Make the schedule for the steps that fit into `seconds` since the run was started."""
         yield from self.training.keep_features()
-        found = fit_steps(self.training, self.started + seconds - time.monotonic())
+        try:
+            found = fit_steps(self.training, self.started + seconds - time.monotonic())
+        except TrainingError:  # before any step: leave the folder as it was
+            _empty(self.folder)
+            raise
         self.closing_seconds = found.closing_seconds
         training = dataclasses.replace(self.run.training, max_steps=found.steps)
         self.run = dataclasses.replace(self.run, training=training)
@@ -242,6 +248,14 @@ class Running:
         write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
         discard_checkpoint(self.folder / CHECKPOINT)
         return Completed(result=result, evaluation=evaluation)
+
+
+def _empty(folder: Path) -> None:
+    for item in folder.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def plain_parameters(session: Session) -> list[Any]:

@@ -79,7 +79,7 @@ def shape_of(name: str) -> Shape:
     if name == EMBEDDED:
         config = _embedded() / CONFIG
     elif not config.is_file() and _is_hub_id(name):
-        config = fetch_file(name, CONFIG) or config
+        config = _hub_config(name) or config
     if not config.is_file():
         _folder(name)
     return read_shape(read_config(config), name)
@@ -206,9 +206,21 @@ def _local(folder: Path) -> Path:
     )
 
 
+def _hub_config(hub_id: str) -> Path | None:
+    """Fetch config.json, None where there is none; a failure says so where a local folder may be meant."""
+    try:
+        return fetch_file(hub_id, CONFIG)
+    except WeightsError as error:
+        if Path(hub_id).parent.is_dir():
+            raise WeightsError(
+                error.message, f"there is no folder {hub_id} here either; {error.hint}"
+            ) from None
+        raise
+
+
 def _from_hub(hub_id: str) -> Path:
     """Fetch configuration, weights and tokenizer of one commit; no weights of what is not a GPT-2."""
-    config = fetch_file(hub_id, CONFIG)
+    config = _hub_config(hub_id)
     if config is None:
         raise WeightsError(f"{hub_id} has no {CONFIG}", "it is not a model of transformers")
     read_shape(read_config(config), hub_id)

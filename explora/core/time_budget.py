@@ -41,10 +41,11 @@ def fit_steps(training: Training, seconds: float) -> TimeBudget:
     closing = 2 * evaluation  # one comes after the last step, and one of the best at the end
     steps = int((left - closing) / (step + evaluation / every))
     if steps < FEWEST_STEPS:
+        missing = FEWEST_STEPS * (step + evaluation / every) + closing - left
         raise TrainingError(
             f"the time is too short: a step takes about {step:.2g} s here, a dev score {evaluation:.2g} s, "
             f"and {max(0.0, left):.0f} s are left after the start",
-            "give more minutes, or a smaller dev set: --dev FILE",
+            f"give {missing / 60 + 0.1:.1f} minutes more, or a smaller dev set: --dev FILE",
         )
     return TimeBudget(steps=steps, closing_seconds=closing)
 

@@ -199,6 +199,19 @@ def test_predictions_in_the_format_of_the_course(explora, here: None, tmp_path: 
         assert label.strip() in {"0", "1", "2", "3", "4"}
 
 
+@pytest.mark.parametrize(
+    ("file", "said"), [("folder", "folder is a folder"), ("afile/out.csv", "nothing can be written to")]
+)
+def test_where_predictions_cannot_go_is_said_before_the_scores(
+    explora, here: None, file: str, said: str
+) -> None:
+    Path("folder").mkdir()
+    Path("afile").touch()
+    done = explora("eval", "sentiment", "--predictions", file)
+    assert (done.code, done.out) == (2, "")
+    assert f"--predictions: {said}" in done.err
+
+
 def test_predictions_as_json_lines_beside_the_scores(explora, here: None, tmp_path: Path) -> None:
     done = explora("eval", "sentiment", "--predictions", "out.jsonl", "--json")
     (value,) = done.objects

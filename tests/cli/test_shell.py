@@ -153,7 +153,7 @@ def test_a_signal_that_an_import_would_swallow_ends_the_command_too(tmp_path):
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
 
 
-def test_ctrl_c_while_the_command_line_is_loaded_is_quiet(tmp_path):
+def test_ctrl_c_while_the_command_line_is_loaded_is_one_line(tmp_path):
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     found = subprocess.run(
         [sys.executable, "-m", "explora", "--help"],
@@ -162,7 +162,7 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_quiet(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         check=False,
     )
-    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "interrupted\n")
 
 
 def test_handlers_of_the_caller_come_back(explora):

@@ -252,6 +252,23 @@ def test_an_occupied_folder_is_refused_and_replaced_when_told(
     assert Path("runs/text", TRAINED).read_bytes() != before
 
 
+def test_a_file_in_the_place_of_the_folder_is_called_so(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    Path("afile").write_text("kept")
+    for options in ([], ["--overwrite"]):
+        outcome = explora(*words, "-o", "afile", *options)
+        assert (outcome.code, outcome.err.splitlines()[0]) == (2, "error: afile is a file")
+    assert Path("afile").read_text() == "kept"
+
+
+def test_rows_longer_than_the_base_reads_are_refused(explora: Callable[..., Any], words: list[str]) -> None:
+    outcome = explora(*words, "--max-length", "9999")
+    assert outcome.code == 2
+    assert "--max-length 9999: the base reads at most" in outcome.err
+    assert not Path("runs").exists()
+
+
 def test_overwrite_spares_what_is_no_run(
     explora: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:

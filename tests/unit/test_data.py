@@ -224,6 +224,12 @@ def test_a_bad_row_of_json_lines(write, bad: str, column: str, message: str) -> 
     assert table.skipped == [error.message]
 
 
+def test_an_object_that_is_cut_short_is_no_table(write) -> None:
+    error = fails(write("rows", '{"sentence": "x"'), "sentiment")
+    assert error.line == 1
+    assert "invalid JSON" in error.message
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

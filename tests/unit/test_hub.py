@@ -171,6 +171,15 @@ def same_model(a: Path | str, b: Path | str) -> bool:
     return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
 
 
+def test_a_name_that_may_mean_a_folder_is_told_to_be_none(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "merged").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder merged/nosuch here either" in ask("merged/nosuch", HF_HUB_OFFLINE="1")["hint"]
+    assert "there is no folder" not in ask("elsewhere/nosuch", HF_HUB_OFFLINE="1")["hint"]
+
+
 # An honest hub
 
 
