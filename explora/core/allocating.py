@@ -10,19 +10,18 @@ import ctypes
 # they save a seventh of the peak and cost no time (docs/LOG.md).
 TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def keep_freed_memory() -> None:
     """Let glibc reuse what tensors give back, instead of returning it to the kernel every step.
 
     A training step frees and asks again for the same large tensors; by default each comes as fresh pages
-    that the kernel has to zero: 79,000 page faults a step against 900 (docs/LOG.md). No size is mapped apart,
-    as glibc's largest threshold for that, 32 MiB, is below the gradient of an embedding.
+    that the kernel has to zero: 79,000 page faults a step against 900 (docs/LOG.md).
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 

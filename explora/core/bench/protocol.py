@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from explora.errors import ExploraError, TrainingError
@@ -32,8 +31,9 @@ def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
 
 def _end_with(asker: int) -> None:
     """Let Linux end this process as soon as the one that asked has ended, in whatever way."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != asker:
         sys.exit(f"the process {asker} that asked has ended")
 
