@@ -10,7 +10,6 @@ so that no single book fills a whole stretch of training. Questions stand beside
 
 from __future__ import annotations
 
-import argparse
 import json
 import lzma
 import random
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from making import arguments_parser, write_documents
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from explora.core.documents import read_documents
@@ -124,10 +124,7 @@ def portion(corpora: Path, name: str, megabytes: float | None, generator: random
 
 def main() -> None:
     """Write the mixture and say what went in."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpora", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=11711)
+    parser = arguments_parser(__doc__)
     parser.add_argument("--last", action="store_true", help="the mixture of the last phase")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
@@ -139,11 +136,9 @@ def main() -> None:
         print(f"{name:14} {len(documents):8} documents {size:7.1f} M characters x {times}")
         dev += documents[::DEV_EVERY]
         train += [document for i, document in enumerate(documents) if i % DEV_EVERY] * times
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     for split, documents in (("train", train), ("dev", dev)):
         generator.shuffle(documents)
-        with lzma.open(arguments.folder / f"{split}.txt.xz", "wt", encoding="utf-8", preset=0) as out:
-            out.writelines(document + "\n\n" for document in documents)
+        write_documents(arguments.folder / f"{split}.txt.xz", documents)
 
 
 if __name__ == "__main__":

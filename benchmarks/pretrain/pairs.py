@@ -12,15 +12,14 @@ scikit-learn.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import lzma
 import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from making import arguments_parser, write_documents
 from mix import nearest, read_questions
 from rewriting import STOPS, SYNONYMS, Rewriter, stem, words
 
@@ -129,20 +128,15 @@ def usable(path: Path) -> list[str]:
 
 def main() -> None:
     """Write the pairs and say how many there are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpora", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=11711)
-    arguments = parser.parse_args()
+    arguments = arguments_parser(__doc__).parse_args()
     generator = random.Random(arguments.seed)
     questions = usable(arguments.corpora / "questions.txt.xz")
     pairs = make_pairs(questions, generator)
     same = sum(label for _, _, label in pairs)
     print(f"{len(questions)} questions, {len(pairs)} pairs, {same} of them the same")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     templates = [generator.choice(TEMPLATES) for _ in pairs]
-    with lzma.open(arguments.folder / "pairs.txt.xz", "wt", encoding="utf-8", preset=0) as out:
-        out.writelines(filled(*item) + "\n\n" for item in zip(templates, pairs, strict=True))
+    documents = (filled(*item) for item in zip(templates, pairs, strict=True))
+    write_documents(arguments.folder / "pairs.txt.xz", documents)
     in_cloze = [
         pair for template, pair in zip(templates, pairs, strict=True) if template is PARAPHRASE_TEMPLATE
     ]

@@ -18,7 +18,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from explora.core.cross_entropy import tied_cross_entropy
 from explora.core.data import Row
 from explora.core.model import GPT2
 from explora.core.tasks.contract import Batch, Example, Setting, Split
-from explora.core.tasks.text import Text, tokenise
+from explora.core.tasks.text import Rows, Text, tokenise
 
 # file -> how often its rows are in an epoch
 ANSWERED = {"pairs.txt.xz": 1, "verdicts.txt.xz": int(os.environ.get("VERDICTS_TIMES", "1"))}
@@ -52,7 +51,7 @@ def row_starts(ids: NDArray[np.integer], end: int, length: int) -> list[int]:
     return chosen
 
 
-class AnsweredRows(Sequence[Example]):
+class AnsweredRows(Rows):
     """Rows of answered documents; after a lone space " yes" and " no" become the tokens of the bare words."""
 
     def __init__(self, file: str, ids: NDArray[np.integer], starts: list[int], length: int) -> None:
@@ -61,19 +60,14 @@ class AnsweredRows(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Example:
+        """Return what begins at this start."""
         start = self.starts[index]
         ids = self.ids[start : start + self.length].tolist()
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
 
-class Joined(Sequence[Example]):
+class Joined(Rows):
     """Several sequences of rows, one after the other."""
 
     def __init__(self, parts: list[Sequence[Example]]) -> None:
@@ -83,13 +77,8 @@ class Joined(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Example:
+        """Return the row of the part that has it."""
         part, i = self.places[index]
         return part[i]
 

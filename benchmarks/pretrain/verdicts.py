@@ -8,11 +8,11 @@ out, and the answer to "Good?" stands at the end. Reviews that say both or neith
 
 from __future__ import annotations
 
-import argparse
-import lzma
 import random
 import re
 from pathlib import Path
+
+from making import arguments_parser, write_documents
 
 from explora.core.documents import read_documents
 
@@ -97,19 +97,15 @@ def make_verdicts(corpora: Path, generator: random.Random) -> list[tuple[str, bo
 
 def main() -> None:
     """Write the reviews and say how many there are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpora", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=11711)
-    arguments = parser.parse_args()
+    arguments = arguments_parser(__doc__).parse_args()
     generator = random.Random(arguments.seed)
     reviews = make_verdicts(arguments.corpora, generator)
     print(f"{len(reviews)} reviews with a verdict, half of them good")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    with lzma.open(arguments.folder / "verdicts.txt.xz", "wt", encoding="utf-8", preset=0) as out:
-        for text, good in reviews:
-            filled = generator.choice(TEMPLATES).format(review=text)
-            out.write(filled + (" yes" if good else " no") + "\n\n")
+    documents = (
+        generator.choice(TEMPLATES).format(review=text) + (" yes" if good else " no")
+        for text, good in reviews
+    )
+    write_documents(arguments.folder / "verdicts.txt.xz", documents)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -37,14 +38,8 @@ DOCUMENTS_AT_ONCE = 1000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
 
 
-class TokenRows(Sequence[Example]):
-    """Rows of `length` consecutive tokens of a memory-mapped file; the last may be shorter."""
-
-    def __init__(self, file: str, ids: NDArray[np.integer], text_bytes: int, length: int) -> None:
-        self.file, self.ids, self.text_bytes, self.length = file, ids, text_bytes, length
-
-    def __len__(self) -> int:
-        return -(-len(self.ids) // self.length)
+class Rows(Sequence[Example]):
+    """Rows that are made when they are asked for."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -55,6 +50,24 @@ class TokenRows(Sequence[Example]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
+        return self.row(index)
+
+    @abstractmethod
+    def row(self, index: int) -> Example:
+        """Make the row of a number that there is."""
+
+
+class TokenRows(Rows):
+    """Rows of `length` consecutive tokens of a memory-mapped file; the last may be shorter."""
+
+    def __init__(self, file: str, ids: NDArray[np.integer], text_bytes: int, length: int) -> None:
+        self.file, self.ids, self.text_bytes, self.length = file, ids, text_bytes, length
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.length)
+
+    def row(self, index: int) -> Example:
+        """Return the tokens from `index` rows on."""
         ids = self.ids[index * self.length : (index + 1) * self.length].tolist()
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
