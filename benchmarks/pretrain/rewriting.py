@@ -161,7 +161,7 @@ class Rewriter:
         self.synonyms = _groups(SYNONYMS, None)
         self.opposites = _groups(OPPOSITES, None)
         split = [words(question) for question in questions]
-        self.counts = Counter(word for row in split for word in set(row))
+        self.counts = Counter(word for row in split for word in dict.fromkeys(row))
         self.after: dict[str, list[str]] = defaultdict(list)
         for row in split:
             for before, word in pairwise(row):
