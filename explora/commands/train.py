@@ -184,12 +184,13 @@ def train(
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
     run, origins = resolve(task, options, from_file)
+    shape = _shape(run)  # for a hub id a request
     if not resume:  # a run that goes on has its learning rate
-        run, origins = fit_learning_rate(run, origins, _shape(run).n_embd)
-    check_rank(_shape(run), run.method)
-    _check_length(run, origins)
+        run, origins = fit_learning_rate(run, origins, shape.n_embd)
+    check_rank(shape, run.method)
+    _check_length(run, shape, origins)
     if dry_run:
-        _show_plan(run, origins, json)
+        _show_plan(run, shape, origins, json)
         return
     folder = output or Path("runs") / task
     _execute(run, origins, folder, options, began, resume=resume, overwrite=overwrite, json=json)
@@ -201,9 +202,9 @@ def _shape(run: TrainRun) -> Shape:
     return run.from_scratch or shape_of(run.model)
 
 
-def _check_length(run: TrainRun, origins: dict[str, str]) -> None:
+def _check_length(run: TrainRun, shape: Shape, origins: dict[str, str]) -> None:
     """Raise UsageError for --max-length beyond what the base reads; a default is cut to it."""
-    asked, most = run.encoding.max_length, _shape(run).n_positions
+    asked, most = run.encoding.max_length, shape.n_positions
     if origins["max_length"] == "option" and asked > most:
         raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
 
@@ -308,9 +309,9 @@ def _show_feature_cache(running: Running) -> None:
         console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
 
 
-def _show_plan(run: TrainRun, origins: dict[str, str], json: bool) -> None:
+def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool) -> None:
     classes = head_classes(run.task, run.method.method)
-    trainable = count(_shape(run), run.method, classes).trainable
+    trainable = count(shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return

@@ -76,9 +76,9 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | N
         raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")
     record = read_record(folder) if folder.is_dir() else None
     if resume:
-        if record is None or record.result:
-            if record is None:
-                raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
+        if record is None:
+            raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
+        if record.result:
             raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
         return record.run
     if folder.exists() and not folder.is_dir():
