@@ -15,10 +15,10 @@ from errors import Refused
 from prepare import Scratch, cut
 from processes import EXPLORA, Done, run, script
 
-from explora.core.allocating import TUNABLES
-from explora.core.bench.cells import WARMUP_STEPS, Cell
+from explora.core.bench.measurements import WARMUP_STEPS, Cell
 from explora.core.bench.protocol import ask
-from explora.core.config import TrainRun
+from explora.core.config.run_config import TrainRun
+from explora.core.machine.malloc import TUNABLES
 
 SAME_LOSS = 1e-3  # of the first batch, fp32
 SAME_PROBABILITY = {"float32": 1e-3, "bfloat16": 0.05}
@@ -95,10 +95,10 @@ def train(repeat: Repeat) -> list[Found]:
     config = TrainRun.from_json(plan["config"])
     config = replace(config, training=replace(config.training, seed=repeat.seed))
     cell = Cell(run=config, length=None, steps=repeat.settings["steps"], seconds=0.0).to_json()
-    reference = ask("explora.core.bench.reference", {"cell": cell, "folder": str(repeat.scratch.base)})
+    reference = ask("explora.core.bench.peer_reference", {"cell": cell, "folder": str(repeat.scratch.base)})
     request = json.dumps(_peer_request(reference, repeat))
     own, peer = repeat.turns(
-        lambda: ask("explora.core.bench.cell", cell, TRAINING),
+        lambda: ask("explora.core.bench.cell_process", cell, TRAINING),
         lambda: json.loads(run(script("peers/train.py"), request).out),
     )
     share = own["flop"] / own["seconds"] / own["matrix_peak"]

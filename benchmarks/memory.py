@@ -3,8 +3,8 @@
     python benchmarks/memory.py benchmarks/results/memory.jsonl --run     # measures what the file lacks
     python benchmarks/memory.py benchmarks/results/memory.jsonl           # the table, predicted anew
 
-The constants of explora/core/memory.py were fitted to the first cells; the others were chosen and measured
-when they were fixed.
+The constants of explora/core/estimate/memory.py were fitted to the first cells; the others were chosen
+and measured when they were fixed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from explora.core.allocating import TUNABLES
-from explora.core.bench.cells import Cell
-from explora.core.config import TrainRun
-from explora.core.measure import describe_machine, peak_memory_bytes
-from explora.core.memory import predict
-from explora.core.resolving import resolve
-from explora.core.sources import shape_of
+from explora.core.base.find import shape_of
+from explora.core.bench.measurements import Cell
+from explora.core.config.precedence import resolve
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.memory import predict
+from explora.core.machine.facts import describe_machine, peak_memory_bytes
+from explora.core.machine.malloc import TUNABLES
 
 STEPS = 2  # the optimizer's state is made in the first
 THREADS = 2
@@ -172,7 +172,7 @@ def commit() -> str:
 
 def take_steps(cell: Cell) -> dict[str, int]:
     """Be that process: VmHWM once torch is loaded, once the model is, and after the steps."""
-    from explora.core.bench.cell import ClockedTraining, open_cell
+    from explora.core.bench.cell_process import ClockedTraining, open_cell
 
     baseline = peak_memory_bytes()
     session, run, examples = open_cell(cell)

@@ -75,8 +75,8 @@ def make_base(folder: Path, tokenizer: Path, name: str = "random:gpt2") -> None:
         return
     import torch
 
-    from explora.core.sources import base_tokenizer, open_base
-    from explora.core.weights import load_model, write_model
+    from explora.core.base.find import base_tokenizer, open_base
+    from explora.core.base.weights import load_model, write_model
 
     base = open_base(name)
     model = load_model(base, dtype=torch.float32, device=torch.device("cpu"))

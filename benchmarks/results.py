@@ -16,7 +16,7 @@ from typing import Any
 from errors import BenchmarkError
 from suite import FIGURES
 
-from explora.core.measure import describe_machine
+from explora.core.machine.facts import describe_machine
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("explora", "torch", "transformers", "peft", "tokenizers")

@@ -26,7 +26,7 @@ from results import Line, append, circumstances, read
 from suite import FIGURES, Cell, choose, read_suite
 from summary import table
 
-from explora.core.bench.load import OtherLoad
+from explora.core.bench.other_load import OtherLoad
 from explora.errors import ExploraError
 
 SEED = 11711

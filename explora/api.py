@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from explora.core.config import DataConfig, RuntimeConfig, TrainRun
-from explora.core.evaluation import recorded_data, score
-from explora.core.generation import Prompt
-from explora.core.generation import generate as continue_prompts
-from explora.core.opening import open_run
-from explora.core.resolving import fit_learning_rate, resolve
-from explora.core.running import RunEvent, Running, check_folder
-from explora.core.runtime import resolve_for_answers, resolve_runtime
-from explora.core.sampling import SamplingConfig
-from explora.core.session import Session
-from explora.core.sources import shape_of
+from explora.core.base.find import shape_of
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.run_config import DataConfig, RuntimeConfig, TrainRun
+from explora.core.generate.decode import Prompt
+from explora.core.generate.decode import generate as continue_prompts
+from explora.core.generate.sampling import SamplingConfig
+from explora.core.runs.assemble import Session
+from explora.core.runs.evaluate import recorded_data, score
+from explora.core.runs.open import open_run
+from explora.core.runs.train import RunEvent, Running, check_folder
+from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.tasks.contract import Evaluation
 
 

@@ -7,12 +7,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from explora.core.bench.cells import Cell, Measurement, Parts
-from explora.core.bench.learning import Learned, Point
-from explora.core.config import TrainRun
+from explora.core.bench.lessons import Learned, Point
+from explora.core.bench.measurements import Cell, Measurement, Parts
+from explora.core.config.run_config import TrainRun
 
 PARTS = Parts(runtime=200, weights=300, gradients=10, optimizer=20, activations=150, temporaries=50)
-ENTRY = {"cell": "measure", "reference": "export", "peer": "measure", "quality": "learn"}
+ENTRY = {
+    "cell_process": "measure",
+    "peer_reference": "export",
+    "peer_process": "measure",
+    "lesson_process": "learn",
+}
 
 
 def ask_here(

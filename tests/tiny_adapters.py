@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from explora.core.adapters import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
-from explora.core.checkpoint import trained_tensors
-from explora.core.config import EncodingConfig, MethodConfig, RuntimeConfig
-from explora.core.model import GPT2
-from explora.core.registry import METHODS, Shape, load_implementation
-from explora.core.resolving import resolve
-from explora.core.tokenizer import train_tokenizer
-from explora.core.weights import base_digest, load_model, open_base
+from explora.core.base.tokenizer import train_tokenizer
+from explora.core.base.weights import base_digest, load_model, open_base
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS, Shape, load_implementation
+from explora.core.config.run_config import EncodingConfig, MethodConfig, RuntimeConfig
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
+from explora.core.training.checkpoint import trained_tensors
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=16, n_positions=64, vocab_size=300)
 EOS = SHAPE.vocab_size - 1

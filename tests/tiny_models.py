@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explora.core.config import TrainRun
-from explora.core.model import GPT2
-from explora.core.registry import METHODS, TASKS, Shape
-from explora.core.resolving import resolve
-from explora.core.running import Completed, Event, Running
-from explora.core.tokenizer import train_tokenizer
-from explora.core.weights import write_model
+from explora.core.base.tokenizer import train_tokenizer
+from explora.core.base.weights import write_model
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS, TASKS, Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.train import Completed, Event, Running
 
 SAMPLES = Path(__file__).parents[1] / "explora" / "assets" / "samples"
 VOCABULARY = 320

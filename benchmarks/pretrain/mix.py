@@ -20,7 +20,7 @@ import numpy as np
 from making import arguments_parser, write_documents
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from explora.core.documents import read_documents
+from explora.core.data.documents import read_documents
 
 LONGEST = 6000  # characters of a document: longer ones are cut at a line
 QUESTIONS_TOGETHER = 12  # a question alone is too short to be a document

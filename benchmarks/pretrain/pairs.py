@@ -23,7 +23,7 @@ from making import arguments_parser, write_documents
 from mix import nearest, read_questions
 from rewriting import STOPS, SYNONYMS, Rewriter, stem, words
 
-from explora.core.registry import PARAPHRASE_TEMPLATE
+from explora.core.config.registry import PARAPHRASE_TEMPLATE
 
 CLOZE_DEV = 1500  # pairs
 LONGEST = 160  # characters of a question

@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explora.core import registry
-from explora.core.config import DataConfig
-from explora.core.cross_entropy import tied_cross_entropy
-from explora.core.data import Row
-from explora.core.model import GPT2
+from explora.core.config.run_config import DataConfig, registry
+from explora.core.data.splits import Row
+from explora.core.model.cross_entropy import tied_cross_entropy
+from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Batch, Example, Setting, Split
 from explora.core.tasks.text import Rows, Text, tokenise
 

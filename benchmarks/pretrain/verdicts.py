@@ -14,7 +14,7 @@ from pathlib import Path
 
 from making import arguments_parser, write_documents
 
-from explora.core.documents import read_documents
+from explora.core.data.documents import read_documents
 
 LONGEST = 900  # characters: the answer shall see all of the review in a row of 256 tokens
 SHORTEST = 120

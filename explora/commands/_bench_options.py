@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from explora.core.bench.matrix import LEARNING_SECONDS
-from explora.core.config import CHOICES
-from explora.core.registry import METHODS
+from explora.core.bench.plan import LEARNING_SECONDS
+from explora.core.config.registry import METHODS
+from explora.core.config.run_config import CHOICES
 from explora.errors import UsageError, did_you_mean
 
 METHODS_COMPARED = "full,last-linear,lora"

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from explora.core.allocating import TUNABLES
+from explora.core.machine.malloc import TUNABLES
 
 SPINS = "1000"  # some microseconds: as long as the next product is away while training
 KEPT_PRODUCTS = "64"

@@ -12,7 +12,7 @@ from explora import console
 from explora.errors import Interrupted
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, RunEvent, Running, StepDone
+    from explora.core.runs.train import Completed, RunEvent, Running, StepDone
 
 SHOWN_EVERY = 0.01  # seconds: finding out what to show takes as long as a short step
 
@@ -22,7 +22,7 @@ def follow(running: Running) -> Completed:
 
     A step is finished first; an evaluation is broken off, and done again after --resume.
     """
-    from explora.core.running import Completed, EvalStarted
+    from explora.core.runs.train import Completed, EvalStarted
 
     training = running.training
     completed = None
@@ -53,7 +53,7 @@ class _Display:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
 
     def show(self, event: RunEvent) -> None:
-        from explora.core.running import Counterfactual, EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
+        from explora.core.runs.train import Counterfactual, EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
 
         if isinstance(event, StepDone):
             self._show_step(event)
@@ -80,7 +80,7 @@ class _Display:
             console.note(f"step {event.step}: dev {event.metric} {event.score:.4f}{best}")
 
     def _show_step(self, event: StepDone) -> None:
-        from explora.core.measure import peak_memory_bytes
+        from explora.core.machine.facts import peak_memory_bytes
 
         now = time.monotonic()
         if now - self.shown_at < SHOWN_EVERY and event.step < event.steps:

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from explora import console
-from explora.core.config import TrainRun
-from explora.core.memory import predict
-from explora.core.memory_budget import Choice, find_shortage, fit, least
-from explora.core.registry import Shape
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.budget import Choice, find_shortage, fit, least
+from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
 
 if TYPE_CHECKING:
-    from explora.core.running import Running
+    from explora.core.runs.train import Running
 
 
 def choose(
@@ -51,7 +51,7 @@ def choose(
 
 def warn_if_short(running: Running) -> None:
     """Say before the first step that a run will need more memory than there is, and what would fit."""
-    from explora.core.measure import available_memory_bytes, resident_memory_bytes
+    from explora.core.machine.facts import available_memory_bytes, resident_memory_bytes
 
     run, model = running.run, running.session.model
     if run.runtime.device != "cpu":

@@ -1,6 +1,6 @@
 """The options that several commands share, each declared once.
 
-Where `explora.core.config` has the default, an option's value is None when it was not given, so that
+Where `run_config` has the default, an option's value is None when it was not given, so that
 option > config file > task default > field default holds; `_parsing.given` makes `resolve`'s options of them.
 """
 
@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from explora import console
-from explora.core.config import (
+from explora.core.config.registry import MODELS, TARGETS, TASKS
+from explora.core.config.run_config import (
     CHOICES,
     EncodingConfig,
     MethodConfig,
@@ -22,7 +23,6 @@ from explora.core.config import (
     RuntimeConfig,
     TrainingConfig,
 )
-from explora.core.registry import MODELS, TARGETS, TASKS
 from explora.errors import UsageError, did_you_mean
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from explora import console
-from explora.core.registry import TARGETS, Shape
+from explora.core.config.registry import TARGETS, Shape
 from explora.errors import UsageError
 
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {

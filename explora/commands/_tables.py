@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from explora import console
-from explora.core.bench.cells import varying
-from explora.core.bench.learning import Point
+from explora.core.bench.lessons import Point
+from explora.core.bench.measurements import varying
 from explora.core.bench.report import Table
 from explora.core.bench.rows import Memory, Row
 

@@ -16,16 +16,16 @@ from explora.commands import _bench_options as b
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._parsing import given
-from explora.core.bench.cells import Contender
-from explora.core.bench.matrix import Plan
+from explora.core.bench.measurements import Contender
+from explora.core.bench.plan import Plan
 from explora.core.bench.report import check_report, legend, write_report
-from explora.core.config import TrainRun
-from explora.core.registry import TASKS
-from explora.core.resolving import fit_learning_rate, resolve
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import TrainRun
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.bench.running import Bench, Result
+    from explora.core.bench.run import Bench, Result
 
 
 def bench(
@@ -143,14 +143,14 @@ def _contenders(
 
 
 def _resolved(task: str, options: dict[str, Any]) -> TrainRun:
-    from explora.core.sources import shape_of
+    from explora.core.base.find import shape_of
 
     run, origins = resolve(task, options)
     return fit_learning_rate(run, origins, shape_of(run.model).n_embd)[0]
 
 
 def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
-    from explora.core.bench.running import Bench
+    from explora.core.bench.run import Bench
 
     with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
         result = _follow(Bench(plan, Path(scratch)))

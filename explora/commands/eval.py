@@ -14,11 +14,11 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
 from explora.commands._scores import show_scores
-from explora.core.resolving import resolve
+from explora.core.config.precedence import resolve
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.evaluation import Scored
+    from explora.core.runs.evaluate import Scored
 
 SPLITS = ("dev", "test", "train")
 BATCH_SIZE = 32
@@ -92,9 +92,9 @@ def evaluate(
 
     prepare_answers()
 
-    from explora.core.evaluation import recorded_data, score, write_predictions
-    from explora.core.opening import open_run
-    from explora.core.runtime import resolve_for_answers
+    from explora.core.runs.evaluate import recorded_data, score, write_predictions
+    from explora.core.runs.open import open_run
+    from explora.core.runtime.resolve import resolve_for_answers
 
     runtime = resolve_for_answers(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)

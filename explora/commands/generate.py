@@ -17,14 +17,14 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
-from explora.core.config import DataConfig
-from explora.core.resolving import resolve
-from explora.core.textfile import name_of, what_is_wrong
+from explora.core.config.precedence import resolve
+from explora.core.config.run_config import DataConfig
+from explora.core.data.text_files import name_of, what_is_wrong
 from explora.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from explora.core.sampling import SamplingConfig
-    from explora.core.session import Session
+    from explora.core.generate.sampling import SamplingConfig
+    from explora.core.runs.assemble import Session
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 SONNET_LINES = 14
@@ -138,7 +138,7 @@ def generate(
 
     prepare_answers()
 
-    from explora.core.sampling import SamplingConfig
+    from explora.core.generate.sampling import SamplingConfig
 
     nucleus = top_p if top_p is not None else (0.9 if task == "sonnet" and not greedy else None)
     sampling = SamplingConfig(
@@ -151,9 +151,9 @@ def generate(
     machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
     asked_for, _ = resolve(task, machine | {"seed": seed})
 
-    from explora.core.opening import open_run
-    from explora.core.runtime import DTYPES, resolve_for_answers
-    from explora.core.session import merge_in_memory
+    from explora.core.runs.assemble import merge_in_memory
+    from explora.core.runs.open import open_run
+    from explora.core.runtime.resolve import DTYPES, resolve_for_answers
 
     runtime = resolve_for_answers(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
@@ -180,7 +180,7 @@ def generate(
 def _prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
     """Yield the prompts of whichever source was named."""
     if data is not None:
-        from explora.core.data import read_table
+        from explora.core.data.splits import read_table
         from explora.core.tasks.sonnet import PROMPT_LINES
 
         column = "text" if session.task_name in ("sonnet", "text") else None
@@ -234,7 +234,7 @@ def _text_of(line: str, number: int) -> str:
 
 
 def _make_prompt(session: Session, asked: Asked, seed: int) -> Any:
-    from explora.core.generation import Prompt, check_prompt
+    from explora.core.generate.decode import Prompt, check_prompt
 
     if not asked.text.strip():
         raise DataError("the prompt is empty", "give at least a word", file=asked.file, line=asked.line)
@@ -249,7 +249,7 @@ def _make_prompt(session: Session, asked: Asked, seed: int) -> Any:
 
 def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_tokens: int, seed: int) -> None:
     """Write one continuation as it comes; bytes of an unfinished character wait for the rest."""
-    from explora.core.generation import LineCounter, stream
+    from explora.core.generate.decode import LineCounter, stream
 
     tokenizer = session.tokenizer
     made = _make_prompt(session, asked, seed)
@@ -280,7 +280,7 @@ def _answer(
     json: bool,
 ) -> None:
     """Answer a portion of the prompts; the seed of a sample is the first one plus its number."""
-    from explora.core.generation import generate as continue_all
+    from explora.core.generate.decode import generate as continue_all
 
     started = time.perf_counter()
     asked = [(item, seed + (index + i) * num + n) for i, item in enumerate(portion) for n in range(num)]

@@ -9,7 +9,7 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
-from explora.core.adapters import is_adapter
+from explora.core.runs.adapter import is_adapter
 from explora.errors import UsageError
 
 
@@ -73,7 +73,7 @@ def merge_lora(
     if output is None:
         raise UsageError("merge-lora needs a folder for the model", f"explora merge-lora {run} -o merged")
 
-    from explora.core.merging import merge_run
+    from explora.core.runs.merge import merge_run
 
     console.note(f"merging {run}")
     merged = merge_run(

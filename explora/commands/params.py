@@ -10,11 +10,11 @@ from explora import console
 from explora.commands import _memory
 from explora.commands import _options as o
 from explora.commands._parsing import given, parse_method, parse_size
-from explora.core.adapters import Header
-from explora.core.config import TrainRun, foreign_settings, spelled
-from explora.core.counting import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
-from explora.core.registry import METHODS, TASKS, Shape
-from explora.core.resolving import resolve
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS, TASKS, Shape
+from explora.core.config.run_config import TrainRun, foreign_settings, spelled
+from explora.core.estimate.parameters import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
+from explora.core.runs.adapter import Header
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
@@ -119,7 +119,7 @@ def params(
     options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers, **of_memory}
     settings = given(options) | method
     run = _resolve(task, settings)
-    from explora.core.sources import label_of, shape_of
+    from explora.core.base.find import label_of, shape_of
 
     shape = shape_of(run.model)
     check_rank(shape, run.method)

@@ -16,15 +16,15 @@ from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
 from explora.commands._parsing import given, parse_method, shown
 from explora.commands._scores import show_scores
-from explora.core.config import TrainRun, settings_of, spelled
-from explora.core.counting import check_rank, count, head_classes
-from explora.core.recording import read_config, read_losses
-from explora.core.registry import Shape
-from explora.core.resolving import fit_learning_rate, resolve
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun, settings_of, spelled
+from explora.core.estimate.parameters import check_rank, count, head_classes
+from explora.core.runs.record import read_config, read_losses
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.running import Completed, Running
+    from explora.core.runs.train import Completed, Running
 
 SHAPE_FIELDS = {
     "layers": "n_layer",
@@ -197,7 +197,7 @@ def train(
 
 
 def _shape(run: TrainRun) -> Shape:
-    from explora.core.sources import shape_of
+    from explora.core.base.find import shape_of
 
     return run.from_scratch or shape_of(run.model)
 
@@ -220,7 +220,7 @@ def _execute(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.running import Running, check_folder
+    from explora.core.runs.train import Running, check_folder
 
     started = check_folder(folder, resume=resume, overwrite=overwrite)
     run = _with_runtime(run if started is None else _resumed(started, run, options))
@@ -277,7 +277,7 @@ def _said(name: str, value: Any) -> str:
 
 
 def _with_runtime(run: TrainRun) -> TrainRun:
-    from explora.core.runtime import resolve_runtime
+    from explora.core.runtime.resolve import resolve_runtime
 
     return replace(run, runtime=resolve_runtime(run.runtime))
 

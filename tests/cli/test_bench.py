@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from explora.core.bench import running
+from explora.core.bench import run as running
 from tests.cells_here import ask_here
 
 QUICK = ("--batch-size", "4", "--amp", "off", "--threads", "1", "--device", "cpu")
@@ -173,7 +173,7 @@ def _first_child(parent: psutil.Process) -> psutil.Process:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         for child in parent.children():
-            if "explora.core.bench.cell" in child.cmdline():
+            if "explora.core.bench.cell_process" in child.cmdline():
                 return child
         time.sleep(0.05)
     raise AssertionError(f"no cell was started by {Path(parent.cmdline()[0]).name}")

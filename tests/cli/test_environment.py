@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from explora.commands._environment import prepare_answers, prepare_training
-from explora.core.allocating import TUNABLES as ALLOCATING
+from explora.core.machine.malloc import TUNABLES as ALLOCATING
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", *CACHES)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from explora.core.registry import TASKS
-from explora.core.running import Running
+from explora.core.config.registry import TASKS
+from explora.core.runs.train import Running
 from tests.tiny_models import finish, tiny_run
 
 Stdin = Callable[[str | bytes], None]

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from explora.console import clean
-from explora.core.model import GPT2
-from explora.core.running import Running
-from explora.core.tokenizer import Tokenizer, load_tokenizer
-from explora.core.weights import write_model
+from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.weights import write_model
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.train import Running
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run
 
 Stdin = Callable[[str | bytes], None]
@@ -369,6 +369,6 @@ def test_adapters_give_the_same_text_merged_and_beside_the_base(
 ) -> None:
     """Generation merges in memory; the text is that of the model with its adapters."""
     merged = explora("generate", "sonnet", "--prompt", "The lamp\n", "--json").objects
-    monkeypatch.setattr("explora.core.session.merge_in_memory", lambda session, dtype: None)
+    monkeypatch.setattr("explora.core.runs.assemble.merge_in_memory", lambda session, dtype: None)
     beside = explora("generate", "sonnet", "--prompt", "The lamp\n", "--json").objects
     assert texts(merged) == texts(beside)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from explora.core import measure
-from explora.core.recording import read_record
+from explora.core.machine import facts as measure
+from explora.core.runs.record import read_record
 
 WARNING = re.compile(r"warning: this run will need about (\S+ .B) and can have (\S+ .B)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from explora.core.config import MethodConfig
+from explora.core.config.run_config import MethodConfig
 from explora.core.methods.lora import LoRALinear
 from tests.conftest import Outcome
 from tests.tiny_adapters import train_with_peft, write_base, write_run

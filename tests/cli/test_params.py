@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from explora.core.adapters import ADAPTER_FILE, Header, write_adapter
-from explora.core.checkpoint import trained_tensors
-from explora.core.model import GPT2
-from explora.core.registry import METHODS, Shape, load_implementation
-from explora.core.resolving import resolve
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS, Shape, load_implementation
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.adapter import ADAPTER_FILE, Header, write_adapter
+from explora.core.training.checkpoint import trained_tensors
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=16, vocab_size=30)
 

@@ -18,11 +18,11 @@ import torch
 import typer
 
 from explora import cli
-from explora.core import runtime
-from explora.core.config import TrainRun, settings_of
-from explora.core.probing import Probes
-from explora.core.recording import read_record
-from explora.core.registry import TASKS
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import TrainRun, settings_of
+from explora.core.runs.record import read_record
+from explora.core.runtime import resolve as runtime
+from explora.core.runtime.probe import Probes
 
 PARAMETERS = [
     option for option in typer.main.get_command(cli.app).commands["train"].params if option.name != "help"
@@ -360,7 +360,7 @@ def test_a_recorded_run_of_another_task_is_refused(explora: Callable[..., Any], 
 @pytest.fixture
 def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """runs/text: a run that Ctrl-C stopped after its fourth step."""
-    from explora.core.training import Training
+    from explora.core.training.loop import Training
 
     step = Training.take_step
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from explora.core import feature_cache as feature_cache_module
-from explora.core.checkpoint import trained_tensors
-from explora.core.config import TrainRun
-from explora.core.feature_cache import FeatureCache
-from explora.core.model import GPT2, Features
-from explora.core.running import Completed, EvalDone, FeaturesDone, Finished, Running, StepDone
+from explora.core.config.run_config import TrainRun
+from explora.core.model.gpt2 import GPT2, Features
+from explora.core.runs.train import Completed, EvalDone, FeaturesDone, Finished, Running, StepDone
 from explora.core.tasks.contract import Example
+from explora.core.training import feature_cache as feature_cache_module
+from explora.core.training.checkpoint import trained_tensors
+from explora.core.training.feature_cache import FeatureCache
 from explora.errors import TrainingError
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run, until_step
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from explora.core.config import MethodConfig, OptimizerConfig
-from explora.core.counting import count
-from explora.core.cross_entropy import tied_cross_entropy
+from explora.core.config.registry import METHODS, TARGETS, Shape, load_implementation
+from explora.core.config.run_config import MethodConfig, OptimizerConfig
+from explora.core.estimate.parameters import count
 from explora.core.methods import lora
 from explora.core.methods.lora import LoRALinear
-from explora.core.model import GPT2, Conv1D
-from explora.core.optimizing import make_optimizers
-from explora.core.registry import METHODS, TARGETS, Shape, load_implementation
+from explora.core.model.cross_entropy import tied_cross_entropy
+from explora.core.model.gpt2 import GPT2, Conv1D
+from explora.core.training.optimizers import make_optimizers
 from explora.errors import UsageError
 from tests.tiny_models import randomise
 

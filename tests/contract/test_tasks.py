@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from explora.core.config import DataConfig, settings_of
-from explora.core.data import find_split
-from explora.core.model import GPT2
-from explora.core.registry import METHODS, TASKS
-from explora.core.resolving import resolve
-from explora.core.session import Session, open_for_training
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS, TASKS
+from explora.core.config.run_config import DataConfig, settings_of
+from explora.core.data.splits import find_split
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.assemble import Session, open_for_training
 from explora.core.tasks.contract import Batch, Evaluation, Example, Split
 from explora.errors import UsageError
 from tests.tiny_models import PAIRS

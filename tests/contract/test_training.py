@@ -16,15 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from explora.core import model as model_module
-from explora.core.batching import epoch_batches
-from explora.core.config import DataConfig, TrainRun
-from explora.core.model import GPT2
-from explora.core.opening import open_run
-from explora.core.optimizing import schedule_factor
-from explora.core.recording import read_record
-from explora.core.registry import METHODS, Shape
-from explora.core.running import (
+from explora.core.config.registry import METHODS, Shape
+from explora.core.config.run_config import DataConfig, TrainRun
+from explora.core.data.batching import epoch_batches
+from explora.core.model import gpt2 as model_module
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.open import open_run
+from explora.core.runs.record import read_record
+from explora.core.runs.train import (
     Completed,
     EvalDone,
     EvalStarted,
@@ -35,7 +34,8 @@ from explora.core.running import (
     StepDone,
     check_folder,
 )
-from explora.core.training import Training
+from explora.core.training.loop import Training
+from explora.core.training.optimizers import schedule_factor
 from explora.errors import DataError, TrainingError, UsageError
 from tests.tiny_models import PAIRS, finish, snapshot, tiny_run
 
@@ -448,7 +448,7 @@ def test_the_comparison_sees_a_state_that_is_not_restored(
     if lost == "generator":
         monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
     else:
-        monkeypatch.setattr("explora.core.checkpoint._restore_optimizer", lambda *_: None)
+        monkeypatch.setattr("explora.core.training.checkpoint._restore_optimizer", lambda *_: None)
     train(run, tmp_path / "run")
     expected = reference(run)[0]
     assert metrics(tmp_path / "run")[:6] == metrics(expected)[:6]
@@ -500,7 +500,7 @@ def test_an_evaluation_that_is_broken_off_is_made_again(
         running.session.task.dev_score = stop  # type: ignore[method-assign]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         if moment == "save_trained":
-            patch.setattr("explora.core.running.save_trained", stop)
+            patch.setattr("explora.core.runs.train.save_trained", stop)
         for event in running.events():
             if moment == "add" and isinstance(event, EvalStarted):
                 patch.setattr(running.log, "add", stop)

@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from explora.core import counting
-from explora.core.config import MethodConfig
-from explora.core.counting import base_tensors, count, file_bytes, file_tensors
-from explora.core.model import GPT2
-from explora.core.registry import METHODS, MODELS, TARGETS, Shape, load_implementation
+from explora.core.config.registry import METHODS, MODELS, TARGETS, Shape, load_implementation
+from explora.core.config.run_config import MethodConfig
+from explora.core.estimate import parameters as counting
+from explora.core.estimate.parameters import base_tensors, count, file_bytes, file_tensors
+from explora.core.model.gpt2 import GPT2
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=50)
 ELEVEN = Shape(n_layer=11, n_head=1, n_embd=4, n_positions=4, vocab_size=9)  # h.10 sorts before h.2

@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from explora.core import generation
-from explora.core.generation import LineCounter, Prompt, check_prompt, generate, stream
-from explora.core.model import GPT2, Cache
-from explora.core.registry import Shape
-from explora.core.sampling import SamplingConfig
-from explora.core.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.config.registry import Shape
+from explora.core.generate import decode as generation
+from explora.core.generate.decode import LineCounter, Prompt, check_prompt, generate, stream
+from explora.core.generate.sampling import SamplingConfig
+from explora.core.model.gpt2 import GPT2, Cache
 from explora.errors import DataError
 from tests.tiny_models import VOCABULARY, randomise
 

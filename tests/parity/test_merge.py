@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from explora.core import merging, session
-from explora.core.config import MethodConfig
-from explora.core.merging import PROBE, Merged, merge_run
+from explora.core.base.tokenizer import load_tokenizer
+from explora.core.base.weights import WEIGHTS
+from explora.core.config.run_config import MethodConfig
 from explora.core.methods.lora import LoRALinear
-from explora.core.model import Conv1D
-from explora.core.opening import open_run
-from explora.core.tokenizer import load_tokenizer
-from explora.core.weights import WEIGHTS
+from explora.core.model.gpt2 import Conv1D
+from explora.core.runs import assemble as session
+from explora.core.runs import merge as merging
+from explora.core.runs.merge import PROBE, Merged, merge_run
+from explora.core.runs.open import open_run
 from explora.errors import AdapterError, UsageError
 from tests.tiny_adapters import (
     IN_FP32,

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from explora.core import model as model_module
-from explora.core.attention import KEPT_UP_TO, attend, causal_attention
-from explora.core.config import MethodConfig
-from explora.core.cross_entropy import tied_cross_entropy
+from explora.core.config.registry import MODELS, Shape
+from explora.core.config.run_config import MethodConfig
 from explora.core.methods import full, lora
-from explora.core.model import GPT2, MLP, Block, Cache
-from explora.core.registry import MODELS, Shape
+from explora.core.model import gpt2 as model_module
+from explora.core.model.attention import KEPT_UP_TO, attend, causal_attention
+from explora.core.model.cross_entropy import tied_cross_entropy
+from explora.core.model.gpt2 import GPT2, MLP, Block, Cache
 from tests.kept_tensors import kept_bytes
 from tests.tiny_models import randomise
 

@@ -14,9 +14,9 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from explora.core.adapters import ADAPTER_FILE, CONFIG_FILE
-from explora.core.config import MethodConfig
-from explora.core.opening import open_run
+from explora.core.config.run_config import MethodConfig
+from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE
+from explora.core.runs.open import open_run
 from tests.tiny_adapters import (
     IN_FP32,
     SHAPE,

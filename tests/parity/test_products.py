@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from explora.core import products
-from explora.core.products import affine, pack, packed_affine, product, uses_onednn
+from explora.core.model import onednn as products
+from explora.core.model.onednn import affine, pack, packed_affine, product, uses_onednn
 
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 DTYPES = list(BOUNDS)

@@ -15,8 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from explora.core import sampling
-from explora.core.sampling import (
+from explora.core.generate import sampling
+from explora.core.generate.sampling import (
     SamplingConfig,
     draw,
     keep_top_k,

@@ -13,7 +13,7 @@ import pytest
 import regex
 from transformers import AutoTokenizer, GPT2TokenizerFast
 
-from explora.core.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_tokenizer
+from explora.core.base.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_tokenizer
 
 Encode = Callable[[str], list[int]]
 

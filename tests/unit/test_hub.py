@@ -23,8 +23,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from explora.core.tokenizer import train_tokenizer
-from explora.core.weights import base_tokenizer, load_model, open_base
+from explora.core.base.tokenizer import train_tokenizer
+from explora.core.base.weights import base_tokenizer, load_model, open_base
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NEXT_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -33,7 +33,7 @@ CLIENT = """
 import json, sys, time
 pause = time.sleep
 time.sleep = lambda seconds: pause(min(seconds, 0.01))  # huggingface_hub waits longer before each retry
-from explora.core.sources import open_base
+from explora.core.base.find import open_base
 from explora.errors import WeightsError
 try:
     print(json.dumps({"folder": str(open_base(sys.argv[1]).folder)}))

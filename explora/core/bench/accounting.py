@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from explora.core.adamw import Optimizer
-from explora.core.bench.cells import Parts
 from explora.core.bench.device import Clock, settled_memory_bytes
-from explora.core.measure import resident_memory_bytes
+from explora.core.bench.measurements import Parts
+from explora.core.machine.facts import resident_memory_bytes
+from explora.core.training.adamw import Optimizer
 
 TEMPORARY = "temporaries"
 TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)

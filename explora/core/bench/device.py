@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from explora.core.allocating import return_freed_memory
-from explora.core.measure import peak_memory_bytes, resident_memory_bytes
+from explora.core.machine.facts import peak_memory_bytes, resident_memory_bytes
+from explora.core.machine.malloc import return_freed_memory
 
 MATRIX = (1024, 1024, 4096)  # rows, in, out of the product whose speed is called the peak
 PEAK_SECONDS = 0.4

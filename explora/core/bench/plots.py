@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from explora.core.bench.cells import varying
+from explora.core.bench.measurements import varying
 from explora.core.bench.rows import Memory, Row
 
 # Text stays text, and the same figures give the same bytes.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.bench.running import Result
+    from explora.core.bench.run import Result
 
 SUFFIXES = (".md", ".html")
 STYLE = """

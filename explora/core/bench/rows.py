@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
-from explora.core.bench.cells import Contender, Measurement, Parts, Setting
-from explora.core.bench.learning import Learned
+from explora.core.bench.lessons import Learned
+from explora.core.bench.measurements import Contender, Measurement, Parts, Setting
 
 Range = tuple[float, float]
 

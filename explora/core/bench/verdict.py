@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from explora.core.bench.cells import EXPLORA, varying
-from explora.core.bench.learning import Learned, Point
+from explora.core.bench.lessons import Learned, Point
+from explora.core.bench.measurements import EXPLORA, varying
 from explora.core.bench.rows import Row
 
 BUSY = 0.2  # of a processor: what a system does anyway

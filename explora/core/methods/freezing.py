@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from explora.core.model import GPT2
+from explora.core.model.gpt2 import GPT2
 
 
 def freeze(model: GPT2) -> None:

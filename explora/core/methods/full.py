@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from explora.core.config import MethodConfig
-from explora.core.model import GPT2
+from explora.core.config.run_config import MethodConfig
+from explora.core.model.gpt2 import GPT2
 
 
 def apply(model: GPT2, config: MethodConfig) -> None:

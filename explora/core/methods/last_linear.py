@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from explora.core.config import MethodConfig
+from explora.core.config.run_config import MethodConfig
 from explora.core.methods.freezing import freeze
-from explora.core.model import GPT2
+from explora.core.model.gpt2 import GPT2
 from explora.errors import UsageError
 
 

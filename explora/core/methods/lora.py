@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from explora.core.config import MethodConfig
+from explora.core.config.registry import TARGETS
+from explora.core.config.run_config import MethodConfig
 from explora.core.methods.freezing import freeze
-from explora.core.model import GPT2, Conv1D
-from explora.core.registry import TARGETS
+from explora.core.model.gpt2 import GPT2, Conv1D
 
 
 class _AddLowRank(torch.autograd.Function):

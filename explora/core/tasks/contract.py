@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from explora.core.config import DataConfig, EncodingConfig
-from explora.core.data import Row, Table
-from explora.core.model import GPT2, Features
-from explora.core.tokenizer import Tokenizer
+from explora.core.base.tokenizer import Tokenizer
+from explora.core.config.run_config import DataConfig, EncodingConfig
+from explora.core.data.splits import Row, Table
+from explora.core.model.gpt2 import GPT2, Features
 from explora.errors import DataError
 
 

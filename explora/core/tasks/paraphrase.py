@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from explora.core.classification import Classification
-from explora.core.data import Row
-from explora.core.model import GPT2
+from explora.core.data.splits import Row
+from explora.core.model.gpt2 import GPT2
+from explora.core.tasks.classification import Classification
 from explora.core.tasks.contract import Setting
 from explora.errors import DataError, UsageError
 

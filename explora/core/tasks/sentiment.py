@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from explora.core.classification import Classification
-from explora.core.data import Row
-from explora.core.model import GPT2
+from explora.core.data.splits import Row
+from explora.core.model.gpt2 import GPT2
+from explora.core.tasks.classification import Classification
 
 
 class Sentiment(Classification):

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explora.core.batching import in_length_order, pad
-from explora.core.config import DataConfig
-from explora.core.cross_entropy import tied_cross_entropy, token_losses
-from explora.core.data import Row, load_split, read_table
-from explora.core.generation import Prompt, generate
-from explora.core.metrics import Score, bleu, chrf, perplexity
-from explora.core.model import GPT2
-from explora.core.sampling import SamplingConfig
+from explora.core.config.run_config import DataConfig
+from explora.core.data.batching import in_length_order, pad
+from explora.core.data.splits import Row, load_split, read_table
+from explora.core.generate.decode import Prompt, generate
+from explora.core.generate.sampling import SamplingConfig
+from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
+from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import (
     Batch,
     Evaluation,
@@ -32,6 +31,7 @@ from explora.core.tasks.contract import (
     encode_rows,
     stack_features,
 )
+from explora.core.tasks.metrics import Score, bleu, chrf, perplexity
 from explora.errors import DataError
 
 SONNET_LINES = 14

@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explora.core.batching import pad
-from explora.core.caching import cache_folder
-from explora.core.config import DataConfig
-from explora.core.cross_entropy import tied_cross_entropy, token_losses
-from explora.core.data import Row, find_split
-from explora.core.documents import read_documents
-from explora.core.metrics import perplexity
-from explora.core.model import GPT2
+from explora.core.base.tokenizer import Tokenizer
+from explora.core.config.run_config import DataConfig
+from explora.core.data.batching import pad
+from explora.core.data.documents import read_documents
+from explora.core.data.splits import Row, find_split
+from explora.core.data.text_files import STDIN, check_is_file, name_of
+from explora.core.files import cache_folder
+from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
+from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
-from explora.core.textfile import STDIN, check_is_file, name_of
-from explora.core.tokenizer import Tokenizer
+from explora.core.tasks.metrics import perplexity
 from explora.errors import DataError
 
 DOCUMENTS_AT_ONCE = 1000

@@ -1,0 +1,1 @@
+"""Pretrained weights and their tokenizer: found, fetched, read and written."""

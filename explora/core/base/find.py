@@ -1,0 +1,256 @@
+"""Where a base comes from: a name becomes a folder in Hugging Face's layout, and a shape. Light: no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.config.registry import EMBEDDED, MODELS, Shape
+from explora.core.hub import fetch_file
+from explora.errors import WeightsError, did_you_mean
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+RANDOM = "random:"
+
+# Settings of a GPT-2 configuration that change the function, the values this model computes, and why
+# nothing else will do. A setting that is absent has the first value: it is the default of GPT-2.
+FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "GPT-2's GELU is the tanh approximation"),
+    "layer_norm_epsilon": ((1e-5,), "GPT-2's layer norms use 1e-5"),
+    "scale_attn_weights": ((True,), "attention is scaled by 1/sqrt(head width)"),
+    "scale_attn_by_inverse_layer_idx": ((False,), "attention is scaled alike in every layer"),
+    "add_cross_attention": ((False,), "there is no encoder to attend to"),
+    "tie_word_embeddings": ((True,), "the head is the embedding"),
+    "quantization_config": ((None,), "weights are read as fp32, fp16 or bf16"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A pretrained model: what it was called, where it lies (None for random weights), and its shape.
+
+    `label` is what output calls it.
+    """
+
+    name: str
+    folder: Path | None
+    shape: Shape
+    label: str
+
+
+def open_base(name: str) -> Base:
+    """Find the base called `name` and read its shape; the weights stay where they are.
+
+    `name` is `embedded`, a short name (`gpt2`), a local folder, a hub id (`org/name`, downloaded into the
+    hub's cache) or `random:gpt2`: random weights of that shape. A folder called like a short name is
+    written `./gpt2`. Raises WeightsError.
+    """
+    if name.startswith(RANDOM):
+        shape = _random_shape(name.removeprefix(RANDOM))
+        return Base(name=name, folder=None, shape=shape, label=label_of(name))
+    folder = _folder(name)
+    shape = read_shape(read_config(folder / CONFIG), name)
+    base = Base(name=name, folder=folder, shape=shape, label=name)
+    weight_files(base)
+    return base
+
+
+def label_of(name: str) -> str:
+    """Return what output calls the base called `name`: random weights are labelled as such."""
+    return f"{name} (random weights, for timing only)" if name.startswith(RANDOM) else name
+
+
+def shape_of(name: str) -> Shape:
+    """Return the shape of the base called `name`; no weights are opened or fetched. Raises WeightsError."""
+    if name in MODELS:
+        return MODELS[name].shape
+    if name.startswith(RANDOM):
+        return _random_shape(name.removeprefix(RANDOM))
+    config = Path(name).expanduser() / CONFIG
+    if name == EMBEDDED:
+        config = _embedded() / CONFIG
+    elif not config.is_file() and _is_hub_id(name):
+        config = _hub_config(name) or config
+    if not config.is_file():
+        _folder(name)
+    return read_shape(read_config(config), name)
+
+
+def base_tokenizer(base: Base, override: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a base, or the one in the folder `override`.
+
+    Random weights have none of their own and borrow the embedded base's. Raises WeightsError when the
+    tokenizer has ids that the model has no embedding for.
+    """
+    folder = Path(override) if override else base.folder or _embedded()
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > base.shape.vocab_size:
+        raise WeightsError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, {base.label} only "
+            f"{base.shape.vocab_size} embeddings",
+            "give the tokenizer that the model was trained with: --tokenizer FOLDER",
+        )
+    return tokenizer
+
+
+def weight_files(base: Base) -> list[Path]:
+    """Return the safetensors files of a base; none for random weights. Raises WeightsError."""
+    folder = base.folder
+    if folder is None:
+        return []
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise WeightsError(f"{base.name} has no {WEIGHTS}", _conversion(base.name))
+    files = [folder / name for name in _shard_names(folder / INDEX)]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise WeightsError(f"{base.name} lacks {', '.join(absent)}, which its index names", "fetch it again")
+    return files
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object, `config.json` or an index. Raises WeightsError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: unreadable: {error}", "fetch or write the file again") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def read_shape(config: Mapping[str, Any], source: str = CONFIG) -> Shape:
+    """Return the shape that a `config.json` of transformers tells.
+
+    Raises WeightsError, naming `source`, for a model that is not a GPT-2 or computes another function.
+    """
+    model_type = config.get("model_type")
+    if model_type != "gpt2":
+        raise WeightsError(
+            f"{source} is not a GPT-2: its model_type is {model_type!r}", "explora trains the GPT-2 family"
+        )
+    for setting, (allowed, reason) in FIXED.items():
+        if (value := config.get(setting, allowed[0])) not in allowed:
+            raise WeightsError(f"{source} has {setting} {value!r}, which explora does not compute", reason)
+    sizes = {field.name: config.get(field.name) for field in fields(Shape)}
+    wrong = [f"{key} {value!r}" for key, value in sizes.items() if type(value) is not int or value < 1]
+    if wrong:
+        raise WeightsError(f"{source}: not a positive whole number: {', '.join(wrong)}")
+    shape = Shape(**sizes)  # type: ignore[arg-type]
+    if shape.n_embd % shape.n_head:
+        raise WeightsError(f"{source}: n_embd {shape.n_embd} is not a multiple of n_head {shape.n_head}")
+    if config.get("n_inner") not in (None, 4 * shape.n_embd):
+        raise WeightsError(
+            f"{source} has n_inner {config['n_inner']!r}", "GPT-2's feed-forward layer is 4 x n_embd wide"
+        )
+    return shape
+
+
+def _random_shape(name: str) -> Shape:
+    if name not in MODELS:
+        known = ", ".join(RANDOM + model for model in MODELS)
+        raise WeightsError(
+            f"no shape {name!r} to fill at random{did_you_mean(name, MODELS)}", f"known: {known}"
+        )
+    return MODELS[name].shape
+
+
+def _folder(name: str) -> Path:
+    if name == EMBEDDED:
+        return _embedded()
+    if name in MODELS:
+        return _from_hub(MODELS[name].hub_id)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _local(folder)
+    if folder.exists():
+        raise WeightsError(f"{name} is a file", "a model is a folder with config.json and model.safetensors")
+    if _is_hub_id(name):
+        return _from_hub(name)
+    known = [EMBEDDED, *MODELS]
+    raise WeightsError(
+        f"no model {name!r}{did_you_mean(name, known)}",
+        f"give {', '.join(known)}, a local folder, a hub id (org/name) or {RANDOM}gpt2",
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+def _embedded() -> Path:
+    folder = Path(str(resources.files("explora") / "assets" / "base"))
+    if not (folder / CONFIG).is_file():
+        raise WeightsError(
+            "this installation has no embedded base", "install explora from a wheel, or give --model gpt2"
+        )
+    return folder
+
+
+def _local(folder: Path) -> Path:
+    if (folder / CONFIG).is_file():
+        return folder
+    if (folder / "adapter_config.json").is_file():
+        raise WeightsError(f"{folder} is an adapter, not a model", f"explora merge-lora {folder} -o FOLDER")
+    raise WeightsError(
+        f"{folder} has no {CONFIG}", "a model is a folder with config.json and model.safetensors"
+    )
+
+
+def _hub_config(hub_id: str) -> Path | None:
+    """Fetch config.json, None where there is none; a failure says so where a local folder may be meant."""
+    try:
+        return fetch_file(hub_id, CONFIG)
+    except WeightsError as error:
+        if Path(hub_id).parent.is_dir():
+            raise WeightsError(
+                error.message, f"there is no folder {hub_id} here either; {error.hint}"
+            ) from None
+        raise
+
+
+def _from_hub(hub_id: str) -> Path:
+    """Fetch configuration, weights and tokenizer of one commit; no weights of what is not a GPT-2."""
+    config = _hub_config(hub_id)
+    if config is None:
+        raise WeightsError(f"{hub_id} has no {CONFIG}", "it is not a model of transformers")
+    read_shape(read_config(config), hub_id)
+    folder = config.parent
+    fetch = partial(fetch_file, hub_id, revision=folder.name)
+    if fetch(WEIGHTS) is None and (index := fetch(INDEX)) is not None:
+        for shard in _shard_names(index):
+            fetch(shard)
+    if fetch("tokenizer.json") is None:
+        fetch("vocab.json")
+        fetch("merges.txt")
+    return folder
+
+
+def _shard_names(index: Path) -> list[str]:
+    """Return the safetensors files that an index names, all of them beside it. Raises WeightsError."""
+    weight_map = read_config(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+            raise WeightsError(f"{index} names {name!r}, which is not a safetensors file of its own folder")
+    return names
+
+
+def _conversion(name: str) -> str:
+    """Return the command that makes safetensors of pickled weights, which explora never opens."""
+    return (
+        "pickled weights can run code and are not read; if you trust them, convert them: python -c "
+        f"\"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; p, q = '{name}', "
+        "'converted'; M.from_pretrained(p).save_pretrained(q); T.from_pretrained(p).save_pretrained(q)\""
+    )

@@ -1,0 +1,305 @@
+"""Weights in and out: safetensors in Hugging Face's GPT-2 layouts, with and without `transformer.`.
+
+Reading is strict: names and shapes are checked in the headers, all that is wrong in one error, before any
+number is read. Where a finished model is written, `transformers` opens it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from explora.core.base.find import (
+    CONFIG,
+    WEIGHTS,
+    Base,
+    base_tokenizer,
+    open_base,
+    read_shape,
+    weight_files,
+)
+from explora.core.base.tokenizer import Tokenizer
+from explora.core.config.registry import Shape
+from explora.core.files import cache_folder, write_atomically
+from explora.core.model.gpt2 import GPT2, LAYER_NORM_EPSILON
+from explora.errors import WeightsError
+
+__all__ = [
+    "Base",
+    "base_digest",
+    "base_tokenizer",
+    "load_model",
+    "open_base",
+    "read_shape",
+    "read_weights",
+    "write_model",
+]
+
+PREFIX = "transformer."
+SCORE = "score.weight"
+TIED_HEAD = "lm_head.weight"
+# Causal masks that old files carry along. The only tensors that are passed over.
+MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """A tensor in a safetensors file; `name` is canonical, `key` is what the file calls it."""
+
+    name: str
+    file: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """Map the tensor from its file; the pages are given back when the tensor is let go."""
+        with _open(self.file) as handle:
+            return handle.get_tensor(self.key)  # type: ignore[no-any-return]
+
+
+def load_model(
+    base: Base, *, dtype: torch.dtype, device: torch.device, dropout: float = 0.0, seed: int = 0
+) -> GPT2:
+    """Return the model of `base` with weights of `dtype` on `device`; a `score` head stays fp32.
+
+    A file of that dtype is mapped, not read; any other is cast tensor by tensor, so that a bf16 model never
+    holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
+    everything that is missing, unexpected or misshapen.
+    """
+    stored = _catalogue(base)
+    with torch.device("meta"):
+        model = GPT2(base.shape, dropout)
+        if SCORE in stored and len(stored[SCORE].shape) == 2:
+            model.score = nn.Linear(base.shape.n_embd, stored[SCORE].shape[0], bias=False)
+    if base.folder:
+        _check_fit(base, stored, model)
+        tensors = _read_all(list(stored.values()), dtype)
+    else:
+        tensors = _draw_all(model, dtype, seed)
+    model.load_state_dict({name: tensor.to(device) for name, tensor in tensors}, assign=True)
+    model.compute_dtype = dtype
+    return model
+
+
+def read_weights(model: GPT2, base: Base) -> None:
+    """Read the weights of `base` into those of `model`, one tensor at a time. Raises WeightsError."""
+    stored = _catalogue(base)
+    _check_fit(base, stored, model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(stored[name].read())
+
+
+def base_digest(base: Base) -> str:
+    """Return the SHA-256 of a base's tensors: names without prefix, types, shapes and bytes.
+
+    It is the same for every layout of the same weights. Remembered by path, size and time of the files.
+    The digest of random weights is that of their name, from which they are made.
+    """
+    if base.folder is None:
+        return hashlib.sha256(base.name.encode()).hexdigest()
+    remembered = _digest_cache(weight_files(base))
+    with suppress(OSError, ValueError):
+        if re.fullmatch(r"[0-9a-f]{64}", digest := remembered.read_text(encoding="ascii")):
+            return digest
+    digest = _digest(_catalogue(base))
+    with suppress(OSError):
+        write_atomically(remembered, digest)
+    return digest
+
+
+def write_model(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    shape: Shape,
+    tokenizer: Tokenizer,
+    *,
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Write a model folder that `transformers` opens: configuration, weights, tokenizer.
+
+    `tensors` have canonical names (`GPT2.state_dict()`). With `labels`, the class names, it is a
+    GPT2ForSequenceClassification and `tensors` must hold its `score.weight`; else a GPT2LMHeadModel.
+    A new folder appears whole or not at all; in a folder that exists each file is replaced whole.
+    """
+    assert (labels is None) == (SCORE not in tensors), "class names and a score head belong together"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        staged = Path(scratch) / "model"
+        tokenizer.save(staged)
+        dtype = str(tensors["wte.weight"].dtype).removeprefix("torch.")
+        _write_json(staged / CONFIG, _config(shape, tokenizer.eos, dtype, labels))
+        if labels is None:
+            _write_json(staged / "generation_config.json", _special_ids(tokenizer.eos))
+        keys = {name: name if name == SCORE else PREFIX + name for name in tensors}
+        contiguous = {keys[name]: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, staged / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(staged / CONFIG, staged / WEIGHTS)  # safetensors makes its files private
+        _move(staged, folder)
+
+
+# Reading
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{file}: damaged or cut short: {error}", "fetch or write the file again"
+        ) from None
+
+
+def _catalogue(base: Base) -> dict[str, StoredTensor]:
+    """Return what the headers say, by canonical name, without masks and without a head that is tied."""
+    found: dict[str, StoredTensor] = {}
+    for file in weight_files(base):
+        with _open(file) as handle:
+            for key in handle.keys():  # noqa: SIM118 (not a dict)
+                name = key.removeprefix(PREFIX)
+                if MASKS.fullmatch(name):
+                    continue
+                if name in found:
+                    raise WeightsError(f"{base.label} holds {name} twice, as {found[name].key} and as {key}")
+                part = handle.get_slice(key)
+                found[name] = StoredTensor(
+                    name=name, file=file, key=key, dtype=part.get_dtype(), shape=tuple(part.get_shape())
+                )
+    if TIED_HEAD in found:
+        _check_tied(found.pop(TIED_HEAD), found.get("wte.weight"))
+    return found
+
+
+def _check_tied(head: StoredTensor, embedding: StoredTensor | None) -> None:
+    alike = embedding is not None and (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if not alike or embedding is None or not torch.equal(head.read(), embedding.read()):
+        raise WeightsError(
+            f"{head.file} has an {TIED_HEAD} that differs from wte.weight", "GPT-2's head is the embedding"
+        )
+
+
+def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> None:
+    """Compare the headers with the parameters of `model`. Raises one WeightsError for all that is wrong."""
+    expected = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    missing = [f"missing {name}" for name in expected.keys() - stored.keys()]
+    unexpected = [f"unexpected {stored[name].key}" for name in stored.keys() - expected.keys()]
+    misshapen = [
+        f"{name} is {stored[name].dtype} {stored[name].shape}, not floating-point {shape}"
+        for name, shape in expected.items()
+        if name in stored and (stored[name].shape != shape or stored[name].dtype not in DTYPES)
+    ]
+    if problems := [*sorted(missing), *sorted(unexpected), *misshapen]:
+        raise WeightsError(f"{base.label} does not fit its {CONFIG}: {'; '.join(problems)}")
+
+
+def _read_all(stored: Sequence[StoredTensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor as `dtype`, the head as fp32: mapped where it is stored so, else cast.
+
+    The pages of a file stay in memory as long as it is mapped, hence a mapping of its own for each tensor
+    that is cast, and the largest first, while there is little else.
+    """
+    wanted = {item.name: torch.float32 if item.name == SCORE else dtype for item in stored}
+    mapped = [item for item in stored if DTYPES[item.dtype] is wanted[item.name]]
+    for file in {item.file: None for item in mapped}:
+        with _open(file) as handle:
+            for item in mapped:
+                if item.file == file:
+                    yield item.name, handle.get_tensor(item.key)
+    to_cast = [item for item in stored if DTYPES[item.dtype] is not wanted[item.name]]
+    for item in sorted(to_cast, key=lambda item: prod(item.shape), reverse=True):
+        yield item.name, item.read().to(wanted[item.name])
+
+
+def _draw_all(model: GPT2, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield random weights, the same for every dtype, initialised as GPT-2's.
+
+    Normal with deviation 0.02; the projections into the residual stream are scaled by 1 / sqrt(2 n_layer)
+    (Radford et al. 2019, section 2.3).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    residual = 0.02 / (2 * model.shape.n_layer) ** 0.5
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            yield name, torch.zeros(parameter.shape, dtype=dtype)
+        elif parameter.ndim == 1:
+            yield name, torch.ones(parameter.shape, dtype=dtype)
+        else:
+            deviation = residual if name.endswith("c_proj.weight") else 0.02
+            yield name, torch.empty(parameter.shape).normal_(0, deviation, generator=generator).to(dtype)
+
+
+# Digest
+
+
+def _digest(stored: Mapping[str, StoredTensor]) -> str:
+    total = hashlib.sha256()
+    for name, item in sorted(stored.items()):
+        total.update(f"{name} {item.dtype} {list(item.shape)}\n".encode())
+        total.update(item.read().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _digest_cache(files: Sequence[Path]) -> Path:
+    facts = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return cache_folder() / "digests" / key
+
+
+# Writing
+
+
+def _special_ids(eos: int) -> dict[str, int]:
+    return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+
+
+def _config(shape: Shape, eos: int, dtype: str, labels: Sequence[str] | None) -> dict[str, Any]:
+    """Return a `config.json`: GPT2LMHeadModel, or with `labels` GPT2ForSequenceClassification."""
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel" if labels is None else "GPT2ForSequenceClassification"],
+        "dtype": dtype,
+        **asdict(shape),
+        **_special_ids(eos),
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+    }
+    if labels is None:
+        return config
+    return config | {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _move(staged: Path, folder: Path) -> None:
+    """Put the staged folder in place: by one rename, or file by file into a folder that exists."""
+    if not folder.exists():
+        staged.replace(folder)
+        return
+    for file in sorted(staged.iterdir()):
+        file.replace(folder / file.name)

@@ -1,0 +1,193 @@
+"""The same work as a user of transformers and peft would do it: a cell's process without our model.
+
+Random order, padded to the longest of each batch, language modelling over the whole vocabulary,
+autocast for bf16, AdamW, clipped gradients; LoRA on whole modules. Needs the extra `peer`.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
+from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
+from explora.core.bench.measurements import WARMUP_STEPS, Measurement, peft_modules
+from explora.core.bench.protocol import answer
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.flop import step_flop
+from explora.core.machine.facts import peak_memory_bytes
+
+AUTOCAST = {"off": torch.float32, "bf16": torch.bfloat16}
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Peer:
+    """A user's training loop."""
+
+    def __init__(self, request: Mapping[str, Any], run: TrainRun) -> None:
+        self.run, self.pad = run, request["pad"]
+        self.device, self.dtype = torch.device(run.runtime.device), AUTOCAST[run.runtime.amp]
+        self.model = _adapted(request["base"], run).to(self.device).train()
+        self.trained = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=run.optimizer.learning_rate, weight_decay=0.0, fused=True
+        )
+        self.clock = Clock(self.device)
+
+    def step(self, rows: Rows) -> None:
+        """Take one optimizer step on these rows."""
+        enabled = self.dtype is not torch.float32
+        batch = {name: value.to(self.device) for name, value in collate(rows, self.pad).items()}
+        with self.clock.phase("forward"), torch.autocast(self.device.type, self.dtype, enabled=enabled):
+            loss = self.model(**batch).loss
+        with self.clock.phase("backward"):
+            loss.backward()
+        with self.clock.phase("optimizer"):
+            nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.clip or float("inf"))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def measure(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Train on the rows of the request (see `reference`) and return the Measurement as JSON data.
+
+    `first_loss` is that of our definition on the first batch, in fp32 and without the adapter.
+    """
+    baseline, run = peak_memory_bytes(), TrainRun.from_json(request["run"])
+    torch.set_num_threads(run.runtime.threads or torch.get_num_threads())
+    torch.manual_seed(run.training.seed)
+    peer = Peer(request, run)
+    for batch in request["batches"][:WARMUP_STEPS]:
+        peer.step(batch)
+    peer.clock.seconds.clear()
+    rows = [row for batch in request["batches"][WARMUP_STEPS:] for row in batch]
+    batches = list(shuffled(rows, run.training.batch_size, run.training.seed))
+    started = time.perf_counter()
+    for batch in batches:
+        peer.step(batch)
+    seconds, phases = time.perf_counter() - started, dict(peer.clock.seconds)
+    peak, first_loss = device_peak_bytes(peer.device), _first_loss(peer.model, request)
+    sizes = _sizes(peer)
+    longest = request["batches"][0]
+    watching = watching_bytes()
+    tensors = tensor_parts(peer.model, [peer.optimizer], peer.clock, lambda: peer.step(longest))
+    tokens = sum(row["tokens"] for row in rows)
+    return Measurement(
+        steps=len(batches),
+        examples=len(rows),
+        tokens=tokens,
+        seconds=seconds,
+        forward=phases["forward"],
+        backward=phases["backward"],
+        optimizer=phases["optimizer"],
+        flop=step_flop(_shape(peer.model.config), run.method, tokens, _head_tokens(request, rows)),
+        peak_memory_bytes=peak,
+        baseline_memory_bytes=baseline,
+        parts=memory_parts(tensors, peer.model, [peer.optimizer], watching),
+        matrix_peak=matrix_peak(peer.dtype, peer.device),
+        **sizes,
+        first_loss=first_loss,
+        rows="",
+    ).to_json()
+
+
+def _sizes(peer: Peer) -> dict[str, int]:
+    """Return the parameters that are trained, those of the base, and the bytes of what is saved."""
+    trainable = sum(value.numel() for value in peer.trained)
+    total = sum(value.numel() for value in peer.model.parameters()) - trainable
+    return {"trainable": trainable, "total": total, "checkpoint_bytes": _saved_bytes(peer.model)}
+
+
+def _head_tokens(request: Mapping[str, Any], rows: Rows) -> int:
+    """How many tokens must meet the whole head; a cloze needs two of its rows only."""
+    if request["candidates"]:
+        return 0
+    return sum(label >= 0 for row in rows for label in row["labels"])
+
+
+def _adapted(base: str, run: TrainRun) -> Any:
+    """Load the base as fp32 with the run's dropout, and let peft put its adapters in."""
+    rate = run.training.dropout
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
+    )
+    config = peft.LoraConfig(
+        r=run.method.rank,
+        lora_alpha=round(run.method.scale * run.method.rank),
+        lora_dropout=run.method.lora_dropout,
+        target_modules=peft_modules(run.method.targets),
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
+    )
+    if run.runtime.grad_checkpoint:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    return peft.get_peft_model(model, config)
+
+
+def collate(rows: Rows, pad: int) -> dict[str, Tensor]:
+    """Return input_ids, attention_mask and labels, each (B, T), padded on the right to the longest."""
+    width = max(len(row["ids"]) for row in rows)
+
+    def padded(values: Iterator[list[int]], filler: int) -> Tensor:
+        return torch.tensor([value + [filler] * (width - len(value)) for value in values])
+
+    return {
+        "input_ids": padded((row["ids"] for row in rows), pad),
+        "attention_mask": padded(([1] * len(row["ids"]) for row in rows), 0),
+        "labels": padded((row["labels"] for row in rows), -100),
+    }
+
+
+def shuffled(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
+    """Yield batches of the rows in random order, as a plain data loader does."""
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    for start in range(0, len(order), size):
+        yield [rows[row] for row in order[start : start + size]]
+
+
+@torch.no_grad()
+def _first_loss(model: Any, request: Mapping[str, Any]) -> float:
+    """Our loss by the other stack: for a cloze the cross-entropy over the label words' logits alone."""
+    rows = request["batches"][0]
+    model.eval()
+    batch = {name: value.to(model.device) for name, value in collate(rows, request["pad"]).items()}
+    with model.disable_adapter():
+        output = model(**batch)
+    if request["candidates"] is None:
+        return float(output.loss)
+    last = torch.tensor([len(row["ids"]) - 2 for row in rows])  # the answer is the last token
+    candidates = torch.tensor(request["candidates"])
+    logits = output.logits.cpu()[torch.arange(len(rows)), last][:, candidates]
+    answers = torch.tensor([request["candidates"].index(row["ids"][-1]) for row in rows])
+    return float(F.cross_entropy(logits, answers))
+
+
+def _saved_bytes(model: Any) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        return (Path(folder) / "adapter_model.safetensors").stat().st_size
+
+
+def _shape(config: Any) -> Shape:
+    return Shape(
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        n_positions=config.n_positions,
+        vocab_size=config.vocab_size,
+    )
+
+
+if __name__ == "__main__":
+    answer(measure)

@@ -1,0 +1,258 @@
+"""A whole bench: cell after cell, then what they learn, and what it adds up to. It prints nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.bench.lessons import Learned, Lesson
+from explora.core.bench.measurements import Cell, Contender, Measurement, varying
+from explora.core.bench.other_load import OtherLoad
+from explora.core.bench.plan import LEARNING_SECONDS, START_SECONDS, Plan
+from explora.core.bench.protocol import ask
+from explora.core.bench.rows import Row, summarise
+from explora.core.bench.shared_rows import sample, write_sample
+from explora.core.bench.standings import Group, Standing, groups_of
+from explora.core.bench.verdict import verdict
+from explora.core.config.run_config import DataConfig
+from explora.core.machine.facts import describe_machine
+from explora.core.machine.malloc import TUNABLES
+from explora.core.runs.assemble import make_task
+from explora.core.runtime.resolve import resolve_runtime
+from explora.core.tasks.contract import Example
+from explora.errors import TrainingError, UsageError
+
+CELL = "explora.core.bench.cell_process"
+REFERENCE = "explora.core.bench.peer_reference"
+PEER = "explora.core.bench.peer_process"
+QUALITY = "explora.core.bench.lesson_process"
+SAME_LOSS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellDone:
+    """A cell ended: how many of how many, whose, and its speed or why it failed.
+
+    A contender that failed is not run again: `is_new` says that it failed just now.
+    """
+
+    done: int
+    cells: int
+    contender: str
+    repeat: int
+    tokens_per_second: float
+    error: str
+    is_new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LessonDone:
+    """A training ended: how many of how many, whose, and what it gave, or why it failed."""
+
+    done: int
+    lessons: int
+    contender: str
+    learned: Learned | None
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All rows, the machine, and the verdict, one sentence each."""
+
+    rows: list[Row]
+    machine: dict[str, Any]
+    verdict: list[str]
+
+
+class Bench:
+    """A bench under way: iterate `measure()`, then `learn()` where the plan says so; then see `result()`.
+
+    Opens base and data once, so that what is wrong with them is said before any cell starts. `scratch` is
+    an empty folder for what the processes share.
+    """
+
+    def __init__(self, plan: Plan, scratch: Path) -> None:
+        plan.check()
+        self.base, examples = _survey(plan)
+        self.scratch, self.examples = scratch, len(examples)
+        self.plan = _on_this_machine(plan)
+        self.groups = groups_of(self.plan)
+        self.varying = varying(self.plan.settings)
+        self.data = _shared_data(examples, plan, scratch / "data")
+        self.done, self.load = 0, OtherLoad()
+        self.busy_elsewhere = 0.0
+
+    def called(self, contender: Contender) -> str:
+        """Return the name of a contender, with what is not the same for all of its setting."""
+        setting = contender.setting.described(self.varying)
+        return f"{contender.name}, {setting}" if setting else contender.name
+
+    # speed and memory
+
+    def measure(self) -> Iterator[CellDone]:
+        """Every contender once, then all again, every second time in reverse.
+
+        Without a number of steps the repeats end when time is up, so that a machine that others slow down
+        midway keeps nobody waiting; every contender runs at least once.
+        """
+        started, self.load = time.monotonic(), OtherLoad()
+        turns = [(group, each) for group in self.groups for each in group.standings]
+        for repeat in range(self.plan.repeats):
+            for group, standing in turns[::-1] if repeat % 2 else turns:
+                if repeat and self._time_is_up(time.monotonic() - started):
+                    return
+                yield self._cell_done(group, standing, repeat)
+
+    def _time_is_up(self, seconds: float) -> bool:
+        """Whether a machine that became slow would keep somebody waiting who asked for nothing special."""
+        return self.plan.steps is None and not self.plan.peer and seconds > self.plan.most_seconds
+
+    def _cell_done(self, group: Group, standing: Standing, repeat: int) -> CellDone:
+        is_new = not standing.error
+        if is_new:
+            self._measure(group, standing)
+        self.done, self.busy_elsewhere = self.done + 1, self.load.processors()
+        last = standing.found[-1] if standing.found else None
+        return CellDone(
+            done=self.done,
+            cells=self.plan.cells,
+            contender=self.called(standing.contender),
+            repeat=repeat + 1,
+            tokens_per_second=last.tokens / last.seconds if last else 0.0,
+            error=standing.error,
+            is_new=is_new,
+        )
+
+    def _measure(self, group: Group, standing: Standing) -> None:
+        try:
+            if standing is group.peer:
+                self._measure_peer(group, standing)
+            else:
+                self._measure_own(group, standing)
+        except TrainingError as error:
+            standing.error = error.message
+
+    def _measure_own(self, group: Group, standing: Standing) -> None:
+        """The first cell of a group that ends decides how many steps its others take."""
+        found = Measurement.from_json(ask(CELL, self._cell(group, standing.contender).to_json(), TUNABLES))
+        earlier = [other.found[0].rows for other in group.own if other.found]
+        if earlier and earlier[0] != found.rows:
+            raise TrainingError("it read other rows than the first method, so they are not comparable")
+        group.steps = found.steps
+        standing.found.append(found)
+
+    def _cell(self, group: Group, contender: Contender) -> Cell:
+        run = dataclasses.replace(contender.run, data=self.data)
+        return Cell(run=run, length=contender.length, steps=group.steps, seconds=self.plan.cell_seconds)
+
+    def _measure_peer(self, group: Group, standing: Standing) -> None:
+        if group.steps is None:
+            raise TrainingError("there is nothing of ours to compare it with")
+        if not group.reference:
+            cell = self._cell(group, standing.contender)
+            group.reference = ask(REFERENCE, {"cell": cell.to_json(), "folder": str(self.scratch / "base")})
+        run = standing.contender.run
+        found = Measurement.from_json(ask(PEER, {"run": run.to_json(), **group.reference}))
+        ours = group.reference["loss"]
+        if not abs(found.first_loss - ours) <= SAME_LOSS:
+            raise TrainingError(
+                f"not compared: its loss on the first batch is {found.first_loss:.6f}, ours {ours:.6f} (fp32)"
+            )
+        standing.found.append(found)
+
+    # what is learned
+
+    def lessons(self) -> tuple[int, float]:
+        """Return how many trainings there will be, and about how many seconds they take, scores apart."""
+        timed = [(self.lesson_steps(group), each) for group in self.groups for each in group.timed]
+        return len(timed), sum(steps * each.step_seconds + START_SECONDS for steps, each in timed)
+
+    def lesson_steps(self, group: Group) -> int:
+        """As asked, or as many as fit into the time of a group, at most the epochs of the task."""
+        if self.plan.lesson_steps is not None:
+            return self.plan.lesson_steps
+        training = group.own[0].contender.run.training
+        whole = training.epochs * math.ceil(self.examples / training.batch_size)
+        seconds = sum(each.step_seconds for each in group.timed)
+        return max(1, min(whole, int(LEARNING_SECONDS / len(self.groups) / max(seconds, 1e-9))))
+
+    def learn(self) -> Iterator[LessonDone]:
+        """Train the fastest of each group first: its time is what the others get. Failures are no scores."""
+        done, (lessons, _) = 0, self.lessons()
+        for group in self.groups:
+            steps, seconds = self.lesson_steps(group), None
+            for standing in group.timed:
+                error = _teach(standing, steps, seconds)
+                if standing.learned and seconds is None:
+                    seconds = standing.learned.equal_steps.seconds
+                done += 1
+                yield LessonDone(
+                    done=done,
+                    lessons=lessons,
+                    contender=self.called(standing.contender),
+                    learned=standing.learned,
+                    error=error,
+                )
+
+    def result(self) -> Result:
+        """Return what has been found. Raises TrainingError when no cell could be measured."""
+        standings = [each for group in self.groups for each in group.standings]
+        if not any(standing.found for standing in standings):
+            first = standings[0]
+            raise TrainingError(f"no cell could be measured; {first.contender.name}: {first.error}")
+        rows = summarise([each for group in self.groups for each in group.outcomes()], self.base.label)
+        machine = {**describe_machine(), "busy_elsewhere": round(self.busy_elsewhere, 2)}
+        said = verdict(rows, machine)
+        if self.done < self.plan.cells:
+            said.append(f"Time was up after {self.done} of {self.plan.cells} cells.")
+        return Result(rows=rows, machine=machine, verdict=said)
+
+
+def _teach(standing: Standing, steps: int, seconds: float | None) -> str:
+    """Train one contender; returns why it failed, if it did."""
+    lesson = Lesson(run=standing.contender.run, steps=steps, seconds=seconds)
+    try:
+        standing.learned = Learned.from_json(ask(QUALITY, lesson.to_json(), TUNABLES))
+    except TrainingError as error:
+        return error.message
+    return ""
+
+
+def _survey(plan: Plan) -> tuple[Base, Sequence[Example]]:
+    """Open base and rows of the first run. Raises UsageError, DataError or WeightsError."""
+    run = plan.contenders[0].run
+    base = open_base(run.model)
+    context = base.shape.n_positions
+    for length in {each.length for each in plan.contenders if each.length is not None}:
+        if length > context:
+            raise UsageError(f"--lengths {length}: {base.label} reads at most {context} tokens")
+    tokenizer = base_tokenizer(base, run.tokenizer)
+    task = make_task(run.task, tokenizer, run.encoding, run.method.method, context, run.training.seed)
+    return base, task.load(run.data, "train").examples
+
+
+def _on_this_machine(plan: Plan) -> Plan:
+    """Resolve every runtime once, so that all cells that ask for the same get the same."""
+    runtimes = {each.run.runtime for each in plan.contenders}
+    resolved = {runtime: resolve_runtime(runtime) for runtime in runtimes}
+    contenders = [
+        dataclasses.replace(each, run=dataclasses.replace(each.run, runtime=resolved[each.run.runtime]))
+        for each in plan.contenders
+    ]
+    return dataclasses.replace(plan, contenders=tuple(contenders))
+
+
+def _shared_data(examples: Sequence[Example], plan: Plan, folder: Path) -> DataConfig:
+    """Plain text is a mapped file, which costs nobody anything; of anything else a sample is written out."""
+    first = plan.contenders[0].run
+    if first.task == "text":
+        return first.data
+    by_size = {each.run.training.batch_size: each.run for each in plan.contenders}
+    return write_sample(sample(examples, list(by_size.values())), folder)

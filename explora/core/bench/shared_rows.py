@@ -1,0 +1,42 @@
+"""The rows that every cell reads: a sample of the data, so that its size is nobody's time or memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from explora.core.config.run_config import DataConfig, TrainRun
+from explora.core.data.batching import WINDOW, epoch_batches
+from explora.core.data.splits import Row
+from explora.core.tasks.contract import Example
+
+
+def sample(examples: Sequence[Example], runs: Sequence[TrainRun]) -> list[Row]:
+    """Return the rows of the first 64 batches of the training of each run, and one of each label.
+
+    The batch that takes most memory is among them: it is the first.
+    """
+    lengths = [len(example.ids) for example in examples]
+    chosen = [
+        number
+        for training in (run.training for run in runs)
+        for batch in islice(epoch_batches(lengths, training.batch_size, training.seed, epoch=0), WINDOW)
+        for number in batch
+    ]
+    a_label = {example.label: number for number, example in enumerate(examples)}
+    return [examples[number].row for number in dict.fromkeys([*chosen, *a_label.values()])]
+
+
+def write_sample(rows: Sequence[Row], folder: Path) -> DataConfig:
+    """Write rows as a data folder of their own; its dev split, which no cell looks at, is one of them."""
+    folder.mkdir()
+    _write(folder / "train.jsonl", rows)
+    _write(folder / "dev.jsonl", rows[:1])
+    return DataConfig(data=str(folder))
+
+
+def _write(file: Path, rows: Iterable[Row]) -> None:
+    with file.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row.values, ensure_ascii=False) + "\n" for row in rows)

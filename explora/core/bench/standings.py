@@ -1,0 +1,102 @@
+"""Who stands where in a bench under way: contenders, and groups of those that are compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from explora.core.bench.lessons import Learned
+from explora.core.bench.measurements import Contender, Measurement
+from explora.core.bench.plan import Plan
+from explora.core.bench.rows import Outcome
+from explora.errors import UsageError
+
+PEERS = ("transformers", "peft")
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """A contender and what is known of it so far."""
+
+    contender: Contender
+    found: list[Measurement] = field(default_factory=list)
+    error: str = ""
+    learned: Learned | None = None
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a timed step, the median of the cells."""
+        return median(each.seconds / each.steps for each in self.found)
+
+
+@dataclass(kw_only=True)
+class Group:
+    """The contenders of one setting, and what they share.
+
+    `steps` is how many each of their cells times; `reference` what the peer starts from, empty until known.
+    """
+
+    own: list[Standing]
+    peer: Standing | None
+    steps: int | None
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def standings(self) -> list[Standing]:
+        """All; the peer last: it needs to know how many steps there are."""
+        return [*self.own, *([self.peer] if self.peer else [])]
+
+    @property
+    def timed(self) -> list[Standing]:
+        """Ours that did not fail, the fastest first."""
+        return sorted(
+            (each for each in self.own if each.found and not each.error), key=lambda each: each.step_seconds
+        )
+
+    def outcomes(self) -> list[Outcome]:
+        """Return how it stands with each."""
+        return [
+            Outcome(
+                contender=each.contender,
+                found=tuple(each.found),
+                error=each.error or None,
+                reference_loss=self.reference.get("loss") if each is self.peer else None,
+                learned=each.learned,
+            )
+            for each in self.standings
+        ]
+
+
+def groups_of(plan: Plan) -> list[Group]:
+    """Return the contenders by setting. Raises UsageError for a peer that cannot be."""
+    members = [[each for each in plan.contenders if each.setting == setting] for setting in plan.settings]
+    return [
+        Group(
+            own=[Standing(contender=each) for each in group],
+            peer=Standing(contender=_peer_of(group)) if plan.peer else None,
+            steps=plan.steps,
+        )
+        for group in members
+    ]
+
+
+def _peer_of(group: Sequence[Contender]) -> Contender:
+    """Return the LoRA contender of the middle rank on transformers and peft."""
+    lora = sorted(
+        (each for each in group if each.run.method.method == "lora"), key=lambda each: each.run.method.rank
+    )
+    if not lora:
+        raise UsageError("--peer is compared with LoRA", "leave lora among the --methods")
+    middle = lora[len(lora) // 2]
+    if middle.run.task == "sentiment":
+        raise UsageError("--peer knows no sentiment: its fresh head cannot start from the same weights")
+    if middle.run.runtime.amp == "fp16":
+        raise UsageError("--peer runs in fp32 or bf16", "--amp off or --amp bf16")
+    if missing := [name for name in PEERS if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"--peer needs {' and '.join(missing)}", "pip install 'explora[peer]'")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PEERS]
+    return Contender(run=middle.run, length=middle.length, stack=" + ".join(versions))

@@ -1,0 +1,1 @@
+"""What a run is: models, methods and tasks by name, the settings, and which value wins. Light: no torch."""

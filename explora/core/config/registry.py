@@ -1,0 +1,188 @@
+"""Everything known by name: models, methods, tasks. Light: implementations are strings.
+
+To add a task, a method or a model size, add a row here and the file it names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The shape of a GPT-2: all that its parameter count depends on (HF field names)."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int = 1024
+    vocab_size: int = 50257
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """A model known by a short name: where the hub keeps it and its shape."""
+
+    hub_id: str
+    shape: Shape
+
+
+EMBEDDED = "embedded"
+
+MODELS: dict[str, ModelRow] = {
+    "gpt2": ModelRow(hub_id="openai-community/gpt2", shape=Shape(n_layer=12, n_head=12, n_embd=768)),
+    "gpt2-medium": ModelRow(
+        hub_id="openai-community/gpt2-medium", shape=Shape(n_layer=24, n_head=16, n_embd=1024)
+    ),
+    "gpt2-large": ModelRow(
+        hub_id="openai-community/gpt2-large", shape=Shape(n_layer=36, n_head=20, n_embd=1280)
+    ),
+    "gpt2-xl": ModelRow(hub_id="openai-community/gpt2-xl", shape=Shape(n_layer=48, n_head=25, n_embd=1600)),
+    "distilgpt2": ModelRow(hub_id="distilbert/distilgpt2", shape=Shape(n_layer=6, n_head=12, n_embd=768)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """A way to train: `implementation` supplies `apply(model, config)` and, where it can, `merge(model)`.
+
+    `settings` are the fields of `run_config.MethodConfig` that it obeys. `trains_base` says that the base
+    weights themselves move, so that they are kept in fp32 and the result is a whole model folder rather
+    than an adapter.
+    """
+
+    summary: str
+    implementation: str
+    settings: tuple[str, ...] = ()
+    trains_base: bool = False
+
+
+METHODS: dict[str, MethodRow] = {
+    "lora": MethodRow(
+        summary="low-rank adapters beside frozen weights (Hu et al. 2021)",
+        implementation="explora.core.methods.lora",
+        settings=("rank", "alpha", "lora_dropout", "targets", "layers"),
+    ),
+    "full": MethodRow(
+        summary="every weight is trained",
+        implementation="explora.core.methods.full",
+        trains_base=True,
+    ),
+    "last-linear": MethodRow(
+        summary="only a fresh linear head on the frozen model",
+        implementation="explora.core.methods.last_linear",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRow:
+    """A task family: the columns of its files, and its defaults by method.
+
+    `defaults` are values of `explora.core.config.run_config` fields, by flat field name; `by_method` refines
+    them, its learning rates for a width of 768. `refused` maps a method that makes no sense here to the
+    reason.
+    """
+
+    summary: str
+    implementation: str
+    columns: tuple[str, ...]
+    label: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+PARAPHRASE_TEMPLATE = 'Is "{sentence1}" a paraphrase of "{sentence2}"? Answer "yes" or "no": '
+
+TASKS: dict[str, TaskRow] = {
+    "paraphrase": TaskRow(
+        summary="do two sentences mean the same? (cloze: the model answers yes or no)",
+        implementation="explora.core.tasks.paraphrase:Paraphrase",
+        columns=("sentence1", "sentence2"),
+        label="label",
+        aliases={"is_duplicate": "label", "Quality": "label", "#1 String": "sentence1"}
+        | {"#2 String": "sentence2", "question1": "sentence1", "question2": "sentence2"},
+        defaults={
+            "template": PARAPHRASE_TEMPLATE,
+            "label_words": ("yes", "no"),
+            "targets": ("key", "value"),
+            "epochs": 3,
+            "batch_size": 16,
+            "max_length": 256,
+        },
+        by_method={
+            "lora": {"learning_rate": 4e-4},
+            "full": {"learning_rate": 1e-4},
+            "last-linear": {"learning_rate": 1e-3},
+        },
+    ),
+    "sentiment": TaskRow(
+        summary="which of several classes does a text belong to? (a linear head on the last token)",
+        implementation="explora.core.tasks.sentiment:Sentiment",
+        columns=("sentence",),
+        label="label",
+        aliases={"sentiment": "label", "text": "sentence"},
+        defaults={
+            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
+            "epochs": 3,
+            "batch_size": 16,
+            "max_length": 512,
+        },
+        by_method={
+            "lora": {"learning_rate": 1e-3},
+            "full": {"learning_rate": 1e-4},
+            "last-linear": {"learning_rate": 1e-2, "epochs": 10},
+        },
+    ),
+    "sonnet": TaskRow(
+        summary="continue a poem from its first lines",
+        implementation="explora.core.tasks.sonnet:Sonnet",
+        columns=("text",),
+        defaults={
+            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
+            "epochs": 10,
+            "batch_size": 8,
+            "max_length": 512,
+        },
+        by_method={"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-4}},
+        refused={
+            "last-linear": "a sonnet is written by the tied language-model head; "
+            "a fresh linear head over the whole vocabulary would have to learn every word anew"
+        },
+    ),
+    "text": TaskRow(
+        summary="language modelling on plain text: adapt a base to your own, or train one",
+        implementation="explora.core.tasks.text:Text",
+        columns=("text",),
+        defaults={
+            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
+            "epochs": 3,
+            "batch_size": 8,
+            "max_length": 512,
+        },
+        by_method={"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-4}},
+        refused={"last-linear": "language modelling uses the tied head, not a fresh one"},
+    ),
+}
+
+# target -> (module of a block, part of the fused c_attn or None for the whole module)
+TARGETS: dict[str, tuple[str, int | None]] = {
+    "query": ("attn.c_attn", 0),
+    "key": ("attn.c_attn", 1),
+    "value": ("attn.c_attn", 2),
+    "c_attn": ("attn.c_attn", None),
+    "attn-out": ("attn.c_proj", None),
+    "mlp-up": ("mlp.c_fc", None),
+    "mlp-down": ("mlp.c_proj", None),
+}
+
+
+def load_implementation(reference: str) -> Any:
+    """Import `package.module` or `package.module:name` and return it."""
+    module, _, name = reference.partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, name) if name else loaded

@@ -1,0 +1,1 @@
+"""Rows from files, known data sets and standard input; batches of them."""

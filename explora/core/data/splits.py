@@ -1,0 +1,208 @@
+"""Rows of a task's files, with the file and line of each, and the split that a file stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from explora.core.config.registry import TASKS, TaskRow
+from explora.core.config.run_config import DataConfig
+from explora.core.data import documents, known_datasets, poems, tables, text_files
+from explora.core.data.tables import ID, Record
+from explora.errors import DataError, UsageError, did_you_mean
+
+SPLITS = ("train", "dev", "test")
+DEV_SHARE = 0.1
+
+_TABLE_SUFFIXES = (".csv", ".tsv")
+_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_SUFFIXES = (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES, ".txt", ".xz", ".gz")
+
+# CS224N's sonnets: whole poems where there are some, not the first lines of the same ones.
+_COURSE_SONNETS = {
+    "train": ("sonnets.txt",),
+    "dev": ("TRUE_sonnets_held_out_dev.txt",),
+    "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One example: where it stands and its values by canonical column, the label absent when unlabelled."""
+
+    file: str
+    line: int
+    id: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a file or a split, and a message for each bad row that was left out."""
+
+    rows: list[Row]
+    skipped: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFile:
+    """The file of a split; not `whole` when train and dev both come from it.
+
+    `pinned` files belong to a data set known by name: nobody can mend them.
+    """
+
+    file: str
+    whole: bool = True
+    pinned: bool = False
+
+
+def read_table(source: str, task: str, config: DataConfig) -> Table:
+    """Read the rows of `task` in a file, or in standard input for "-".
+
+    Raises DataError for a file that cannot be read and for the first bad row; with `config.skip_bad`
+    bad rows are left out and reported in `skipped`.
+    """
+    file = text_files.name_of(source)
+    rows, skipped = [], []
+    for record in _records(source, task, config):
+        if not isinstance(record, DataError):
+            line, values = record
+            name = values.pop(ID, "") or str(line)
+            rows.append(Row(file=file, line=line, id=name, values=values))
+        elif config.skip_bad:
+            skipped.append(record.message)
+        else:
+            raise record
+    if not rows:
+        raise DataError("no rows" if not skipped else f"no good row; the first: {skipped[0]}", file=file)
+    return Table(rows=rows, skipped=skipped)
+
+
+def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
+    """Read the rows of a split: "train", "dev" or "test".
+
+    Where train and dev share a file, a tenth of its rows (at least one), chosen by `seed`, is dev; both
+    keep the file's order. Bad rows of a data set known by name are always left out and reported. Raises
+    DataError where the split has no file, and for unlabelled train rows.
+    """
+    found = find_split(task, config, split)
+    if found.pinned:  # Quora's file has three empty questions
+        config = dataclasses.replace(config, skip_bad=True)
+    table = read_table(found.file, task, config)
+    if not found.whole:
+        table = Table(rows=_part(table.rows, split, seed, found.file), skipped=table.skipped)
+    label = TASKS[task].label
+    if split == "train" and label and label not in table.rows[0].values:
+        hint = f"name the column: --columns {label}=NAME"
+        raise DataError(f"no column {label!r}: there is nothing to learn from", hint, file=found.file)
+    return table
+
+
+def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
+    """Return the file that a split of `config` is in.
+
+    `config.data` without a separator is first a known name (known_datasets.py), then a path: `./quora` is the
+    folder, `quora` the data set. Without `config.data` it is the package's samples. Raises DataError.
+    """
+    if config.data == text_files.STDIN:
+        raise UsageError(
+            "--data -: rows that a run is made of are read again, which standard input cannot be",
+            "write them to a file; explora eval TASK --data - can score them",
+        )
+    if split == "dev" and config.dev is not None:
+        return SplitFile(file=config.dev)
+    path, pinned = _root(task, config.data)
+    if path.is_dir():
+        return SplitFile(file=str(_file_of(path, task, split)), pinned=pinned)
+    if not path.exists() and config.data == path.stem:  # a bare word
+        raise DataError(
+            f"{config.data!r} is no data set, file or folder"
+            f"{did_you_mean(config.data, known_datasets.SOURCES)}",
+            f"known data sets: {', '.join(known_datasets.SOURCES)}; files and folders by their path",
+        )
+    text_files.check_is_file(path)
+    if split == "test":
+        hint = f"score the whole file with explora eval {task} --data {path}"
+        raise DataError("one file has a train and a dev split, but no test split", hint, file=str(path))
+    return SplitFile(file=str(path), whole=config.dev is not None, pinned=pinned)
+
+
+def _root(task: str, data: str | None) -> tuple[Path, bool]:
+    """Return the folder or file of the data, and whether it was fetched and is pinned."""
+    if data is None:
+        return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task, False
+    if data in known_datasets.SOURCES:
+        located = known_datasets.locate(data)
+        return located.path, located.fetched
+    return Path(data), False
+
+
+def _file_of(folder: Path, task: str, split: str) -> Path:
+    """Return the one file of a folder whose name has the split as a word, else as a part of one."""
+    files = (item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
+    names = sorted(item.name for item in files if item.suffix.lower() in _SUFFIXES)
+    if task == "sonnet" and "sonnets.txt" in names:
+        course = [name for name in _COURSE_SONNETS[split] if name in names]
+        if course:
+            return folder / course[0]
+    word = re.compile(rf"(?<![a-z]){split}(?![a-z])", re.IGNORECASE)
+    found = [n for n in names if word.search(n)] or [n for n in names if split in n.lower()]
+    if len(found) == 1:
+        return folder / found[0]
+    there = ", ".join(found or names) or "no data file"
+    problem = f"one file with {split!r} in its name is expected, {len(found)} found; there are: {there}"
+    hint = f"explora eval {task} --data FILE" if split == "test" else "--data FILE --dev FILE"
+    raise DataError(problem, f"name the file: {hint}", file=str(folder))
+
+
+def _part(rows: list[Row], split: str, seed: int, file: str) -> list[Row]:
+    if len(rows) < 2:
+        raise DataError("one row cannot be both train and dev", "name a dev file: --dev FILE", file=file)
+    dev = dev_indices(len(rows), seed)
+    return [row for index, row in enumerate(rows) if (index in dev) == (split == "dev")]
+
+
+def dev_indices(count: int, seed: int) -> frozenset[int]:
+    """Choose the tenth of `count` rows (at least one) that is dev; the same for a seed on every machine."""
+    ranked = sorted(range(count), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    return frozenset(ranked[: max(1, round(count * DEV_SHARE))])
+
+
+def _records(source: str, task: str, config: DataConfig) -> Iterator[Record | DataError]:
+    """Yield the records of a source in whichever format it has."""
+    row = TASKS[task]
+    suffix = Path(source).suffix.lower()
+    if task == "text" and suffix not in (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES):
+        yield from ((line, {"text": text}) for line, text in documents.numbered_documents(source))
+        return
+    file, text = text_files.name_of(source), text_files.read_text(source)
+    lines = io.StringIO(text, newline="").readlines()
+    if suffix in _JSONL_SUFFIXES or (suffix not in _TABLE_SUFFIXES and tables.is_jsonl(text)):
+        yield from _as_poems(tables.parse_jsonl(lines, row, config.columns, file), task)
+    elif task == "sonnet" and suffix not in _TABLE_SUFFIXES:
+        yield from poems.parse_poems(lines, file)
+    else:
+        yield from _as_poems(_delimited(lines, row, config, file, suffix), task)
+
+
+def _delimited(
+    lines: list[str], row: TaskRow, config: DataConfig, file: str, suffix: str
+) -> Iterator[Record | DataError]:
+    msr = config.format == "msr" or tables.is_msr(lines[0])
+    delimiter = "\t" if msr or suffix == ".tsv" else tables.delimiter_of(lines)
+    return tables.parse_delimited(lines, row, config.columns, file, delimiter=delimiter, quoted=not msr)
+
+
+def _as_poems(records: Iterator[Record | DataError], task: str) -> Iterator[Record | DataError]:
+    """Give the poems of a table the form of those of a text."""
+    for record in records:
+        if task == "sonnet" and not isinstance(record, DataError):
+            line, values = record
+            record = line, values | {"text": poems.poem(values["text"].split("\n"))}
+        yield record

@@ -1,0 +1,1 @@
+"""Closed forms, without torch: parameters, file sizes, memory and floating-point operations."""

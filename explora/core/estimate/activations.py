@@ -1,0 +1,214 @@
+"""What a training step makes besides weights, gradients and optimizer state: closed forms, without torch.
+
+A block has two halves, attention and feed-forward. Each line is a tensor of `model.py`, `attention.py`,
+`products.py` or `methods/lora.py`, in bytes: where one of them changes, its line changes with it. A test
+compares them with what autograd keeps.
+
+Shapes: B rows, T tokens, N = B T, C = n_embd, H = n_head, r an adapter's rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from explora.core.config.registry import TARGETS, Shape
+from explora.core.config.run_config import MethodConfig
+from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+
+# attention.py: up to so many keys, by bytes of a number, plain products replace torch's fused kernel; up to
+# so many they keep the probabilities.
+PLAIN_UP_TO = {2: 512, 4: 128}
+KEPT_UP_TO = 128
+MAPPED_FROM = 32 << 20  # as in allocating.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half:
+    """Bytes of one half of a block: what autograd keeps, by name, and what the backward pass adds at most.
+
+    `passes` says that a gradient flows out of its lower end, so that something below may be kept.
+    """
+
+    kept: dict[str, int]
+    backward: int
+    passes: bool
+
+    @property
+    def size(self) -> int:
+        """All that is kept."""
+        return sum(self.kept.values())
+
+    @property
+    def in_heap(self) -> int:
+        """What of it glibc keeps in its heap; larger pieces are mapped, each for itself."""
+        return sum(size for size in self.kept.values() if size < MAPPED_FROM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A micro-batch on a model: all that the size of activations depends on.
+
+    `number` is the bytes of a number in the compute dtype; `one_position`: the task asks for one position a
+    row, so that the last block computes nothing else; `checkpointed`: what blocks keep is all made again, and
+    for that nothing else is; `plain_up_to`: as the runtime has it.
+    """
+
+    shape: Shape
+    method: MethodConfig
+    batch_size: int
+    length: int
+    number: int
+    dropout: float
+    one_position: bool
+    checkpointed: bool = False
+    plain_up_to: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.batch_size * self.length
+
+    @property
+    def states(self) -> int:
+        """Bytes of hidden states, (B, T, C)."""
+        return self.tokens * self.shape.n_embd * self.number
+
+    @property
+    def scores(self) -> int:
+        """Bytes of attention scores, (B, H, T, T)."""
+        return self.tokens * self.length * self.shape.n_head * self.number
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether attention is made of plain products."""
+        limit = PLAIN_UP_TO[self.number] if self.plain_up_to is None else self.plain_up_to
+        return self.length <= limit
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the base itself is trained."""
+        return self.method.method == "full"
+
+    def is_trained(self, layer: int) -> bool:
+        """Whether anything in a block is trained."""
+        first, last = self.method.layers or (0, self.shape.n_layer - 1)
+        return self.is_full or (self.method.method == "lora" and first <= layer <= last)
+
+    def is_asked_once(self, layer: int) -> bool:
+        """Whether a block computes only one position a row after its keys and values."""
+        return self.one_position and layer == self.shape.n_layer - 1
+
+
+def attention(work: Work, layer: int, passes: bool) -> Half:
+    """Return the first half of a block; `passes`: its input needs a gradient."""
+    once = work.is_asked_once(layer)
+    rows = work.batch_size if once else work.tokens
+    is_fused = not (once or work.is_plain or work.dropout)
+    projected = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
+    kept = _norm(work, work.tokens, passes or _makes_again(work, projected)) | projected
+    if passes or kept:
+        kept |= _attended(work, once)
+    kept |= _product(work, layer, "attn.c_proj", rows, input_is_kept=not (is_fused and kept))
+    if passes or kept:
+        kept |= _dropped(work, rows)
+    # Beside an adapter's gradients there is the norm's output, made again.
+    again = work.states if _makes_again(work, projected) and not work.is_full else 0
+    backward = _attention_backward(work, once) + again
+    return Half(kept=kept, backward=backward, passes=passes or bool(kept))
+
+
+def feed_forward(work: Work, layer: int, passes: bool) -> Half:
+    """Return the second half of a block; `passes`: its input needs a gradient."""
+    rows = work.batch_size if work.is_asked_once(layer) else work.tokens
+    states = rows * work.shape.n_embd * work.number
+    up = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
+    down = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
+    kept = _norm(work, rows, passes or _makes_again(work, up)) | up
+    if passes or kept or down:
+        kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
+    # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
+    backward = (1 + 4 + 4) * states
+    if work.is_full:
+        half = work.number if work.number < FLOAT32_BYTES else 0
+        gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
+        backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
+    return Half(kept=kept, backward=backward, passes=passes or bool(kept))
+
+
+def frozen_forward(work: Work) -> int:
+    """Return what a block needs while it computes, where nothing of it is kept.
+
+    Embedded tokens, the block's input, its norm and the projection, copied, with two sets of scores; or the
+    first two, what attention gave, their sum, its norm, and gelu's input and output.
+    """
+    if work.is_plain:
+        return max((3 + 3 + 3) * work.states + 2 * work.scores + _mask(work), (5 + 4 + 4) * work.states)
+    return (5 + 4 + 4) * work.states
+
+
+def _makes_again(work: Work, product: dict[str, int]) -> bool:
+    """Whether a trained product wants the norm's output, which is then made again from its input."""
+    return bool(product) and not work.checkpointed and not work.method.lora_dropout
+
+
+def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
+    """What a norm keeps: its input with mean and deviation, and its weights where they were cast."""
+    if not is_needed:
+        return {}
+    width = work.shape.n_embd
+    casts = 2 * width if work.is_full and work.number < FLOAT32_BYTES else 0
+    return {"norm": (rows * (width + 2) + casts) * work.number}
+
+
+def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> dict[str, int]:
+    """A trained product keeps its input, unless that is made again or kept anyway; an adapter also x A^T."""
+    fan_in, fan_out = block_modules(work.shape.n_embd)[module]
+    is_cast = work.number < FLOAT32_BYTES
+    kept = {f"{module}'s input": rows * fan_in * work.number if input_is_kept else 0}
+    if work.is_full:
+        return kept
+    parts = [part for target in work.method.targets for name, part in (TARGETS[target],) if name == module]
+    if not (work.is_trained(layer) and parts):
+        return {}
+    rank = work.method.rank * len(parts)
+    span = fan_out if parts[0] is None else fan_out // 3
+    kept |= {f"{module}'s x A^T": rows * rank * work.number}
+    kept |= {f"{module}'s A and B": rank * (fan_in + span) * work.number if is_cast else 0}
+    if work.method.lora_dropout:
+        kept |= {f"{module}'s dropout": rows * fan_in * work.number}  # the mask, beside what it leaves:
+        kept[f"{module}'s input"] = rows * fan_in * work.number
+    return kept
+
+
+def _attended(work: Work, once: bool) -> dict[str, int]:
+    """What softmax(Q K^T) V keeps, by the way it is computed."""
+    if once:  # keys and values are copied, or kept beside the queries
+        plain = work.number < FLOAT32_BYTES and work.is_plain
+        return {"query, key, value": (2 if plain else 3) * work.states}
+    if work.dropout:  # probabilities, what falls out, what is left; long rows are computed in fp32
+        wide = 1 if work.is_plain else FLOAT32_BYTES // work.number
+        return {"query, key, value": 3 * wide * work.states, "probabilities": 3 * wide * work.scores}
+    if work.is_plain:
+        kept = work.length <= KEPT_UP_TO
+        return {"query, key, value": 3 * work.states, "probabilities": work.scores if kept else 0}
+    normalisers = work.tokens * work.shape.n_head * FLOAT32_BYTES
+    return {"query, key, value": 3 * work.states, "attended": work.states + normalisers}
+
+
+def _dropped(work: Work, rows: int) -> dict[str, int]:
+    return {"dropout": rows * work.shape.n_embd * work.number} if work.dropout else {}
+
+
+def _attention_backward(work: Work, once: bool) -> int:
+    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores."""
+    if once:
+        return 8 * work.states
+    if not work.is_plain or work.dropout:
+        return 9 * work.states + (2 * work.scores if work.dropout else 0)
+    again = 0 if work.length <= KEPT_UP_TO else work.scores + _mask(work)
+    return max(6 * work.states + 2 * work.scores + again, 9 * work.states + work.scores)
+
+
+def _mask(work: Work) -> int:
+    return work.length * work.length * work.number

@@ -1,0 +1,109 @@
+"""Which batch size, accumulation and checkpointing fit into a memory budget, with the same rows to a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.memory import RUNTIME_BYTES, Memory, predict
+
+# Products of at least so many rows are about as fast as larger ones: down to there, smaller batches cost less
+# time than checkpointing, which computes a third more.
+EFFICIENT_TOKENS = 512
+HEADROOM = 0.1  # kept free: predictions were up to a tenth too low (benchmarks/results/memory.md)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A run in some portions, the tokens of its longest rows, and the memory it takes."""
+
+    run: TrainRun
+    length: int
+    memory: Memory
+
+    @property
+    def needs(self) -> int:
+        """The bytes that it should have: what is predicted, and the headroom."""
+        return round(self.memory.peak * (1 + HEADROOM))
+
+    @property
+    def options(self) -> str:
+        """What to give to `train`."""
+        training = self.run.training
+        words = f"--batch-size {training.batch_size} --accumulate {training.accumulate}"
+        return words + (" --grad-checkpoint" if self.run.runtime.grad_checkpoint else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortage:
+    """A run will need more bytes than it can have; `choice` is what would fit, None where nothing does."""
+
+    needed: int
+    limit: int
+    choice: Choice | None
+
+
+def find_shortage(
+    run: TrainRun, shape: Shape, length: int, *, classes: int | None, resident: int, available: int
+) -> Shortage | None:
+    """Compare a run that is about to take its first step with what it can have; None where that is enough.
+
+    `resident` is what the process has taken by now, `available` what it may still take, in bytes.
+    """
+    loaded = predict(run, shape, length, classes=classes)
+    runtime = max(loaded.runtime, resident - loaded.weights)  # the rows are in it
+    needed, limit = loaded.peak - loaded.runtime + runtime, resident + available
+    if needed <= limit:
+        return None
+    choice = fit(run, shape, length, limit, classes=classes, runtime=runtime)
+    return Shortage(needed=needed, limit=limit, choice=choice)
+
+
+def fit(
+    run: TrainRun,
+    shape: Shape,
+    length: int,
+    budget: int,
+    *,
+    classes: int | None = None,
+    runtime: int = RUNTIME_BYTES,
+) -> Choice | None:
+    """Return the fastest choice for which `budget` bytes are enough, None where none is; see `predict`."""
+    choices = _choices(run, shape, length, classes, runtime)
+    return next((choice for choice in choices if choice.needs <= budget), None)
+
+
+def least(
+    run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int = RUNTIME_BYTES
+) -> Choice:
+    """Return the choice that takes least memory."""
+    return min(_choices(run, shape, length, classes, runtime), key=lambda choice: choice.memory.peak)
+
+
+def _choices(run: TrainRun, shape: Shape, length: int, classes: int | None, runtime: int) -> Iterator[Choice]:
+    """Yield what the run may be instead, the fastest first; no batch is larger than one before it."""
+    rows = run.training.batch_size * run.training.accumulate
+    for size in range(rows, 0, -1):
+        if rows % size:
+            continue
+        for checkpointing in _checkpointing(run, size // 2 * length):
+            changed = _changed(run, size, checkpointing)
+            memory = predict(changed, shape, length, classes=classes, runtime=runtime)
+            yield Choice(run=changed, length=length, memory=memory)
+
+
+def _checkpointing(run: TrainRun, tokens_of_half: int) -> tuple[bool, ...]:
+    """Return what to try before half the batch: only without it while that is better."""
+    if run.runtime.grad_checkpoint:
+        return (True,)
+    return (False,) if tokens_of_half >= EFFICIENT_TOKENS else (False, True)
+
+
+def _changed(run: TrainRun, batch_size: int, checkpointing: bool) -> TrainRun:
+    accumulate = run.training.batch_size * run.training.accumulate // batch_size
+    training = dataclasses.replace(run.training, batch_size=batch_size, accumulate=accumulate)
+    runtime = dataclasses.replace(run.runtime, grad_checkpoint=checkpointing)
+    return dataclasses.replace(run, training=training, runtime=runtime)

@@ -1,0 +1,25 @@
+"""How many floating-point operations a training step needs: closed forms, without torch."""
+
+from __future__ import annotations
+
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import MethodConfig
+
+
+def step_flop(shape: Shape, method: MethodConfig, tokens: int, head_tokens: int) -> float:
+    """Return the FLOP of the matrix products with the weights, for `tokens` real tokens.
+
+    2 for each weight and token forward, 2 for the gradient of its input from the lowest trained block up,
+    2 for its own gradient where the base is trained (Kaplan et al. 2020, section 2.1). `head_tokens` of
+    them meet the tied head over the whole vocabulary. Adapters (about 1 %) and attention scores (3 % at 256
+    tokens of GPT-2) are left out, so that the figure depends on nothing but tokens.
+    """
+    block = 2.0 * 12 * shape.n_embd**2 * tokens  # c_attn 3, c_proj 1, c_fc 4, c_proj 4
+    head = 2.0 * shape.vocab_size * shape.n_embd * head_tokens
+    forward = shape.n_layer * block + head
+    if method.method == "last-linear":
+        return forward
+    if method.method == "full":
+        return 3 * forward
+    lowest = method.layers[0] if method.layers else 0
+    return forward + (shape.n_layer - lowest) * block + head

@@ -1,0 +1,234 @@
+"""How much memory a training takes at its peak: closed forms, without torch.
+
+The tensors of a step are added up at every moment at which they may be most: at the loss, at both halves of
+each block on the way back, and at the embeddings. The peak is the largest sum, and its parts are those of
+that moment. Reading the weights takes less: the largest come first, and each is cast for itself. Measured
+against: benchmarks/results/memory.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from math import prod
+
+from explora.core.config.registry import TASKS, Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.activations import Half, Work, attention, feed_forward, frozen_forward
+from explora.core.estimate.parameters import (
+    FLOAT32_BYTES,
+    Tensors,
+    base_tensors,
+    block_modules,
+    head_classes,
+    trained_tensors,
+)
+
+# Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
+RUNTIME_BYTES = 310 << 20
+NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
+# Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, and of a block that
+# is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
+HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED = 0.1, 1.5
+LOGITS_AT_ONCE, FEWEST_ROWS = 1 << 22, 128  # as in cross_entropy.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes at the moment when they are most, by what they are for."""
+
+    runtime: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    temporaries: int
+    holes: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moment:
+    """What changes during a step."""
+
+    gradients: int = 0
+    activations: int = 0
+    temporaries: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.gradients + self.activations + self.temporaries
+
+
+def predict(
+    run: TrainRun,
+    shape: Shape,
+    length: int,
+    *,
+    classes: int | None = None,
+    runtime: int = RUNTIME_BYTES,
+    evaluates: bool = True,
+) -> Memory:
+    """Predict the peak of training a run, its amp resolved, on rows of `length` tokens.
+
+    `shape` is the base's; `classes` is how many sentiment tells apart (default: SST's five); `runtime` is
+    what Python and torch take, where that has been measured; `evaluates`: dev rows are read as well, in
+    batches of twice the size.
+    """
+    head = head_classes(run.task, run.method.method, classes)
+    step = _Step(run, shape, length, head, 2 if evaluates else 1)
+    most = max(step.moments(), key=lambda moment: moment.size)
+    return Memory(
+        runtime=runtime,
+        weights=step.weights(),
+        gradients=most.gradients,
+        optimizer=step.optimizer(),
+        activations=most.activations,
+        temporaries=most.temporaries,
+        holes=step.holes(),
+    )
+
+
+class _Step:
+    """One micro-batch of a run, through the model and back."""
+
+    def __init__(self, run: TrainRun, shape: Shape, length: int, head: int, read_at_once: int) -> None:
+        self.run, self.shape, self.head = run, shape, head
+        self.work = Work(
+            shape=shape,
+            method=run.method,
+            batch_size=run.training.batch_size,
+            length=length,
+            number=NUMBER_BYTES[run.runtime.amp],
+            dropout=run.training.dropout,
+            one_position=TASKS[run.task].label is not None,
+            checkpointed=run.runtime.grad_checkpoint,
+            plain_up_to=run.runtime.plain_attention,
+        )
+        self.trained = trained_tensors(shape, run.method, head)
+        self.embedding = shape.vocab_size * shape.n_embd
+        self.blocks = _blocks(self.work)
+        # What reads without keeping: frozen blocks, and evaluation, in batches of so many times the size.
+        many = replace(self.work, batch_size=read_at_once * self.work.batch_size)
+        reads = read_at_once > 1 or not self.work.is_trained(0)
+        self.reading = frozen_forward(many) if reads else 0
+
+    def weights(self) -> int:
+        """Frozen ones in the compute dtype, trained ones in fp32; see GPT2.pack for the second copies."""
+        base = sum(prod(size) for size in base_tensors(self.shape).values())
+        if self.work.is_full:
+            return FLOAT32_BYTES * (base + self.head * self.shape.n_embd)
+        matrices = sum(prod(size) for size in block_modules(self.shape.n_embd).values() if len(size) == 2)
+        twice = self.run.runtime.amp == "bf16" and not self.run.runtime.grad_checkpoint
+        copied = sum(block[1].passes for block in self.blocks) if twice else 0
+        return self.work.number * (base + copied * matrices) + FLOAT32_BYTES * _size(self.trained)
+
+    def optimizer(self) -> int:
+        """AdamW's two moments; Muon's one for the matrices of the blocks."""
+        moments = 0
+        for name, size in self.trained.items():
+            by_muon = self.run.optimizer.optimizer == "muon" and name.startswith("h.") and len(size) == 2
+            moments += prod(size) * (1 if by_muon else 2)
+        return FLOAT32_BYTES * moments
+
+    def moments(self) -> Iterator[_Moment]:
+        """Yield what there is at each moment that may be the largest."""
+        yield _Moment(temporaries=self.reading)
+        yield self._at_loss()
+        yield from self._backward()
+        if self.work.is_full:
+            yield self._at_embeddings()
+
+    def holes(self) -> int:
+        """What glibc has got back and cannot use again."""
+        passed = [block for block in self.blocks if block[1].passes]
+        if self.run.runtime.grad_checkpoint:
+            again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
+            return round(HOLES_OF_RECOMPUTED * again)
+        return round(HOLES_BESIDE_KEPT * sum(half.in_heap for block in passed for half in block))
+
+    @property
+    def _answers(self) -> int:
+        """At how many positions the task looks."""
+        return self.work.batch_size if self.work.one_position else self.work.tokens
+
+    def _at_loss(self) -> _Moment:
+        """The states of the answers and, in language modelling, their gradient and chunks of the logits."""
+        number, vocabulary = self.work.number, self.shape.vocab_size
+        answers = self._answers * self.shape.n_embd * number
+        kept = self._kept(self.shape.n_layer) + answers
+        if self.work.one_position:
+            return self._moment(kept, answers, above=self.shape.n_layer)
+        half = number if number < FLOAT32_BYTES else 0
+        rows = min(self._answers, max(FEWEST_ROWS, LOGITS_AT_ONCE // vocabulary))
+        # Logits and probabilities in fp32; from the second chunk on beside what is left of the one before.
+        numbers = 2 * FLOAT32_BYTES + (FLOAT32_BYTES + half if rows < self._answers else 0)
+        logits = rows * vocabulary * numbers
+        weight = self.embedding * (number + half) if self.work.is_full else 0
+        return self._moment(kept, 3 * answers + logits + weight, above=self.shape.n_layer)
+
+    def _kept(self, layers: int) -> int:
+        """What is kept of the first blocks, or with checkpointing their inputs alone."""
+        if self.run.runtime.grad_checkpoint:
+            return self.work.states * sum(second.passes for _, second in self.blocks[:layers])
+        return sum(half.size for block in self.blocks[:layers] for half in block)
+
+    def _backward(self) -> Iterator[_Moment]:
+        """The halves of the blocks from the last one down, while a gradient passes.
+
+        With checkpointing what a block keeps is computed again, all but its input, and is a temporary.
+        """
+        for layer in reversed(range(self.shape.n_layer)):
+            first, second = self.blocks[layer]
+            for half, size in ((second, first.size + second.size), (first, first.size)):
+                if not half.passes:
+                    continue
+                if self.run.runtime.grad_checkpoint:
+                    again = max(0, size - self.work.states) + half.backward
+                    yield self._moment(self._kept(layer + 1), again, above=layer + 1)
+                else:
+                    yield self._moment(self._kept(layer) + size, half.backward, above=layer + 1)
+
+    def _at_embeddings(self) -> _Moment:
+        """All gradients are there but the embedding's: the lookup's, beside that of the whole tied head."""
+        numbers = self.embedding + self.work.tokens * self.shape.n_embd
+        return self._moment(0, FLOAT32_BYTES * numbers + self.work.states, above=0)
+
+    def _moment(self, activations: int, temporaries: int, *, above: int) -> _Moment:
+        """Add the gradients of the blocks from `above` on, and the tied head's, which waits for the end.
+
+        Where the head is looked at in a few rows, its gradient waits as these.
+        """
+        blocks = sum(prod(size) for name, size in self.trained.items() if _layer(name) >= above)
+        if self.run.training.accumulate > 1:
+            blocks = _size(self.trained)
+        tied = self.work.is_full and not self.work.one_position
+        return _Moment(
+            gradients=FLOAT32_BYTES * blocks,
+            activations=activations,
+            temporaries=temporaries + (FLOAT32_BYTES * self.embedding if tied else 0),
+        )
+
+
+def _blocks(work: Work) -> list[tuple[Half, Half]]:
+    blocks: list[tuple[Half, Half]] = []
+    passes = work.is_full
+    for layer in range(work.shape.n_layer):
+        first = attention(work, layer, passes)
+        second = feed_forward(work, layer, first.passes)
+        blocks.append((first, second))
+        passes = second.passes
+    return blocks
+
+
+def _layer(name: str) -> int:
+    """Return the block of a tensor, -1 for what lies outside of them."""
+    return int(name.split(".")[1]) if name.startswith("h.") else -1
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(prod(size) for size in tensors.values())

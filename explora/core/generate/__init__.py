@@ -1,0 +1,1 @@
+"""Continue prompts: decoding with a key-value cache, and sampling."""

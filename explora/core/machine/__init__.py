@@ -1,0 +1,1 @@
+"""What the machine offers and what this process takes. Light: no torch."""

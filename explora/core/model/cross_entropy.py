@@ -1,0 +1,75 @@
+"""Cross-entropy over the tied head in chunks, so that the (N, V) logits never exist.
+
+Loss and gradient of a chunk are computed in one pass, forward: what is kept for the backward pass is the
+gradient of the hidden states (N, C), and that of the embedding (V, C) where it is trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from explora.core.model.onednn import product
+
+LOGITS_AT_ONCE = 1 << 22  # elements of one chunk's logits: 16 MiB in fp32, which a large cache holds
+FEWEST_ROWS = 128  # of a chunk, so that its products stay efficient whatever the vocabulary
+
+
+class _TiedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
+        head = weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(hidden), rows):
+            part, target = hidden[start : start + rows], targets[start : start + rows]
+            log_probabilities = F.log_softmax(product(part, head.t()).float(), dim=-1)
+            total += F.nll_loss(log_probabilities, target, reduction="sum")
+            if grad_hidden is None and grad_weight is None:
+                continue
+            grad = log_probabilities.exp_()
+            grad[torch.arange(len(target), device=grad.device), target] -= 1
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[start : start + rows] = product(grad, head)
+            if grad_weight is not None:
+                grad_weight += product(grad.t(), part)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            None if grad_hidden is None else grad_hidden.mul_(scale.to(grad_hidden.dtype)),
+            None if grad_weight is None else grad_weight.mul_(scale),
+            None,
+        )
+
+
+def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy, in nats, of targets (N,) under softmax(hidden weight^T).
+
+    hidden: (N, C); weight: the tied embedding, (V, C).
+    """
+    total: Tensor = _TiedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    return total
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each of N targets, (N,), without gradients and in the same chunks."""
+    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
+    head = weight.to(hidden.dtype)
+    with torch.no_grad():
+        parts = [
+            F.cross_entropy(product(part, head.t()).float(), target, reduction="none")
+            for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+        ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

@@ -1,0 +1,316 @@
+"""GPT-2 on one page (Radford et al. 2019), with the names of Hugging Face's GPT-2.
+
+The model returns hidden states; `logits` is asked only for the positions and the vocabulary rows that a
+task needs. Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, S cached tokens.
+
+Precision: weights that are trained stay fp32 and are cast where they are used, frozen ones are stored in
+`compute_dtype` and the cast is free. The residual stream is in `compute_dtype`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from explora.core.config.registry import Shape
+from explora.core.machine.malloc import return_freed_memory
+from explora.core.model.attention import attend, causal_attention, plain_is_faster
+from explora.core.model.gelu import gelu
+from explora.core.model.onednn import affine, pack, packed_affine
+from explora.core.model.recompute import checkpointed, recomputed
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the first `depth` blocks made of some tokens, with which the model can go on in place of ids.
+
+    states: (B, T, C), of a single row (T, C); T is 1 where only one position a row is asked for.
+    """
+
+    states: Tensor
+    depth: int
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is (in, out), as GPT-2 stores it."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(fan_in, fan_out))
+        self.bias = nn.Parameter(torch.empty(fan_out))
+        self.transposed: Tensor | None = None  # of a packed weight, where a gradient passes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        rows = x.reshape(-1, x.shape[-1])
+        if self.weight.is_mkldnn:
+            y = packed_affine(rows, self.weight, self.bias, self.transposed)
+        else:
+            y = affine(rows, self.weight, self.bias)
+        return y.view(*x.shape[:-1], -1)
+
+    def pack(self, *, passes_gradient: bool) -> None:
+        """Store the frozen weight as products read it fastest, a second time if a gradient passes."""
+        packed = pack(self.weight)
+        if packed is None:
+            return
+        self.transposed = pack(self.weight.t()) if passes_gradient else None
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with scale and shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last dimension."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPSILON)
+
+
+class Cache:
+    """Keys and values of the tokens read so far; each row has its own length, the rest is masked.
+
+    Prompts are padded on the right: the first token that is decoded overwrites the first pad.
+    """
+
+    def __init__(self, shape: Shape, rows: int, capacity: int, dtype: torch.dtype, device: torch.device):
+        size = (shape.n_layer, rows, shape.n_head, capacity, shape.n_embd // shape.n_head)
+        self.keys = torch.zeros(size, dtype=dtype, device=device)  # (L, B, H, S, D)
+        self.values = torch.zeros(size, dtype=dtype, device=device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,)
+        self.span = 0  # the longest row
+        self.even = True  # all rows have the same length
+
+    def advance(self, lengths: Tensor) -> None:
+        """Set how many tokens of each row (B,) count."""
+        self.lengths = lengths
+        self.span = int(lengths.max())
+        self.even = int(lengths.min()) == self.span
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but these rows."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.advance(self.lengths[rows])
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new token a row, (B, H, 1, D), and return all up to it, (B, H, S, D)."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.even:
+            keys[:, :, self.span] = key[:, :, 0]
+            values[:, :, self.span] = value[:, :, 0]
+        else:
+            rows = torch.arange(len(key), device=key.device)
+            keys[rows, :, self.lengths] = key[:, :, 0].to(keys.dtype)
+            values[rows, :, self.lengths] = value[:, :, 0].to(values.dtype)
+        return keys[:, :, : self.span + 1], values[:, :, : self.span + 1]
+
+    def mask(self) -> Tensor | None:
+        """Return which stored tokens a row's new token sees, (B, 1, 1, S), or None for all."""
+        if self.even:
+            return None
+        seen = torch.arange(self.span + 1, device=self.lengths.device) <= self.lengths[:, None]
+        return seen[:, None, None, :]
+
+
+class Attention(nn.Module):
+    """Masked multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.layer, self.dropout = shape.n_head, layer, dropout
+        self.plain_up_to: int | None = None  # tokens; see attention.plain_is_faster
+        self.c_attn: nn.Module = Conv1D(shape.n_embd, 3 * shape.n_embd)
+        self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or to (B, 1, C) where only one position a row is asked for."""
+        batch, length, width = x.shape
+        projected = self.c_attn(x)  # (B, T, 3 C)
+        dropout = self.dropout if self.training else 0.0
+        parts = projected.view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        mask = None
+        if cache is not None and cache.span > 0:
+            mask = cache.mask()
+            key, value = cache.extend(self.layer, key, value)
+        elif cache is not None:
+            cache.keys[self.layer, :, :, :length] = key
+            cache.values[self.layer, :, :, :length] = value
+        if positions is not None:
+            query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
+            mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
+        plain = plain_is_faster(projected, length, self.plain_up_to)
+        if query.shape[2] == key.shape[2] and dropout == 0 and plain:
+            return self.c_proj(causal_attention(projected, self.heads))  # type: ignore[no-any-return]
+        attended = attend(query.to(key.dtype), key, value, mask, dropout, self.plain_up_to).to(x.dtype)
+        return self.c_proj(attended.transpose(1, 2).reshape(batch, -1, width))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block; GPT-2's GELU is the tanh approximation."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.c_fc: nn.Module = Conv1D(shape.n_embd, 4 * shape.n_embd)
+        self.c_proj: nn.Module = Conv1D(4 * shape.n_embd, shape.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        hidden = self.c_fc(x)  # (B, T, 4 C)
+        bent, kept = gelu(hidden), hidden.detach()
+        with recomputed(bent, lambda: gelu(kept)):
+            return self.c_proj(bent)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(shape.n_embd)
+        self.attn = Attention(shape, layer, dropout)
+        self.ln_2 = LayerNorm(shape.n_embd)
+        self.mlp = MLP(shape)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or to the (B, 1, C) of `positions`."""
+        normed, kept = self.ln_1(x), x.detach()
+        with recomputed(normed, lambda: self.ln_1(kept)):
+            attended = self.attn(normed, positions, cache)
+        if positions is not None:
+            x = x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)  # (B, 1, C)
+        x = x + self.drop(attended)
+        normed, middle = self.ln_2(x), x.detach()
+        with recomputed(normed, lambda: self.ln_2(middle)):
+            transformed: Tensor = x + self.drop(self.mlp(normed))
+        return transformed
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    # nn.Embedding's own initialisation costs a second on the meta device, and is overwritten anyway.
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
+    return embedding
+
+
+class GPT2(nn.Module):
+    """GPT-2 without a separate head: `logits` uses the tied embedding, `score` is a task's own head."""
+
+    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.compute_dtype = torch.float32
+        self.grad_checkpoint = False
+        self.wte = _embedding(shape.vocab_size, shape.n_embd)
+        self.wpe = _embedding(shape.n_positions, shape.n_embd)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(shape, layer, dropout) for layer in range(shape.n_layer))
+        self.ln_f = LayerNorm(shape.n_embd)
+        self.score: nn.Linear | None = None
+        self.packed_head: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.wte.weight.device
+
+    def forward(
+        self, inputs: Tensor | Features, positions: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Return the hidden states (B, T, C) of token ids (B, T), rows padded on the right, or of features.
+
+        With `positions` (B,), only those of one position a row, (B, 1, C): the last block computes nothing
+        else. With an empty `cache` the keys and values are kept there; with a filled one, T = 1 and the
+        token follows what is cached.
+        """
+        if isinstance(inputs, Features):
+            x, first = inputs.states, inputs.depth
+        else:
+            x, first = self._embed(inputs, cache), 0
+        x = self._through(x, first, len(self.h), positions, cache)
+        final: Tensor = self.ln_f(x)
+        return final
+
+    def features(self, input_ids: Tensor, depth: int, positions: Tensor | None = None) -> Features:
+        """Run the first `depth` blocks alone; `positions` count where these are all blocks."""
+        x = self._embed(input_ids, None)
+        return Features(self._through(x, 0, depth, positions, None), depth)
+
+    def _embed(self, input_ids: Tensor, cache: Cache | None) -> Tensor:
+        start = cache.lengths[:, None] if cache is not None else 0
+        place = start + torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,) or (B, T)
+        embedded: Tensor = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
+        return embedded
+
+    def _through(
+        self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """Map (B, T, C) through the blocks from `first` to before `end`."""
+        last = len(self.h) - 1
+        for layer in range(first, end):
+            block, asked = self.h[layer], positions if layer == last else None
+            if self.grad_checkpoint and self.training:
+                x = checkpointed(block, x, asked, cache)
+            else:
+                x = block(x, asked, cache)
+        return x
+
+    def limit_plain_attention(self, tokens: int | None) -> None:
+        """Let attention be plain products up to so many tokens; see `attention.plain_is_faster`."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.plain_up_to = tokens
+
+    def frozen_depth(self) -> int:
+        """Return how many blocks lie below everything that is trained; 0 where the embeddings are trained."""
+        if self.wte.weight.requires_grad or self.wpe.weight.requires_grad:
+            return 0
+        for layer, block in enumerate(self.h):
+            if any(value.requires_grad for value in block.parameters()):
+                return layer
+        return len(self.h)
+
+    def pack(self, *, twice: bool) -> None:
+        """Store frozen weights in the blocks as products read them fastest; for good, and in no file.
+
+        Blocks that a gradient passes need each weight `twice`, and are left as they are otherwise.
+        """
+        frozen = self.frozen_depth()
+        for layer, block in enumerate(self.h):
+            passes_gradient = layer >= frozen
+            if passes_gradient and not twice:
+                return
+            for module in block.modules():
+                if isinstance(module, Conv1D) and not module.weight.requires_grad:
+                    module.pack(passes_gradient=passes_gradient)
+            return_freed_memory()  # or the holes of 340 MB of GPT-2's weights stay to the end
+
+    def pack_head(self) -> None:
+        """Keep a second copy of the frozen tied head as products read it fastest: each token reads it all."""
+        self.packed_head = pack(self.wte.weight.t())
+
+    def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""
+        if rows is None and self.packed_head is not None:
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            return packed_affine(flat, self.packed_head, None, None).view(*hidden.shape[:-1], -1).float()
+        if rows is None:
+            return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
+        # Sparse, as the gradient of a few rows waits for that of the embedding, (V, C), which takes it in.
+        words = F.embedding(rows, self.wte.weight, sparse=True)
+        return F.linear(hidden.float(), words.float())
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Return the fp32 class logits of the `score` head, (..., classes)."""
+        assert self.score is not None, "the task added no score head"
+        return self.score(hidden.float())  # type: ignore[no-any-return]

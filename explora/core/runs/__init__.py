@@ -1,0 +1,1 @@
+"""Whole runs: train, open, evaluate and merge them, and what their folders hold."""

@@ -1,0 +1,216 @@
+"""The only place that assembles base, method, adapter and task into something that runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.weights import (
+    Base,
+    base_digest,
+    base_tokenizer,
+    load_model,
+    open_base,
+    read_weights,
+    write_model,
+)
+from explora.core.config.registry import METHODS, TASKS, load_implementation
+from explora.core.config.run_config import EncodingConfig, MethodConfig, TrainRun
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.adapter import (
+    Header,
+    from_peft,
+    read_adapter,
+    write_adapter,
+)
+from explora.core.runtime.resolve import DTYPES, set_seed
+from explora.core.tasks.contract import Setting, Split, Task
+from explora.core.training.checkpoint import trained_tensors
+from explora.errors import UsageError
+
+FULL_HEADER = "explora.json"
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A model ready to train or to answer, with the task, tokenizer and base it belongs to.
+
+    `header` says what was trained, None for a base alone; `label` is how to call it in output; `source` is
+    the folder it was opened from, None for a base by name and while training.
+    """
+
+    model: GPT2
+    task: Task
+    task_name: str
+    tokenizer: Tokenizer
+    base: Base
+    method: MethodConfig
+    encoding: EncodingConfig
+    header: Header | None
+    label: str
+    source: Path | None = None
+
+    def settle(self) -> None:
+        """Freeze the model, for answers alone: no gradient, no merging, no saving after this."""
+        self.model.requires_grad_(False).pack(twice=False)
+
+
+def method_module(method: MethodConfig) -> ModuleType:
+    """Return the module that implements a method."""
+    module: ModuleType = load_implementation(METHODS[method.method].implementation)
+    return module
+
+
+def make_task(
+    name: str,
+    tokenizer: Tokenizer,
+    encoding: EncodingConfig,
+    method: str,
+    context: int,
+    seed: int,
+    labels: tuple[str, ...] = (),
+) -> Task:
+    """Build a task of the registry."""
+    setting = Setting(
+        tokenizer=tokenizer, encoding=encoding, method=method, context=context, seed=seed, labels=labels
+    )
+    task: Task = load_implementation(TASKS[name].implementation)(setting)
+    return task
+
+
+def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
+    """Return a session at step 0 of a run whose runtime is resolved, and its train and dev splits.
+
+    `tokenizer` is the one trained for a base from scratch. The data is read before the weights, so that a
+    bad row costs no waiting.
+    """
+    base = _scratch(run) if run.from_scratch else open_base(run.model)
+    tokenizer = tokenizer or base_tokenizer(base, run.tokenizer)
+    set_seed(run.training.seed)
+    task = make_task(
+        run.task, tokenizer, run.encoding, run.method.method, base.shape.n_positions, run.training.seed
+    )
+    train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
+    if (beyond := layers_beyond(run.method, base)) is not None:
+        raise UsageError(f"--layers names {beyond}")
+    model = _load(base, run)
+    add_head(model, task)
+    method_module(run.method).apply(model, run.method)
+    model.pack(twice=run.runtime.amp == "bf16" and not run.runtime.grad_checkpoint)
+    header = Header(
+        task=run.task,
+        method=run.method,
+        base="" if base.folder is not None and Path(run.model).exists() else base.name,
+        base_digest=base_digest(base),
+        encoding=run.encoding,
+        labels=task.labels,
+    )
+    session = Session(
+        model=model,
+        task=task,
+        task_name=run.task,
+        tokenizer=tokenizer,
+        base=base,
+        method=run.method,
+        encoding=run.encoding,
+        header=header,
+        label=base.label,
+    )
+    return session, train, dev
+
+
+def _scratch(run: TrainRun) -> Base:
+    assert run.from_scratch is not None
+    return Base(name="from-scratch", folder=None, shape=run.from_scratch, label="from scratch")
+
+
+def layers_beyond(method: MethodConfig, base: Base) -> str | None:
+    """Say which blocks a method wants that the base does not have; None where it has them all."""
+    if method.layers is None or method.layers[1] < base.shape.n_layer:
+        return None
+    return (
+        f"blocks {method.layers[0]}-{method.layers[1]} of a base that has blocks 0-{base.shape.n_layer - 1}"
+    )
+
+
+def _load(base: Base, run: TrainRun) -> GPT2:
+    """Load the weights: frozen ones in the compute dtype, those that will be trained in fp32."""
+    compute = DTYPES[run.runtime.amp]
+    stored = torch.float32 if METHODS[run.method.method].trains_base else compute
+    device = torch.device(run.runtime.device)
+    model = load_model(
+        base,
+        dtype=stored,
+        device=device,
+        dropout=run.training.dropout,
+        seed=run.training.seed if run.from_scratch else 0,
+    )
+    model.compute_dtype = compute
+    model.limit_plain_attention(run.runtime.plain_attention)
+    return model
+
+
+def add_head(model: GPT2, task: Task) -> None:
+    """Give the model the fresh `score` head that its task trains, if any."""
+    classes = task.head_classes()
+    if classes is None:
+        return
+    model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
+    nn.init.normal_(model.score.weight, std=0.02)
+
+
+def save_trained(session: Session, folder: Path, best_step: int) -> None:
+    """Write what was trained: a PEFT adapter, or a whole Hugging Face folder for full fine-tuning."""
+    assert session.header is not None
+    header = dataclasses.replace(session.header, best_step=best_step)
+    if METHODS[session.method.method].trains_base:
+        write_trained_model(session, folder)
+        (folder / FULL_HEADER).write_text(header.to_json() + "\n", encoding="utf-8")
+        return
+    base = session.base.name or str(session.base.folder)
+    write_adapter(folder, trained_tensors(session.model), header, session.model.shape, base)
+
+
+def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the session's plain (merged) model as a Hugging Face folder."""
+    tensors = {name: value.detach().to(dtype) for name, value in session.model.state_dict().items()}
+    labels = session.task.labels if session.model.score is not None else None
+    write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels)
+
+
+def restore_trained(session: Session, folder: Path) -> None:
+    """Put what `save_trained` wrote back into the session's model."""
+    if METHODS[session.method.method].trains_base:
+        read_weights(session.model, open_base(str(folder.resolve())))
+        return
+    insert_adapter(session.model, folder, session.method)
+
+
+def insert_adapter(model: GPT2, folder: Path, method: MethodConfig) -> None:
+    """Put the tensors of an adapter folder into a model that `apply` has prepared. Raises AdapterError."""
+    tensors, _ = read_adapter(folder)
+    own = trained_tensors(model)
+    with torch.no_grad():
+        for name, value in from_peft(tensors, own, method, str(folder)).items():
+            own[name].copy_(value)
+
+
+def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
+    """Merge the adapters of a session opened in fp32 into its weights, then cast them to `dtype`."""
+    method_module(session.method).merge(session.model)
+    head = session.model.score
+    session.model.to(dtype)
+    if head is not None:
+        head.float()
+    session.model.compute_dtype = dtype
+
+
+def load_run_tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer that a run from scratch trained, None where there is none yet."""
+    return load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None

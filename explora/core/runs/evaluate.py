@@ -1,0 +1,105 @@
+"""A run scored on data: which rows, and what `eval --json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from explora.core.config.run_config import DataConfig
+from explora.core.runs.assemble import Session
+from explora.core.runs.record import read_record
+from explora.core.tasks.contract import Evaluation, Example, Split
+from explora.errors import DataError, UsageError
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """An evaluation with what it was made on."""
+
+    split: str
+    data: str
+    skipped: Sequence[str]
+    evaluation: Evaluation
+
+    def to_json(self, session: Session) -> dict[str, Any]:
+        """Return the object of `eval --json`; without scores, the predictions are the result."""
+        evaluation = self.evaluation
+        return {
+            "task": session.task_name,
+            "run": session.label,
+            "data": self.data,
+            "split": self.split,
+            "examples": evaluation.examples,
+            "skipped": len(self.skipped),
+            "scores": None if evaluation.scores is None else dict(evaluation.scores),
+            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
+            "floors": dict(evaluation.floors),
+            "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
+        }
+
+
+def recorded_data(source: Path | None) -> DataConfig:
+    """Return the data settings a run was trained with, the package's samples where there are none."""
+    record = read_record(source) if source is not None and source.is_dir() else None
+    return record.run.data if record else DataConfig()
+
+
+def score(
+    session: Session, config: DataConfig, trained_on: DataConfig, split: str | None, batch_size: int
+) -> Scored:
+    """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
+
+    `trained_on` is where the floor of a task that needs training rows comes from.
+    """
+    name, found = _rows(session, config, trained_on, split)
+    train = _floor_rows(session, trained_on)
+    evaluation = session.task.evaluate(session.model, found.examples, train, batch_size)
+    return Scored(split=name, data=config.data or "samples", skipped=found.skipped, evaluation=evaluation)
+
+
+def _rows(
+    session: Session, config: DataConfig, trained_on: DataConfig, split: str | None
+) -> tuple[str, Split]:
+    whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
+    if whole_file and config.data is not None and config != trained_on:
+        if split is not None and config.data == STDIN:
+            raise UsageError("standard input has no splits", "leave --split out")
+        if split is None:
+            return "all", session.task.read(config.data, config)
+    return split or "dev", session.task.load(config, split or "dev")
+
+
+def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
+    """Return training examples where they can still be found; without them a floor is left out."""
+    if session.task_name != "sonnet":
+        return []
+    try:
+        return session.task.load(replace(trained_on, skip_bad=True), "train").examples
+    except DataError:
+        return []
+
+
+def write_predictions(file: Path, session: Session, evaluation: Evaluation) -> None:
+    """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format."""
+    import json
+
+    if file.suffix == ".jsonl":
+        lines = [json.dumps(item, ensure_ascii=False) for item in evaluation.predictions]
+    elif session.task_name == "sonnet":
+        lines = ["--Generated Sonnets-- ", ""]
+        for item in evaluation.predictions:
+            lines += ["", str(item["id"]), f"{item['prompt']}{item['sampled']}", ""]
+    elif evaluation.predictions:
+        title = "Predicted_Is_Paraphrase" if session.task_name == "paraphrase" else "Predicted_Sentiment"
+        lines = [f"id \t {title} "]
+        lines += [f"{item['id']}, {item['prediction']} " for item in evaluation.predictions]
+    else:
+        raise UsageError(f"{session.task_name} makes no predictions to write", "leave --predictions out")
+    partial = file.with_name(file.name + ".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,159 @@
+"""What full fine-tuning would take here, predicted while an adapter trains.
+
+Its step is the step that is measured, with blocks that are trained in the place of adapted ones, the
+gradients of embedding and head, and the optimizer on all weights. A part of each is timed and scaled, large
+enough that a cache does not hold it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from statistics import mean
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import MethodConfig, OptimizerConfig
+from explora.core.estimate.memory import predict
+from explora.core.estimate.parameters import base_tensors
+from explora.core.machine.facts import peak_memory_bytes
+from explora.core.model.gpt2 import GPT2, Features
+from explora.core.training.loop import StepDone, Training
+from explora.core.training.optimizers import make_adamw
+
+AFTER_STEPS = 20  # by then a step is as fast as it will be
+SLOW_STEPS = 3  # of them: kernels are loaded, and the longest batch comes first
+REPEATS = 5
+LARGEST_SAMPLE = 1 << 22  # weights; with gradients and moments 64 MiB, more than caches hold
+SHARE_OF_MODEL = 8  # that a sample is at most, so that it takes no memory worth mentioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counterfactual:
+    """What the steps of a run take here, and what those of full fine-tuning would.
+
+    Seconds are those of all steps, without evaluations; memory is the peak, in bytes. The figures of this
+    run are measured and carried on, the others are predicted.
+    """
+
+    seconds: float
+    peak_memory_bytes: int
+    full_seconds: float
+    full_peak_memory_bytes: int
+
+
+def imagine_full(training: Training, done: Sequence[StepDone]) -> Counterfactual:
+    """Predict full fine-tuning from the first steps of a run, of which the first few are still slow."""
+    run, shape = training.run, training.model.shape
+    measured = done[SLOW_STEPS:]
+    seconds = mean(step.seconds for step in measured)
+    tokens = round(mean(step.tokens for step in measured))
+    full = replace(run, method=MethodConfig(method="full"))
+    longest = max(training.lengths)
+    peak = peak_memory_bytes()
+    more = predict(full, shape, longest).peak - predict(run, shape, longest).peak
+    return Counterfactual(
+        seconds=seconds * training.steps,
+        peak_memory_bytes=peak,
+        full_seconds=_full_step_seconds(training, seconds, tokens) * training.steps,
+        full_peak_memory_bytes=peak + more,
+    )
+
+
+def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float:
+    """Return what a step of full fine-tuning takes on `tokens` tokens; one of this run takes `seconds`."""
+    model, run = training.model, training.run
+    shape, batches = model.shape, run.training.accumulate
+    length = min(shape.n_positions, max(1, tokens // (batches * run.training.batch_size)))
+    ids = torch.zeros(run.training.batch_size, length, dtype=torch.long, device=model.device)
+    numbers = sum(prod(size) for size in base_tensors(shape).values())
+    sample = min(LARGEST_SAMPLE, numbers // SHARE_OF_MODEL)
+    more = shape.n_layer * _trained_block_seconds(training, ids, sample)
+    more -= _pass_seconds(model, _read_by(training, ids))
+    if TASKS[run.task].label is None:  # every token meets the head, which is (V, C) and would be trained
+        more += _gradient_seconds(ids.numel(), model) * shape.vocab_size / (4 * shape.n_embd)
+    embeddings = (shape.vocab_size + shape.n_positions) * shape.n_embd
+    more += _lookup_seconds(shape.n_embd, sample, model.device) * embeddings / sample
+    return (
+        seconds + batches * more + _optimizer_seconds(run.optimizer, sample, model.device) * numbers / sample
+    )
+
+
+def _trained_block_seconds(training: Training, ids: Tensor, numbers: int) -> float:
+    """Return the seconds of a trained block, of as many as have about so many numbers, at least one."""
+    model = training.model
+    block = sum(prod(size) for name, size in base_tensors(model.shape).items() if name.startswith("h.0."))
+    shape = replace(model.shape, n_layer=max(1, numbers // block), vocab_size=1)
+    with model.device:
+        blocks = GPT2(shape, training.run.training.dropout)
+    for parameter in blocks.parameters():
+        nn.init.zeros_(parameter)  # a draw would change what the run draws after it
+    blocks.compute_dtype, blocks.grad_checkpoint = model.compute_dtype, model.grad_checkpoint
+    blocks.limit_plain_attention(training.run.runtime.plain_attention)
+    return _pass_seconds(blocks, ids) / shape.n_layer
+
+
+def _read_by(training: Training, ids: Tensor) -> Tensor | Features:
+    """Return what a step of this run reads in place of these ids: them, or the features that it keeps."""
+    cache = training.feature_cache
+    if cache is None or not cache.fits:
+        return ids
+    model = training.model
+    states = torch.zeros(*ids.shape, model.shape.n_embd, dtype=model.compute_dtype, device=model.device)
+    return Features(states, cache.depth)
+
+
+def _pass_seconds(model: GPT2, inputs: Tensor | Features) -> float:
+    """Return the seconds of a batch forward and backward, all but head and loss."""
+
+    def both_ways() -> None:
+        model(inputs).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        return _seconds(both_ways, model.device)
+
+
+def _gradient_seconds(rows: int, model: GPT2) -> float:
+    """Return the seconds of the gradient of a (4 C, C) part of the head."""
+    width, dtype, device = model.shape.n_embd, model.compute_dtype, model.device
+    hidden = torch.ones(rows, width, dtype=dtype, device=device)
+    logits = torch.ones(rows, 4 * width, dtype=dtype, device=device)
+    return _seconds(lambda: logits.t() @ hidden, device)
+
+
+def _optimizer_seconds(config: OptimizerConfig, sample: int, device: torch.device) -> float:
+    """Return the seconds that clipping and AdamW take for `sample` numbers."""
+    value = nn.Parameter(torch.zeros(sample, device=device))
+    value.grad = torch.ones_like(value)
+    optimizer = make_adamw([value], [], config)
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_([value], config.clip)
+        optimizer.step()
+
+    return _seconds(update, device)
+
+
+def _lookup_seconds(width: int, sample: int, device: torch.device) -> float:
+    """Return the seconds that the dense gradient of an embedding of `sample` numbers takes."""
+    table = nn.Parameter(torch.zeros(sample // width, width, device=device))
+    ids = torch.zeros(1, dtype=torch.long, device=device)
+    return _seconds(lambda: F.embedding(ids, table).sum().backward(), device)  # type: ignore[no-untyped-call]
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the least time of `work`: what others take of the machine counts in the step already."""
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times)

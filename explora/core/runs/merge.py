@@ -1,0 +1,289 @@
+"""Merge an adapter into its base: a Hugging Face folder, proved equal to what it replaces.
+
+Merged in fp32, cast last. Before the folder appears, `transformers` opens it, and its logits on a probe
+batch are compared with those of the base with the adapter beside it. Both are computed in fp64, so that the
+difference is that of the weights: with logits of about 100, as GPT-2's are, two programs that add in
+different orders differ by 1e-4 in fp32 though both are right.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from explora.core.base.find import CONFIG
+from explora.core.config.run_config import RuntimeConfig
+from explora.core.data.batching import pad
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.adapter import is_adapter, read_header
+from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
+from explora.core.runs.open import open_run
+from explora.core.runs.record import RECORD_FILE
+from explora.errors import AdapterError, UsageError
+
+# The largest difference of a logit that the rounding of merged weights to fp32 explains.
+TOLERANCE = 1e-4
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+IN_FP32 = RuntimeConfig(device="cpu", amp="off")
+
+# Questions, a remark, verse, code, other scripts: rows of different lengths. The last one holds them all.
+SENTENCES = (
+    "How do I learn to play the guitar on my own?",
+    'Is "the film was long" a paraphrase of "it was a long film"? Answer "yes" or "no": ',
+    "A slow, tender and very funny film.",
+    "When winter strips the orchard to the bone,\nand every path lies buried under white,\n",
+    "for row in table: print(row[0] + 1)",
+    "Naïve café owners pay 1,234.50 € in Zürich; это правда.",
+)
+PROBE = (*SENTENCES, " ".join(SENTENCES))
+PROBE_TOKENS = 128  # of a row at most: a small vocabulary needs many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """A merged folder and how far it is from base and adapter, over `compared` predictions.
+
+    `max_difference` is the largest difference of a logit; `argmax_flips` counts the predictions whose most
+    likely token or class changed.
+    """
+
+    folder: Path
+    max_difference: float
+    argmax_flips: int
+    compared: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Rows padded on the right: input_ids (B, T) and which of them are real, (B, T)."""
+
+    input_ids: Tensor
+    real: Tensor
+
+
+def merge_run(
+    run: Path,
+    folder: Path,
+    *,
+    dtype: str = "fp32",
+    task: str | None = None,
+    model: str | None = None,
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+) -> Merged:
+    """Merge the adapter in `run` and write the model to `folder`, which appears whole or not at all.
+
+    `dtype` is a key of DTYPES. `task` is for an adapter that PEFT wrote; ours know theirs. In fp32 the
+    folder's logits are those of base and adapter within TOLERANCE. In bf16 and fp16 they are, within
+    TOLERANCE, those of the merged weights so rounded, and the result tells what the rounding changed.
+    Raises AdapterError where that does not hold, UsageError for an occupied folder.
+    """
+    _check_adapter(run)
+    task = task or _recorded_task(run)
+    _check_free(folder, overwrite)
+    session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+    _check_apart(folder, run, session)
+    probe = _probe(session)
+    unmerged = expected = _logits(session.model, probe)
+    merge_in_memory(session, torch.float32)
+    if dtype != "fp32":
+        _require_equal(unmerged, _logits(session.model, probe), f"merging {run}")
+        _round(session.model, dtype)
+        expected = _logits(session.model, probe)
+    with _staging(folder) as scratch:
+        staged = scratch / "model"
+        write_trained_model(session, staged, DTYPES[dtype])
+        session.model.to("meta")  # its memory is for the one that is opened now
+        reopened = _transformers_logits(staged, probe, session.model.score is not None)
+        _require_equal(expected, reopened, f"merging {run}, as transformers reads it,")
+        result = _compare(unmerged, reopened, folder)
+        _write_header(session, staged)
+        _write_card(session, staged, dtype, result)
+        _put(staged, folder, scratch / "replaced")
+    return result
+
+
+def _check_adapter(run: Path) -> None:
+    if is_adapter(run):
+        return
+    if (run / CONFIG).is_file():
+        raise AdapterError(
+            f"{run} is a whole model, not an adapter: there is nothing to merge",
+            "use the folder as it is; transformers opens it",
+        )
+    raise AdapterError(f"{run} holds no adapter", "the run folder of train --lora or --last-linear does")
+
+
+def _recorded_task(run: Path) -> str:
+    header = read_header(run)
+    if header is None:
+        raise UsageError(f"{run} does not say what it is for: explora did not train it", "add --task TASK")
+    return header.task
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{folder} already holds something",
+            f"replace it with --overwrite, or choose another: -o {folder}-2",
+        )
+    is_run = is_adapter(folder) or (folder / RECORD_FILE).is_file()
+    if is_run or not (folder / CONFIG).is_file():
+        raise UsageError(
+            f"{folder} is not a merged model, so --overwrite leaves it alone", "choose another: -o"
+        )
+
+
+def _check_apart(folder: Path, run: Path, session: Session) -> None:
+    """Refuse to replace a folder that holds the adapter or its base."""
+    for source in filter(None, (run, session.base.folder)):
+        if folder.resolve() in (source.resolve(), *source.resolve().parents) and folder.exists():
+            raise UsageError(f"{folder} holds {source}, which is merged", "choose another folder: -o")
+
+
+# The proof
+
+
+def _probe(session: Session) -> Probe:
+    longest = min(PROBE_TOKENS, session.model.shape.n_positions)
+    rows = [ids[:longest] for ids in session.tokenizer.encode_batch(PROBE)]
+    lengths = torch.tensor([len(ids) for ids in rows])
+    input_ids = pad(rows, session.tokenizer.eos)
+    return Probe(input_ids=input_ids, real=torch.arange(input_ids.shape[1]) < lengths[:, None])
+
+
+@torch.no_grad()
+def _logits(model: GPT2, probe: Probe) -> Tensor:
+    """Return the logits of each real token, (N, V), or of a classifier those of each text, (B, classes).
+
+    Computed in fp64; the model is in fp32 before and after, with the same bits.
+    """
+    model.double().compute_dtype = torch.float64
+    hidden = model(probe.input_ids)
+    if model.score is None:
+        logits = F.linear(hidden[probe.real], model.wte.weight)
+    else:
+        last = probe.real.sum(dim=1) - 1
+        logits = F.linear(hidden[torch.arange(len(last)), last], model.score.weight)
+    model.float().compute_dtype = torch.float32
+    return logits
+
+
+@torch.no_grad()
+def _transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
+    """Return the same from `transformers`, which must find every weight that it wants and no other."""
+    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+
+    kind: Any = GPT2ForSequenceClassification if classifies else GPT2LMHeadModel
+    with _no_progress_bar():
+        model, loading = kind.from_pretrained(folder, output_loading_info=True)
+    wrong = {name: sorted(map(str, found)) for name, found in loading.items() if found}
+    if wrong:
+        raise AdapterError(f"transformers opens what was written, but finds {wrong}")
+    mask = probe.real.long()
+    logits: Tensor = model.double().eval()(input_ids=probe.input_ids, attention_mask=mask).logits
+    return logits if classifies else logits[probe.real]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _require_equal(expected: Tensor, found: Tensor, what: str) -> None:
+    difference = float((expected - found).abs().max())
+    if not difference <= TOLERANCE:  # so that NaN fails
+        raise AdapterError(
+            f"{what} changes a logit by {difference:.2g}, more than {TOLERANCE:g}; nothing was written",
+            "are the weights so large that fp32 is too coarse for their sum?",
+        )
+
+
+def _round(model: GPT2, dtype: str) -> None:
+    """Give every weight the value it has in `dtype`. Raises AdapterError for one beyond its range."""
+    rounded = {name: value.detach().to(DTYPES[dtype]).float() for name, value in model.state_dict().items()}
+    beyond = [name for name, value in rounded.items() if not bool(value.isfinite().all())]
+    if beyond:
+        raise AdapterError(
+            f"too large for {dtype}: {', '.join(beyond)}", "--dtype bf16 has the range of fp32"
+        )
+    model.load_state_dict(rounded, assign=True)
+
+
+def _compare(unmerged: Tensor, reopened: Tensor, folder: Path) -> Merged:
+    return Merged(
+        folder=folder,
+        max_difference=float((unmerged - reopened).abs().max()),
+        argmax_flips=int((unmerged.argmax(dim=-1) != reopened.argmax(dim=-1)).sum()),
+        compared=len(unmerged),
+    )
+
+
+# The folder
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yield a folder that goes away again, on the file system where `folder` will be."""
+    near = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=near) as scratch:
+        yield Path(scratch)
+
+
+def _put(staged: Path, folder: Path, replaced: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        folder.replace(replaced)
+    staged.replace(folder)
+
+
+def _write_header(session: Session, staged: Path) -> None:
+    """Keep task, template and label words with the model, where there is a header that has them."""
+    if session.header is not None:
+        (staged / FULL_HEADER).write_text(session.header.to_json() + "\n", encoding="utf-8")
+
+
+def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
+    """Write the model card; what came from the user is indented, so that it stays verbatim."""
+    classifies = session.model.score is not None
+    kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
+    answer = "class" if classifies else "token"
+    template = None if classifies else session.encoding.template
+    sections = {
+        f"# {session.task_name}, merged by explora": [
+            f"merged      {session.label}, trained by {session.method.method}",
+            f"stored as   {dtype}",
+            f"difference  {result.max_difference:.2g} in a logit at most; the most likely {answer} "
+            f"changed in {result.argmax_flips} of {result.compared}",
+        ],
+        "## Use": [
+            f"from transformers import AutoTokenizer, {kind}",
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+            f"model = {kind}.from_pretrained(FOLDER)",
+        ],
+    }
+    if template is not None:
+        sections["## Prompt"] = template.splitlines()
+        sections["## Label words"] = list(session.encoding.label_words or ())
+    lines = ["---", "library_name: transformers", f"tags: [gpt2, {session.task_name}, explora]", "---"]
+    for title, content in sections.items():
+        lines += ["", title, "", *(f"    {line}" for line in content)]
+    (staged / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

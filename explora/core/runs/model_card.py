@@ -1,0 +1,86 @@
+"""README.md of a run folder: a model card of measured facts, no blanks to fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from explora.core.config.run_config import TrainRun
+
+_LOAD_CAUSAL = """\
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE, dtype="float32"), "{folder}")
+"""
+_LOAD_CLASSES = """\
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+    base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={classes}, pad_token_id=EOS_ID)
+    model = PeftModel.from_pretrained(base, "{folder}")
+"""
+_LOAD_FULL = """\
+    from transformers import {model}
+    model = {model}.from_pretrained("{folder}")
+"""
+
+
+def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
+    """Write the card; text from the user is fenced off as code. `classes` is the width of the head, or 0."""
+    method = run.method
+    adapter = f"rank {method.rank}, scale {method.scale:g}, targets {', '.join(method.targets)}"
+    lines = [
+        "---",
+        "library_name: peft" if method.method == "lora" else "library_name: explora",
+        f"tags: [gpt2, {run.task}, {method.method}, explora]",
+        "---",
+        "",
+        f"# {run.task}, {method.method}",
+        "",
+        f"Trained by explora on {_code(str(result['model']))}"
+        + (f" ({adapter})." if method.method == "lora" else "."),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | {_code(run.data.data or 'the sample data of the package')} |",
+        f"| examples | {result['examples']:,} |",
+        f"| trained parameters | {result['trainable']:,} of {result['total']:,} ({result['share']:.2%}) |",
+        f"| steps (best) | {result['steps']:,} ({result['best_step']:,}) |",
+        f"| learning rate | {run.optimizer.learning_rate:g} |",
+        f"| batch | {run.training.batch_size} x {run.training.accumulate} |",
+        f"| precision | {'fp32' if run.runtime.amp == 'off' else run.runtime.amp} |",
+        f"| seed | {run.training.seed} |",
+        f"| training time | {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s |",
+        f"| peak memory | {result['peak_memory_bytes'] / 1e6:,.0f} MB |",
+        "",
+        "## Scores on dev",
+        "",
+        "| score | value | 95 % interval | floor (nothing learned) |",
+        "|---|---|---|---|",
+    ]
+    for name, value in (result["scores"] or {}).items():
+        low, high = result["intervals"].get(name, (None, None))
+        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
+        floor = result["floors"].get(name)
+        lines.append(f"| {name} | {value:.4g} | {interval} | {'' if floor is None else f'{floor:.4g}'} |")
+    if run.encoding.template and method.method != "last-linear":
+        words = ", ".join(run.encoding.label_words or ())
+        lines += ["", "## Prompt", "", _code(run.encoding.template), "", f"Label words: {_code(words)}"]
+    lines += ["", "## Use", "", f"    explora eval {run.task} {folder}", "", _loading(run, folder, classes)]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _loading(run: TrainRun, folder: Path, classes: int) -> str:
+    if run.method.method == "full":
+        model = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
+        return _LOAD_FULL.format(folder=folder, model=model)
+    if run.method.method != "lora":
+        return ""
+    if classes:
+        return _LOAD_CLASSES.format(folder=folder, classes=classes)
+    return _LOAD_CAUSAL.format(folder=folder)
+
+
+def _code(text: str) -> str:
+    """Quote text that came from outside, so that it cannot become Markdown or HTML."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"

@@ -1,0 +1,243 @@
+"""Open what was trained, or a base, ready to answer; or say in one error what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from explora.core.base.find import read_config
+from explora.core.base.weights import Base, base_digest, base_tokenizer, load_model, open_base
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import EMBEDDED
+from explora.core.config.run_config import (
+    EncodingConfig,
+    MethodConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    TrainRun,
+)
+from explora.core.model.gpt2 import GPT2
+from explora.core.runs.adapter import (
+    CONFIG_FILE,
+    PREFIX,
+    Header,
+    foreign_method,
+    is_adapter,
+    read_adapter,
+)
+from explora.core.runs.assemble import (
+    FULL_HEADER,
+    Session,
+    add_head,
+    insert_adapter,
+    layers_beyond,
+    make_task,
+    method_module,
+)
+from explora.core.runs.record import RECORD_FILE, read_record
+from explora.core.runtime.resolve import DTYPES
+from explora.errors import AdapterError
+
+
+def default_source(task: str) -> Path | None:
+    """Return runs/<task> where it holds a finished or running training, else None."""
+    folder = Path("runs") / task
+    return folder if is_adapter(folder) or (folder / FULL_HEADER).is_file() else None
+
+
+def open_run(
+    task_name: str,
+    source: str | None,
+    *,
+    model: str | None,
+    tokenizer: str | None,
+    runtime: RuntimeConfig,
+    encoding: Mapping[str, Any] | None = None,
+) -> Session:
+    """Open a run folder, a PEFT adapter, a model folder or a base, ready to answer.
+
+    `source` None is runs/<task> where that exists, else the base. `encoding` holds settings by field name;
+    a template or label words other than those stored with the adapter are refused. Raises AdapterError for
+    another task or base.
+    """
+    folder = Path(source) if source is not None else default_source(task_name)
+    if folder is not None and is_adapter(folder):
+        return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
+    if folder is not None and (folder / RECORD_FILE).is_file() and not (folder / FULL_HEADER).is_file():
+        raise AdapterError(
+            f"{folder} holds no trained weights: the run stopped before its first dev score",
+            f"explora train {task_name} -o {folder} --resume",
+        )
+    name = source or (str(folder) if folder is not None else model or EMBEDDED)  # ./gpt2 is not gpt2
+    return _open_model(task_name, name, tokenizer, runtime, encoding or {})
+
+
+def _open_model(
+    task_name: str,
+    name: str,
+    tokenizer_folder: str | None,
+    runtime: RuntimeConfig,
+    asked: Mapping[str, Any],
+) -> Session:
+    base = open_base(name)
+    header = _full_header(base)
+    encoding = _encoding(header, task_name, asked, name)
+    tokenizer = base_tokenizer(base, tokenizer_folder)
+    method = header.method if header else MethodConfig(method="full")
+    network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
+    network.compute_dtype = DTYPES[runtime.amp]
+    labels = header.labels if header else base_labels(base)
+    seed = _recorded_seed(base.folder if header else None)
+    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
+    if (task.head_classes() is not None) != (network.score is not None):
+        raise AdapterError(
+            f"{name} has {'no' if network.score is None else 'a'} classification head, which {task_name} "
+            f"{'needs' if network.score is None else 'does not use'}",
+            f"train one: explora train {task_name}" if network.score is None else "is it for another task?",
+        )
+    return Session(
+        model=network.eval(),
+        task=task,
+        task_name=task_name,
+        tokenizer=tokenizer,
+        base=base,
+        method=method,
+        encoding=encoding,
+        header=header,
+        label=base.label,
+        source=base.folder,
+    )
+
+
+def base_labels(base: Base) -> tuple[str, ...]:
+    """Return the labels in a model folder's config.json (id2label), in order of their ids."""
+    if base.folder is None:
+        return ()
+    names = read_config(base.folder / "config.json").get("id2label", {})
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def _full_header(base: Base) -> Header | None:
+    file = base.folder / FULL_HEADER if base.folder else None
+    if file is None or not file.is_file():
+        return None
+    return Header.from_json(file.read_text(encoding="utf-8"), str(file))
+
+
+def _open_adapter(
+    task_name: str,
+    folder: Path,
+    model: str | None,
+    tokenizer_folder: str | None,
+    runtime: RuntimeConfig,
+    asked: Mapping[str, Any],
+) -> Session:
+    tensors, header = read_adapter(folder)
+    encoding = _encoding(header, task_name, asked, str(folder))
+    method = header.method if header else foreign_method(folder)
+    name = model or (header.base if header else "") or _recorded_base(folder)
+    base = open_base(name)
+    if header and base_digest(base) != header.base_digest:
+        raise AdapterError(
+            f"{folder} was trained on another base than {base.label}",
+            "name the right one: --model NAME|FOLDER (its weights must be the same bits)",
+        )
+    tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
+    labels = header.labels if header else _numbered_labels(tensors)
+    seed = _recorded_seed(folder)
+    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
+    if task.head_classes() == 0:
+        raise AdapterError(
+            f"{folder} has no score head, which {task_name} needs", f"explora train {task_name}"
+        )
+    if (beyond := layers_beyond(method, base)) is not None:
+        raise AdapterError(
+            f"{folder} does not fit {base.label}: {beyond}", "name its base: --model NAME|FOLDER"
+        )
+    network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
+    network.compute_dtype = DTYPES[runtime.amp]
+    add_head(network, task)
+    method_module(method).apply(network, method)
+    insert_adapter(network, folder, method)
+    _check_alive(network, folder, header)
+    return Session(
+        model=network.eval(),
+        task=task,
+        task_name=task_name,
+        tokenizer=tokenizer,
+        base=base,
+        method=method,
+        encoding=encoding,
+        header=header,
+        label=f"{folder} on {base.label}",
+        source=folder,
+    )
+
+
+def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return 0, 1, ... for the classes of a foreign adapter's head; none where it has no head."""
+    score = tensors.get(PREFIX + "score.weight")
+    return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
+
+
+def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
+    """Return how rows are encoded: as stored, but for the length; as asked where nothing is stored."""
+    alone = resolve(task, asked)[0].encoding
+    if header is None:
+        return alone
+    if header.task != task:
+        raise AdapterError(
+            f"{where} was trained for {header.task}, not for {task}", f"explora eval {header.task} {where}"
+        )
+    for name in ("template", "label_words"):
+        stored = getattr(header.encoding, name)
+        if asked.get(name, stored) != stored:
+            raise AdapterError(
+                f"{where} was trained with the {name.replace('_', ' ')} {stored!r}, not {asked[name]!r}",
+                "leave the option out: it is stored with the adapter",
+            )
+    return dataclasses.replace(header.encoding, **asked)
+
+
+def _check_alive(model: GPT2, folder: Path, header: Header | None) -> None:
+    """Refuse a foreign adapter that does nothing: all its B are zero."""
+    b = [value for name, value in model.named_parameters() if name.endswith("lora_B")]
+    if header is None and b and not any(bool(value.any()) for value in b):
+        raise AdapterError(
+            f"{folder}: every lora_B is zero, so the adapter does nothing", "was it ever trained?"
+        )
+
+
+def _recorded(folder: Path) -> TrainRun | None:
+    record = read_record(folder)
+    return record.run if record else None
+
+
+def _recorded_base(folder: Path) -> str:
+    """Return the base that the run's record, or PEFT's configuration, names."""
+    run = _recorded(folder)
+    if run is not None:
+        return run.model
+    try:
+        name = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER")
+    return name
+
+
+def _recorded_tokenizer(folder: Path) -> str | None:
+    run = _recorded(folder)
+    return run.tokenizer if run else None
+
+
+def _recorded_seed(folder: Path | None) -> int:
+    """Return the seed of a run, which chose the dev rows of a single file; the default of a base alone."""
+    run = _recorded(folder) if folder else None
+    return (run.training if run else TrainingConfig()).seed

@@ -1,0 +1,119 @@
+"""run.json: the run as resolved, what it gave and on what machine; with metrics.jsonl beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from explora.core.config.run_config import TrainRun, settings_in
+from explora.errors import UsageError
+
+RECORD_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run and its result; the result is empty until the run has finished."""
+
+    run: TrainRun
+    result: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write run.json atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = {
+        "config": record.run.to_json(),
+        "result": finite(record.result),
+        "machine": finite(record.machine),
+    }
+    partial = folder / (RECORD_FILE + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(folder / RECORD_FILE)
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a run folder, None where there is none. Raises UsageError for a damaged one."""
+    file = folder / RECORD_FILE
+    return _read(file) if file.is_file() else None
+
+
+def read_config(file: Path) -> tuple[str, dict[str, Any]]:
+    """Return the task of a `--config` file and, by field name, the settings that it names.
+
+    The file is a run.json, its `config` object alone, or a part of that. Raises UsageError.
+    """
+    if file.is_dir():
+        file = file / RECORD_FILE
+    if not file.is_file():
+        raise UsageError(f"--config {file}: there is no such file", "every run folder has a run.json")
+    value = _read_json(file)
+    return _parse_run(file, value).task, settings_in(value.get("config", value))
+
+
+def _read(file: Path) -> Record:
+    value = _read_json(file)
+    run = _parse_run(file, value)
+    return Record(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file} is not JSON: {error}", "a run folder's run.json is") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{file} should be an object", "a run folder's run.json is")
+    return value
+
+
+def _parse_run(file: Path, value: Mapping[str, Any]) -> TrainRun:
+    try:
+        return TrainRun.from_json(value.get("config", value))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from None
+
+
+def read_losses(folder: Path) -> list[float]:
+    """Return the loss of each step, from metrics.jsonl; what is no number is left out."""
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line).get("loss") for line in lines]
+    return [float(loss) for loss in losses if loss is not None]
+
+
+class MetricsLog:
+    """metrics.jsonl, one line a logged step; opening it again drops what came after a step."""
+
+    def __init__(self, folder: Path, keep_until: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / METRICS_FILE
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        kept = [line for line in lines if _step(line) <= keep_until] if keep_until else []
+        self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(finite(values), allow_nan=False) + "\n")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

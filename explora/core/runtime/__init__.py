@@ -1,0 +1,1 @@
+"""What is decided by the machine, once per run: device, precision, threads, attention kernel."""

@@ -1,0 +1,155 @@
+"""What only a trial tells about a CPU: bf16 or fp32, how many threads, which attention at which length.
+
+It takes two seconds, once: the answers are kept in the cache by machine and torch, and recorded with each
+run, so that a run that is repeated or resumed asks nobody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from explora.core.files import cache_folder, write_atomically
+from explora.core.machine.facts import describe_machine
+from explora.core.model.attention import PLAIN_UP_TO, attend, causal_attention
+
+PRODUCT = (256, 768, 3072)  # rows, in, out: of a small batch on GPT-2
+HEADS, HEAD_SIZE, TOKENS = 12, 64, 512  # of the attention that is tried: GPT-2's, in rows of each length
+LENGTHS = (64, 128, 256, 512, 1024)
+# What must be gained for another choice than the usual one: a busy neighbour makes a trial waver.
+BF16_GAIN, THREADS_GAIN, KERNEL_GAIN = 1.25, 1.1, 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """What this machine is fastest with; `plain_*`: up to how many tokens attention is plain products."""
+
+    amp: str
+    threads: int
+    plain_bf16: int
+    plain_fp32: int
+
+    def plain_attention(self, amp: str) -> int:
+        """Return the limit of a precision."""
+        return self.plain_fp32 if amp == "off" else self.plain_bf16
+
+
+def probe_once() -> Probes:
+    """Return what is known of this machine, or try it and keep the answer."""
+    file = cache_folder() / "probes" / f"{_machine_digest()}.json"
+    try:
+        return Probes(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not there, or of another version
+        found = probe()
+    with suppress(OSError):  # a home that cannot be written to is asked again next time
+        write_atomically(file, json.dumps(dataclasses.asdict(found)))
+    return found
+
+
+def _machine_digest() -> str:
+    facts = describe_machine() | {"openmp": os.environ.get("OMP_NUM_THREADS", ""), "limit": PLAIN_UP_TO}
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+
+
+def probe() -> Probes:
+    """Try everything; torch's number of threads is the same afterwards."""
+    before = torch.get_num_threads()
+    threads = faster_threads()
+    torch.set_num_threads(threads)
+    amp = faster_precision()
+    limits = [plain_limit(dtype) for dtype in (torch.bfloat16, torch.float32)]
+    torch.set_num_threads(before)
+    return Probes(amp=amp, threads=threads, plain_bf16=limits[0], plain_fp32=limits[1])
+
+
+def faster_precision() -> str:
+    """Return bf16 only where a matrix product measurably gains from it, else off."""
+    gains = matmul_seconds(torch.float32) > BF16_GAIN * matmul_seconds(torch.bfloat16)
+    return "bf16" if gains else "off"
+
+
+def faster_threads() -> int:
+    """Return torch's number of threads, or one a core or a processor where that is faster.
+
+    What the user said by OMP_NUM_THREADS stands.
+    """
+    default = torch.get_num_threads()
+    if os.environ.get("OMP_NUM_THREADS"):
+        return default
+    machine = describe_machine()
+    best, seconds = default, _seconds_with(default) / THREADS_GAIN
+    for count in sorted({int(machine["cores"]), int(machine["processors"])} - {default}):
+        if (found := _seconds_with(count)) < seconds:
+            best, seconds = count, found
+    torch.set_num_threads(default)
+    return best
+
+
+def _seconds_with(threads: int) -> float:
+    torch.set_num_threads(threads)
+    return matmul_seconds(torch.float32)
+
+
+def matmul_seconds(dtype: torch.dtype) -> float:
+    """Return the best time of a product of a small batch, in seconds."""
+    rows, fan_in, fan_out = PRODUCT
+    left, right = torch.ones(rows, fan_in, dtype=dtype), torch.ones(fan_in, fan_out, dtype=dtype)
+    return best_seconds(lambda: torch.mm(left, right), repeats=5)
+
+
+def plain_limit(dtype: torch.dtype) -> int:
+    """Return the greatest of LENGTHS up to which plain products beat torch's fused kernel, there and back.
+
+    Up to the usual limit the fused kernel has to be clearly faster, beyond it plain products have to be.
+    """
+    limit = 0
+    for length in LENGTHS:
+        size = (max(1, TOKENS // length), length, 3 * HEADS * HEAD_SIZE)
+        projected = torch.ones(size, dtype=dtype, requires_grad=True)
+        plain = best_seconds(lambda given=projected: _there_and_back(_plain, given))  # type: ignore[misc]
+        fused = best_seconds(lambda given=projected: _there_and_back(_fused, given))  # type: ignore[misc]
+        needed = 1 / KERNEL_GAIN if length <= PLAIN_UP_TO[dtype] else KERNEL_GAIN
+        if fused < needed * plain:
+            return limit
+        limit = length
+    return limit
+
+
+def _there_and_back(attention: Callable[[Tensor], Tensor], projected: Tensor) -> None:
+    attended = attention(projected)
+    attended.backward(torch.ones_like(attended))  # type: ignore[no-untyped-call]
+    projected.grad = None
+
+
+def _plain(projected: Tensor) -> Tensor:
+    return causal_attention(projected, HEADS)
+
+
+def _fused(projected: Tensor) -> Tensor:
+    parts = projected.view(*projected.shape[:2], 3, HEADS, HEAD_SIZE).permute(2, 0, 3, 1, 4)
+    query, key, value = parts
+    return (
+        attend(query, key, value, mask=None, dropout=0.0, plain_up_to=0)
+        .transpose(1, 2)
+        .reshape(*projected.shape[:2], -1)
+    )
+
+
+def best_seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """Return the least time of `work`, called once before it counts."""
+    work()
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best

@@ -1,0 +1,71 @@
+"""What the machine decides, once per run: device, precision, threads, seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import torch
+
+from explora.core.config.run_config import RuntimeConfig
+from explora.core.machine.malloc import keep_freed_memory
+from explora.core.runtime.probe import faster_precision, probe_once
+from explora.errors import UsageError
+
+DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_runtime(config: RuntimeConfig) -> RuntimeConfig:
+    """Replace `auto` and None, for training, by what is fastest here; what is decided already stands.
+
+    Raises UsageError for a device that is not there.
+    """
+    keep_freed_memory()
+    device = _resolve_device(config.device)
+    asks = config.amp == "auto" or config.threads is None or config.plain_attention is None
+    probes = probe_once() if asks and device.type == "cpu" else None
+    threads = config.threads or (probes.threads if probes else torch.get_num_threads())
+    torch.set_num_threads(threads)
+    amp = config.amp if config.amp != "auto" else (probes.amp if probes else _accelerator_precision(device))
+    plain = config.plain_attention
+    if plain is None and probes is not None:
+        plain = probes.plain_attention(amp)
+    return dataclasses.replace(
+        config, device=str(device), amp=amp, threads=threads, plain_attention=plain or 0
+    )
+
+
+def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
+    """Replace `auto` and None for eval and generate: threads are torch's, and only a precision is tried."""
+    keep_freed_memory()
+    device = _resolve_device(config.device)
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    amp = config.amp
+    if amp == "auto":
+        amp = faster_precision() if device.type == "cpu" else _accelerator_precision(device)
+    return dataclasses.replace(config, device=str(device), amp=amp, threads=threads)
+
+
+def _resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("this torch sees no CUDA device", "leave --device out, or use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("this torch sees no MPS device", "leave --device out, or use --device cpu")
+    return device
+
+
+def _accelerator_precision(device: torch.device) -> str:
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "off"
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator that a run draws from."""
+    random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,192 @@
+"""What the tasks that choose one of several classes share: labels, batches, loss, scores, floors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from explora.core.config.run_config import DataConfig
+from explora.core.data.batching import in_length_order, pad
+from explora.core.data.splits import Row, Table, load_split, read_table
+from explora.core.model.gpt2 import GPT2
+from explora.core.tasks.contract import (
+    Batch,
+    Evaluation,
+    Example,
+    Setting,
+    Split,
+    encode_rows,
+    stack_features,
+)
+from explora.core.tasks.metrics import Score, accuracy, macro_f1, majority, positive_f1
+from explora.errors import DataError
+
+
+class Classification(ABC):
+    """A task whose answer is one of `labels`; a subclass encodes rows and names the class logits."""
+
+    name: str
+    metric = "accuracy"
+    higher_is_better = True
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.labels = setting.labels
+
+    @abstractmethod
+    def head_classes(self) -> int | None:
+        """See the contract."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Return the token ids of each row."""
+
+    @abstractmethod
+    def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
+        """Return fp32 logits (B, classes) from the hidden states (B, C) of the last tokens."""
+
+    def canonical(self, label: str) -> str:
+        """Return the one spelling of a label: 3.0 is 3."""
+        try:
+            number = float(label)
+        except ValueError:
+            return label
+        return str(int(number)) if number.is_integer() else label
+
+    def load(self, config: DataConfig, split: str) -> Split:
+        """See the contract. Train labels that are all the same raise DataError."""
+        table = load_split(self.name, config, split, self.setting.seed)
+        if split == "train":
+            self._learn_labels(table.rows)
+        return self._split(table, config)
+
+    def read(self, source: str, config: DataConfig) -> Split:
+        """See the contract."""
+        return self._split(read_table(source, self.name, config), config)
+
+    def _learn_labels(self, rows: Sequence[Row]) -> None:
+        found = {self.canonical(row.values["label"]) for row in rows if "label" in row.values}
+        if len(found) < 2:
+            raise DataError(
+                f"every train row has the label {next(iter(found), '')!r}: there is nothing to learn",
+                "two classes are the least; a tenth of a single file is set aside unless there is --dev FILE",
+                file=rows[0].file,
+            )
+        if not self.labels:
+            self.labels = tuple(sorted(found, key=_label_order))
+
+    def _split(self, table: Table, config: DataConfig) -> Split:
+        encoded = iter(self.encode(table.rows))
+        return encode_rows(
+            table,
+            lambda row: Example(row=row, ids=next(encoded), label=self._label(row)),
+            skip_bad=config.skip_bad,
+        )
+
+    def _label(self, row: Row) -> int | None:
+        if "label" not in row.values:
+            return None
+        label = self.canonical(row.values["label"])
+        if label in self.labels:
+            return self.labels.index(label)
+        expected = ", ".join(self.labels)
+        raise DataError(
+            f"{row.values['label']!r} is none of {expected}",
+            "correct it, name another column (--columns label=NAME), or leave such rows out (--skip-bad)",
+            file=row.file,
+            line=row.line,
+            column="label",
+        )
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt, as it is."""
+        return self.setting.tokenizer.encode(text)
+
+    def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
+        """Targets are the classes, -1 where a row has none."""
+        lengths = torch.tensor([len(example.ids) for example in examples])
+        targets = torch.tensor([-1 if example.label is None else example.label for example in examples])
+        return Batch(
+            input_ids=pad([example.ids for example in examples], self.setting.tokenizer.eos),
+            targets=targets,
+            positions=lengths - 1,
+            weight=len(examples),
+            tokens=int(lengths.sum()),
+            features=stack_features(examples),
+        )
+
+    def loss(self, model: GPT2, batch: Batch) -> Tensor:
+        """Return the cross-entropy over the classes, summed over the rows."""
+        hidden = model(batch.inputs, batch.positions)[:, 0]
+        return F.cross_entropy(self.class_logits(model, hidden), batch.targets, reduction="sum")
+
+    @torch.inference_mode()
+    def probabilities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Tensor:
+        """Return the class probabilities (N, classes) of examples, in their order."""
+        lengths = [len(example.ids) for example in examples]
+        answers = torch.empty(len(examples), max(2, len(self.labels)))
+        for rows in in_length_order(lengths, batch_size):
+            batch = self.collate([examples[row] for row in rows], 0).to(model.device)
+            hidden = model(batch.inputs, batch.positions)[:, 0]
+            answers[rows] = self.class_logits(model, hidden).softmax(dim=-1).cpu()
+        return answers
+
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+        """Return the accuracy."""
+        answers = self.probabilities(model, examples, batch_size).argmax(dim=-1).tolist()
+        return accuracy(answers, _gold(examples)).value
+
+    def evaluate(
+        self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
+    ) -> Evaluation:
+        """Return accuracy and F1 with the floor of always answering the most frequent class."""
+        probabilities = self.probabilities(model, examples, batch_size)
+        answers = probabilities.argmax(dim=-1).tolist()
+        predictions = [
+            self._prediction(example, answer, float(row[answer]))
+            for example, answer, row in zip(examples, answers, probabilities, strict=True)
+        ]
+        if any(example.label is None for example in examples):
+            return Evaluation(examples=len(examples), scores=None, predictions=predictions)
+        gold = _gold(examples)
+        scores = self._scores(answers, gold)
+        floors = self._scores([majority(gold)] * len(gold), gold)
+        return Evaluation(
+            examples=len(examples),
+            scores={name: score.value for name, score in scores.items()},
+            intervals={name: score.interval() for name, score in scores.items()},
+            floors={name: score.value for name, score in floors.items()},
+            predictions=predictions,
+        )
+
+    def _scores(self, answers: Sequence[int], gold: Sequence[int]) -> dict[str, Score]:
+        scores = {"accuracy": accuracy(answers, gold), "macro_f1": macro_f1(answers, gold)}
+        if len(self.labels) == 2:
+            scores["positive_f1"] = positive_f1(answers, gold)
+        return scores
+
+    def _prediction(self, example: Example, answer: int, probability: float) -> dict[str, Any]:
+        prediction = {"id": example.row.id, "prediction": self.labels[answer], "probability": probability}
+        return prediction if example.label is None else prediction | {"label": self.labels[example.label]}
+
+
+def _gold(examples: Sequence[Example]) -> list[int]:
+    unlabelled = next((example.row for example in examples if example.label is None), None)
+    if unlabelled is not None:
+        raise DataError(
+            "this row has no label", "dev scores need labels", file=unlabelled.file, line=unlabelled.line
+        )
+    return [example.label for example in examples if example.label is not None]
+
+
+def _label_order(label: str) -> tuple[int, float, str]:
+    """Sort numbers by value, before words by letter."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

@@ -1,0 +1,108 @@
+"""The features of the frozen blocks, computed once and kept in a memory-mapped file while a run trains.
+
+Where a method trains only the top of the model and nothing is dropped out, the blocks below the first
+trained one make the same features of an example in every epoch. They are computed before the first step,
+always in the same batches, so that a repeated and a resumed run read the same bits.
+
+An example carries its features, `collate` pads them as it pads ids, and the model goes on from them: no
+task and no method knows of the cache, and dev scores gain as training does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from explora.core.config.run_config import TrainRun
+from explora.core.data.batching import in_length_order
+from explora.core.model.gpt2 import GPT2, Features
+from explora.core.tasks.contract import Example, Task
+from explora.errors import TrainingError
+
+SPARE = 256 << 20  # bytes left free on the disk: for adapters, resume states, and others
+
+
+class FeatureCache:
+    """The features of some examples: C numbers a token, those of the last alone where no block is trained.
+
+    Bytes: `size` is what they take in `file`, `limit` what they may take, `free` what the disk has for them.
+    """
+
+    def __init__(
+        self, model: GPT2, task: Task, examples: Sequence[Example], batch_size: int, file: Path, limit: int
+    ) -> None:
+        self.model, self.task, self.examples = model, task, examples
+        self.file, self.limit, self.free = file, limit, _free_bytes(file)
+        self.depth = model.frozen_depth()
+        self.last_only = self.depth == len(model.h)
+        lengths = [len(example.ids) for example in examples]
+        self.rows = [1] * len(examples) if self.last_only else lengths
+        self.batches = list(in_length_order(lengths, batch_size))
+        self.size = sum(self.rows) * model.shape.n_embd * model.compute_dtype.itemsize
+
+    @property
+    def fits(self) -> bool:
+        """Whether the file may be written; where not, training goes on without it."""
+        return self.size <= min(self.limit, self.free)
+
+    def fill(self) -> Iterator[int]:
+        """Compute and write the features, batch after batch; yields how many examples are done.
+
+        Raises TrainingError where the disk is full after all.
+        """
+        done = 0
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.unlink(missing_ok=True)  # an interrupted run's, which may still be mapped
+            with self.file.open("wb") as out:
+                for batch in self.batches:
+                    for states in self._compute(batch):
+                        out.write(states.view(torch.uint8).numpy().tobytes())
+                    done += len(batch)
+                    yield done
+        except OSError as error:
+            hint = "free some space, or train without this file: --feature-cache off"
+            raise TrainingError(f"{self.file}: {error.strerror}", hint) from None
+
+    @torch.inference_mode()
+    def _compute(self, rows: Sequence[int]) -> list[Tensor]:
+        device = self.model.device
+        batch = self.task.collate([self.examples[row] for row in rows], 0).to(device)
+        positions = batch.positions if self.last_only else None
+        states = self.model.eval().features(batch.input_ids, self.depth, positions).states.cpu()
+        return [states[place, : self.rows[row]] for place, row in enumerate(rows)]
+
+    def attach(self) -> list[Example]:
+        """Return the examples with their features, which are mapped from the file."""
+        dtype, width = self.model.compute_dtype, self.model.shape.n_embd
+        count = self.size // dtype.itemsize
+        mapped = torch.from_file(str(self.file), shared=False, size=count, dtype=dtype).view(-1, width)
+        order = list(chain.from_iterable(self.batches))
+        parts = torch.split(mapped, [self.rows[row] for row in order])
+        features = {row: Features(part, self.depth) for row, part in zip(order, parts, strict=True)}
+        return [replace(example, features=features[row]) for row, example in enumerate(self.examples)]
+
+
+def _free_bytes(file: Path) -> int:
+    there = next(parent for parent in file.parents if parent.exists())
+    left_behind = file.stat().st_size if file.exists() else 0
+    return shutil.disk_usage(there).free + left_behind - SPARE
+
+
+def plan_feature_cache(
+    model: GPT2, task: Task, run: TrainRun, train: Sequence[Example], dev: Sequence[Example], file: Path
+) -> FeatureCache | None:
+    """Return the cache of a run, or None where it has none: its features change, or it was switched off.
+
+    Examples that are not in a list are read from disk as they are needed, and may be more than can be kept.
+    """
+    limit = run.runtime.feature_cache
+    if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or model.frozen_depth() == 0:
+        return None
+    return FeatureCache(model, task, [*train, *dev], 2 * run.training.batch_size, file, limit)

@@ -1,0 +1,77 @@
+"""How many steps fit into a time: a rehearsal of the first steps, whose effects are undone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from explora.core.data.batching import epoch_batches, in_length_order
+from explora.core.training.loop import Training
+from explora.errors import TrainingError
+
+WARMUP_STEPS = 2  # the first load kernels and have the longest batch
+FEWEST_STEPS = 5
+SHARE = 0.03  # of the time that is left is spent on rehearsing steps
+EVALUATED_BATCHES = 4
+MARGIN = 0.98  # of the time is planned for: a machine is seldom as fast later as it was at first
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """How many steps fit, and how many seconds are needed after the last."""
+
+    steps: int
+    closing_seconds: float
+
+
+def fit_steps(training: Training, seconds: float) -> TimeBudget:
+    """Return how many steps, with their evaluations, take `seconds` here.
+
+    The steps of the rehearsal have a learning rate of zero, so that no weight changes; optimizers and random
+    numbers are as before once `Training.begin` is called. Raises TrainingError where hardly a step fits.
+    """
+    started = time.monotonic()
+    with torch.random.fork_rng():
+        step = _step_seconds(training, SHARE * seconds)
+        evaluation = _evaluation_seconds(training)
+    left = MARGIN * seconds - (time.monotonic() - started)
+    every = training.run.training.eval_every or training.steps_per_epoch
+    closing = 2 * evaluation  # one comes after the last step, and one of the best at the end
+    steps = int((left - closing) / (step + evaluation / every))
+    if steps < FEWEST_STEPS:
+        missing = FEWEST_STEPS * (step + evaluation / every) + closing - left
+        raise TrainingError(
+            f"the time is too short: a step takes about {step:.2g} s here, a dev score {evaluation:.2g} s, "
+            f"and {max(0.0, left):.0f} s are left after the start",
+            f"give {missing / 60 + 0.1:.1f} minutes more, or a smaller dev set: --dev FILE",
+        )
+    return TimeBudget(steps=steps, closing_seconds=closing)
+
+
+def _step_seconds(training: Training, seconds: float) -> float:
+    """Return the mean time of a step, of those that fit into `seconds`."""
+    training.base_rates = [0.0] * len(training.base_rates)
+    batches = epoch_batches(training.lengths, training.group, training.run.training.seed, epoch=0)
+    started, taken = time.monotonic(), 0
+    for taken, rows in enumerate(batches, start=1 - WARMUP_STEPS):
+        training.take_step(rows)
+        if taken == 0:
+            started = time.monotonic()
+        if taken >= FEWEST_STEPS and time.monotonic() - started >= seconds:
+            break
+    return (time.monotonic() - started) / max(1, taken)
+
+
+def _evaluation_seconds(training: Training) -> float:
+    """Return about how long a dev score takes, from a few batches spread over the lengths."""
+    size = 2 * training.run.training.batch_size
+    batches = list(in_length_order([len(example.ids) for example in training.dev], size))
+    chosen = batches[:: max(1, len(batches) // EVALUATED_BATCHES)]
+    examples = [training.dev[row] for batch in chosen for row in batch]
+    training.model.eval()
+    started = time.monotonic()
+    training.task.dev_score(training.model, examples, size)
+    tokens = sum(len(example.ids) for example in training.dev)
+    return (time.monotonic() - started) * tokens / sum(len(example.ids) for example in examples)

@@ -1,0 +1,433 @@
+"""The configuration of a run: exact JSON, precedence, and errors that say what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from typing import Any
+
+import pytest
+
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.registry import METHODS, TASKS, Shape
+from explora.core.config.run_config import (
+    CHOICES,
+    CONCERNS,
+    DataConfig,
+    EncodingConfig,
+    MethodConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    TrainRun,
+    foreign_settings,
+    settings_in,
+    settings_of,
+    validate,
+)
+from explora.errors import UsageError
+
+PAIRS = [(task, method) for task, row in TASKS.items() for method in METHODS if method not in row.refused]
+
+# No field at its default, so that one that is lost on the way is seen.
+UNUSUAL = TrainRun(
+    task="paraphrase",
+    model="gpt2-xl",
+    tokenizer="words",
+    from_scratch=Shape(n_layer=1, n_head=2, n_embd=4, n_positions=8, vocab_size=300),
+    method=MethodConfig(
+        method="full", rank=3, alpha=0.1, lora_dropout=0.3, targets=("query", "mlp-up"), layers=(0, 1)
+    ),
+    data=DataConfig(data="é.csv", dev="d.csv", columns={"label": "y"}, format="msr", skip_bad=True),
+    encoding=EncodingConfig(template='{sentence1}\n"{sentence2}"', label_words=("oui", "non"), max_length=9),
+    optimizer=OptimizerConfig(
+        optimizer="muon",
+        learning_rate=1 / 3,
+        weight_decay=0.3,
+        beta1=0.8,
+        beta2=0.9,
+        clip=0.7,
+        warmup=0.5,
+        schedule="cosine",
+    ),
+    training=TrainingConfig(
+        epochs=7,
+        max_steps=9,
+        max_minutes=4.5,
+        batch_size=3,
+        accumulate=4,
+        dropout=0.2,
+        seed=5,
+        eval_every=2,
+        save_every=6,
+        patience=8,
+    ),
+    runtime=RuntimeConfig(
+        device="cuda:1", amp="fp16", grad_checkpoint=True, threads=3, plain_attention=64, feature_cache=9
+    ),
+)
+
+
+# --- the JSON round trip --------------------------------------------------------------------------
+
+
+def test_the_unusual_run_has_no_default_in_it() -> None:
+    usual = settings_of(TrainRun(task="text"))
+    assert [name for name, value in settings_of(UNUSUAL).items() if value == usual[name]] == []
+
+
+@pytest.mark.parametrize(
+    "run", [UNUSUAL, TrainRun(task="text"), *(resolve(t, {"method": m})[0] for t, m in PAIRS)]
+)
+def test_json_and_back_is_the_same_run(run: TrainRun) -> None:
+    text = json.dumps(run.to_json())
+    again = TrainRun.from_json(json.loads(text))
+    assert again == run
+    assert json.dumps(again.to_json()) == text
+
+
+def test_floats_survive_to_the_last_bit() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        rate = draw.random() * 10 ** draw.randint(-12, 3)
+        run = TrainRun(task="text", optimizer=OptimizerConfig(learning_rate=rate))
+        assert TrainRun.from_json(json.loads(json.dumps(run.to_json()))).optimizer.learning_rate == rate
+
+
+def test_field_names_are_unique_across_the_concerns() -> None:
+    names = [field.name for kind in CONCERNS.values() for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
+    assert set(CHOICES) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"task": "text", "trainig": {}}, "run has no setting 'trainig'; did you mean training?"),
+        (
+            {"task": "text", "training": {"epoch": 3}},
+            "run.training has no setting 'epoch'; did you mean epochs?",
+        ),
+        ({"task": "text", "method": {"qqq": 3}}, "run.method has no setting 'qqq'"),
+        ({"training": {}}, "run does not say its task"),
+        ({"task": "text", "from_scratch": {"n_layer": 2}}, "run.from_scratch does not say its n_head"),
+        ({"task": 3}, "run.task should be of type str, not 3"),
+        ({"task": "text", "training": 3}, "run.training should be an object, not 3"),
+        ({"task": "text", "training": {"epochs": "3"}}, "run.training.epochs should be of type int, not '3'"),
+        ({"task": "text", "training": {"epochs": 3.0}}, "run.training.epochs should be of type int, not 3.0"),
+        (
+            {"task": "text", "training": {"epochs": True}},
+            "run.training.epochs should be of type int, not True",
+        ),
+        (
+            {"task": "text", "training": {"epochs": None}},
+            "run.training.epochs should be of type int, not None",
+        ),
+        (
+            {"task": "text", "optimizer": {"clip": False}},
+            "run.optimizer.clip should be of type float, not False",
+        ),
+        ({"task": "text", "data": {"skip_bad": 1}}, "run.data.skip_bad should be of type bool, not 1"),
+        ({"task": "text", "data": {"columns": ["a"]}}, "run.data.columns should be an object, not ['a']"),
+        ({"task": "text", "data": {"columns": {"a": 1}}}, "run.data.columns.a should be of type str, not 1"),
+        ({"task": "text", "method": {"targets": "key"}}, "run.method.targets should be a list, not 'key'"),
+        ({"task": "text", "method": {"targets": [1]}}, "run.method.targets should be of type str, not 1"),
+        ({"task": "text", "method": {"layers": [1]}}, "run.method.layers should be a list of 2, not [1]"),
+        ({"task": "text", "method": {"layers": [0, 1, 2]}}, "run.method.layers should be a list of 2"),
+        ([], "run should be an object, not []"),
+    ],
+)
+def test_what_is_no_run_is_refused_with_the_place(value: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainRun.from_json(value)
+    assert caught.value.message.startswith(message)
+
+
+def test_a_whole_number_is_a_fine_float() -> None:
+    run = TrainRun.from_json({"task": "text", "method": {"alpha": 16}})
+    assert isinstance(run.method.alpha, float) and run.method.alpha == 16
+
+
+# --- precedence -----------------------------------------------------------------------------------
+
+
+def test_options_win_over_the_file_over_the_method_over_the_task_over_the_field() -> None:
+    options = {"method": "full", "epochs": 8}
+    file = settings_in({"task": "sentiment", "training": {"epochs": 9, "batch_size": 5}})
+    run, origins = resolve("sentiment", options, file)
+    assert (run.training.epochs, origins["epochs"]) == (8, "option")
+    assert (run.training.batch_size, origins["batch_size"]) == (5, "config file")
+    row = TASKS["sentiment"]
+    rate, length = row.by_method["full"]["learning_rate"], row.defaults["max_length"]
+    assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "sentiment with full")
+    assert (run.encoding.max_length, origins["max_length"]) == (length, "sentiment")
+    assert (run.optimizer.clip, origins["clip"]) == (1.0, "default")
+
+
+def test_the_default_of_a_method_wins_over_that_of_the_task() -> None:
+    """Nothing else given: last-linear on sentiment has epochs of its own."""
+    assert TASKS["sentiment"].defaults["epochs"] != TASKS["sentiment"].by_method["last-linear"]["epochs"]
+    run, origins = resolve("sentiment", {"method": "last-linear"})
+    assert run.training.epochs == TASKS["sentiment"].by_method["last-linear"]["epochs"]
+    assert origins["epochs"] == "sentiment with last-linear"
+
+
+def test_a_file_that_names_a_default_still_wins_over_the_task() -> None:
+    """It is what the file says that counts, not whether it differs from a default."""
+    rate = OptimizerConfig().learning_rate
+    file = settings_in({"task": "text", "method": {"method": "full"}, "optimizer": {"learning_rate": rate}})
+    run, origins = resolve("text", {}, file)
+    assert run.method.method == "full"
+    assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "config file")
+
+
+def test_a_file_may_leave_settings_to_the_task() -> None:
+    run, origins = resolve("text", {}, settings_in({"task": "text", "method": {"method": "full"}}))
+    rate = TASKS["text"].by_method["full"]["learning_rate"]
+    assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "text with full")
+    assert run.method.targets == TASKS["text"].defaults["targets"]
+
+
+def test_a_recorded_run_decides_every_setting() -> None:
+    recorded = resolve("sonnet", {"method": "full", "epochs": 4, "seed": 3})[0]
+    run, origins = resolve("sonnet", {}, settings_in(recorded.to_json()))
+    assert run == recorded
+    assert set(origins.values()) == {"config file"}
+
+
+@pytest.mark.parametrize(("task", "method"), PAIRS)
+def test_every_origin_tells_the_truth(task: str, method: str) -> None:
+    run, origins = resolve(task, {"method": method})
+    row, fields, flat = TASKS[task], settings_of(TrainRun(task=task)), settings_of(run)
+    sources = {task: row.defaults, f"{task} with {method}": row.by_method[method], "default": fields}
+    assert origins.pop("method") == "option"
+    assert origins.keys() == flat.keys() - {"method"}
+    for name, origin in origins.items():
+        assert sources[origin][name] == flat[name], name
+
+
+@pytest.mark.parametrize(("task", "method"), PAIRS)
+def test_every_method_has_a_learning_rate_of_its_own(task: str, method: str) -> None:
+    assert resolve(task, {"method": method})[1]["learning_rate"] == f"{task} with {method}"
+
+
+def test_registry_defaults_are_settings() -> None:
+    known = settings_of(TrainRun(task="text"))
+    for row in TASKS.values():
+        for defaults in (row.defaults, *row.by_method.values()):
+            assert defaults.keys() <= known.keys()
+    assert all(set(row.settings) <= known.keys() for row in METHODS.values())
+
+
+# --- the learning rate of a narrow base -----------------------------------------------------------
+
+
+def rate_for(width: int, options: dict[str, Any], file: dict[str, Any] | None = None) -> tuple[float, str]:
+    run, origins = fit_learning_rate(*resolve("text", options, file), width)
+    return run.optimizer.learning_rate, origins["learning_rate"]
+
+
+def test_a_default_rate_grows_as_the_base_gets_narrower() -> None:
+    default = TASKS["text"].by_method["lora"]["learning_rate"]
+    assert rate_for(768, {}) == (default, "text with lora")
+    assert rate_for(256, {}) == (pytest.approx(3 * default), "text with lora, for a width of 256")
+    assert rate_for(1600, {})[0] == pytest.approx(0.48 * default)
+    assert rate_for(7, {})[0] == float(f"{default * 768 / 7:.2g}")  # two digits are told and used
+
+
+def test_a_rate_that_was_given_stays() -> None:
+    assert rate_for(256, {"learning_rate": 0.123}) == (0.123, "option")
+    assert rate_for(256, {}, {"learning_rate": 0.123}) == (0.123, "config file")
+
+
+def test_fitting_changes_the_rate_alone() -> None:
+    run, origins = resolve("text", {"epochs": 4})
+    fitted, told = fit_learning_rate(run, origins, 32)
+    assert {n for n, v in settings_of(fitted).items() if v != settings_of(run)[n]} == {"learning_rate"}
+    assert {n for n in told if told[n] != origins[n]} == {"learning_rate"}
+
+
+# --- options that cannot be, or would be ignored --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [(task, method) for task, row in TASKS.items() for method in row.refused]
+)
+def test_a_refused_method_is_refused_with_the_reason(task: str, method: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(task, {"method": method})
+    assert TASKS[task].refused[method] in caught.value.message
+
+
+LORA_OPTIONS = {"alpha": 4.0, "lora_dropout": 0.1, "targets": ("key",), "layers": (0, 1), "rank": 4}
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+@pytest.mark.parametrize("name", LORA_OPTIONS)
+def test_an_option_of_another_method_is_refused(method: str, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("sentiment", {"method": method, name: LORA_OPTIONS[name]})
+    assert caught.value.message == f"{method} has no {name.replace('_', '-')}: that belongs to lora"
+    assert settings_of(resolve("sentiment", {name: LORA_OPTIONS[name]})[0])[name] == LORA_OPTIONS[name]
+
+
+def test_every_setting_of_a_method_is_tried_above() -> None:
+    fields = {field.name for field in dataclasses.fields(MethodConfig)} - {"method"}
+    assert LORA_OPTIONS.keys() == fields
+    assert foreign_settings("full", [*fields, "epochs"]) == [*fields]
+    assert foreign_settings("lora", fields) == []
+
+
+def test_what_a_task_or_a_recorded_run_says_of_lora_is_no_obstacle() -> None:
+    file = settings_in(resolve("sentiment", LORA_OPTIONS)[0].to_json())
+    run = resolve("sentiment", {"method": "full"}, file)[0]
+    assert run.method.method == "full"
+    assert run.method.targets == ("key",)
+
+
+def test_an_option_for_lora_with_a_recorded_full_run_is_refused() -> None:
+    file = settings_in(resolve("sentiment", {"method": "full"})[0].to_json())
+    with pytest.raises(UsageError, match="full has no alpha"):
+        resolve("sentiment", {"alpha": 4.0}, file)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "paraphrase"])
+@pytest.mark.parametrize(("name", "value"), [("template", "{sentence}"), ("label_words", ("a", "b"))])
+def test_only_paraphrase_has_a_template(task: str, name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{task} has no {name.replace('_', '-')}"):
+        resolve(task, {name: value})
+
+
+def test_an_unknown_option_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean learning_rate"):
+        resolve("text", {"learning_rat": 1.0})
+
+
+# --- values outside their range -------------------------------------------------------------------
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("method", "lorra", "method 'lorra' is not one of lora, full, last-linear; did you mean lora?"),
+        ("optimizer", "sgd", "optimizer 'sgd' is not one of adamw, muon"),
+        (
+            "schedule",
+            "cosin",
+            "schedule 'cosin' is not one of linear, cosine, constant; did you mean cosine?",
+        ),
+        ("amp", "fp8", "amp 'fp8' is not one of auto, off, bf16, fp16"),
+        ("format", "xml", "format 'xml' is not one of auto, msr"),
+        ("rank", 0, "rank must be at least 1, not 0"),
+        ("epochs", 0, "epochs must be at least 1, not 0"),
+        ("batch_size", -1, "batch-size must be at least 1, not -1"),
+        ("accumulate", 0, "accumulate must be at least 1, not 0"),
+        ("max_length", 7, "max-length must be at least 8, not 7"),
+        ("max_steps", 0, "max-steps must be at least 1, not 0"),
+        ("eval_every", 0, "eval-every must be at least 1, not 0"),
+        ("save_every", 0, "save-every must be at least 1, not 0"),
+        ("patience", 0, "patience must be at least 1, not 0"),
+        ("threads", 0, "threads must be at least 1, not 0"),
+        ("weight_decay", -0.1, "weight-decay must be at least 0, not -0.1"),
+        ("weight_decay", NAN, "weight-decay must be at least 0, not nan"),
+        ("weight_decay", INFINITY, "weight-decay must be at least 0, not inf"),
+        ("clip", -1.0, "clip must be at least 0, not -1.0"),
+        ("clip", NAN, "clip must be at least 0, not nan"),
+        ("seed", -1, "seed must be at least 0, not -1"),
+        ("seed", 2**63, "seed must be below 2^63"),
+        ("lora_dropout", 1.0, "lora-dropout must be in [0, 1), not 1.0"),
+        ("dropout", -0.1, "dropout must be in [0, 1), not -0.1"),
+        ("dropout", NAN, "dropout must be in [0, 1), not nan"),
+        ("warmup", 1.0, "warmup must be in [0, 1), not 1.0"),
+        ("beta1", 1.0, "beta1 must be in [0, 1), not 1.0"),
+        ("beta2", 1.5, "beta2 must be in [0, 1), not 1.5"),
+        ("learning_rate", 0.0, "learning-rate must be a positive number, not 0.0"),
+        ("learning_rate", NAN, "learning-rate must be a positive number, not nan"),
+        ("learning_rate", INFINITY, "learning-rate must be a positive number, not inf"),
+        ("alpha", -2.0, "alpha must be a positive number, not -2.0"),
+        ("targets", (), "targets must be distinct and at least one: ''"),
+        ("targets", ("key", "key"), "targets must be distinct and at least one: 'key,key'"),
+        ("targets", ("keys",), "no target 'keys'; did you mean key?"),
+        ("targets", ("c_attn", "key"), "c_attn is one adapter on query, key and value together"),
+        ("layers", (3, 2), "layers 3-2 is not a range of blocks"),
+        ("layers", (-1, 2), "layers -1-2 is not a range of blocks"),
+        ("label_words", ("yes", "yes"), "label words are two different words"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("paraphrase", {name: value})
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clip", 0.0),
+        ("weight_decay", 0.0),
+        ("seed", 0),
+        ("seed", 2**63 - 1),
+        ("dropout", 0.0),
+        ("warmup", 0.0),
+    ],
+)
+def test_the_ends_of_the_ranges_are_fine(name: str, value: object) -> None:
+    assert settings_of(resolve("paraphrase", {name: value})[0])[name] == value
+
+
+SCRATCH = Shape(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("text", {"method": "lora"}, "--from-scratch trains every weight on plain text"),
+        ("sentiment", {"method": "full"}, "--from-scratch trains every weight on plain text"),
+    ],
+)
+def test_only_full_training_on_text_starts_from_scratch(
+    task: str, options: dict[str, Any], message: str
+) -> None:
+    assert resolve("text", {"method": "full", "from_scratch": SCRATCH})[0].from_scratch == SCRATCH
+    with pytest.raises(UsageError, match=message):
+        resolve(task, options | {"from_scratch": SCRATCH})
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [({"n_embd": 9}, "2 heads"), ({"n_layer": 0}, "n_layer must be")]
+)
+def test_a_shape_that_cannot_be_is_refused(size: dict[str, int], message: str) -> None:
+    shape = dataclasses.replace(SCRATCH, **size)
+    with pytest.raises(UsageError, match=message):
+        resolve("text", {"method": "full", "from_scratch": shape})
+
+
+def test_scale_is_alpha_by_rank_and_two_by_default() -> None:
+    assert MethodConfig(rank=5).scale == 2
+    assert MethodConfig(rank=4, alpha=1.0).scale == 0.25
+
+
+def test_every_default_is_valid() -> None:
+    for task, method in PAIRS:
+        validate(resolve(task, {"method": method})[0])
+
+
+class TestFittingTheLearningRate:
+    def test_a_default_goes_as_one_over_the_width(self) -> None:
+        run, origins = resolve("sentiment", {"method": "full"})
+        fitted, now = fit_learning_rate(run, origins, 256)
+        assert fitted.optimizer.learning_rate == pytest.approx(3 * run.optimizer.learning_rate)
+        assert now["learning_rate"] == "sentiment with full, for a width of 256"
+        assert dataclasses.replace(fitted, optimizer=run.optimizer) == run
+
+    def test_at_gpt2s_own_width_nothing_changes(self) -> None:
+        run, origins = resolve("paraphrase", {})
+        assert fit_learning_rate(run, origins, 768) == (run, origins)
+
+    def test_a_rate_that_somebody_gave_stays(self) -> None:
+        for given, recorded in (({"learning_rate": 2e-4}, {}), ({}, {"learning_rate": 2e-4})):
+            run, origins = resolve("paraphrase", given, recorded)
+            assert fit_learning_rate(run, origins, 256) == (run, origins)

@@ -1,0 +1,121 @@
+"""Closed forms against numbers worked out by hand and published ones."""
+
+import pytest
+
+from explora.core.config.registry import MODELS, Shape
+from explora.core.config.run_config import MethodConfig
+from explora.core.estimate.parameters import base_tensors, check_rank, count, file_bytes, file_tensors
+from explora.errors import UsageError
+
+GPT2 = MODELS["gpt2"].shape
+ALL = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
+FULL = MethodConfig(method="full")
+LAST_LINEAR = MethodConfig(method="last-linear")
+
+
+def lora(rank: int, *targets: str, layers: tuple[int, int] | None = None) -> MethodConfig:
+    return MethodConfig(rank=rank, targets=targets, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("distilgpt2", 81_912_576),
+    ],
+)
+def test_totals_of_the_published_models(name: str, total: int) -> None:
+    assert count(MODELS[name].shape, FULL).total == total
+
+
+@pytest.mark.parametrize(
+    ("method", "trainable"),
+    [
+        (lora(8, "c_attn"), 294_912),
+        (lora(8, "key", "value"), 294_912),
+        (lora(4, "query", "value"), 147_456),
+        (lora(1, *ALL), 165_888),
+        (lora(8, *ALL), 1_327_104),
+        (lora(8, "c_attn", "attn-out"), 442_368),
+        (lora(8, "c_attn", "attn-out", "mlp-down"), 811_008),
+        (lora(8, "c_attn", "attn-out", "mlp-up", "mlp-down"), 1_179_648),
+        (lora(8, "key", "value", layers=(6, 11)), 294_912 // 2),
+        (lora(8, "key", "value", layers=(11, 11)), 294_912 // 12),
+        (FULL, 124_439_808),
+        (LAST_LINEAR, 0),
+    ],
+)
+def test_what_methods_train_on_gpt2(method: MethodConfig, trainable: int) -> None:
+    counted = count(GPT2, method)
+    assert counted.trainable == trainable
+    assert counted.total == 124_439_808
+    assert counted.share == trainable / 124_439_808
+
+
+@pytest.mark.parametrize("method", [lora(8, "c_attn"), FULL, LAST_LINEAR], ids=lambda m: m.method)
+def test_a_head_adds_a_row_for_each_class_to_what_is_trained(method: MethodConfig) -> None:
+    without, with_head = count(GPT2, method), count(GPT2, method, classes=5)
+    assert with_head.trainable - without.trainable == 5 * 768
+    assert with_head.total == without.total
+    assert (with_head.parts["score"].total, with_head.parts["score"].trainable) == (0, 5 * 768)
+
+
+def test_parts_of_a_tiny_base_by_hand() -> None:
+    tiny = Shape(n_layer=2, n_head=1, n_embd=4, n_positions=8, vocab_size=10)
+    parts = count(tiny, lora(3, "query", "value", "mlp-down", layers=(1, 1))).parts
+    assert {name: (part.total, part.trainable) for name, part in parts.items()} == {
+        "wte": (10 * 4, 0),
+        "wpe": (8 * 4, 0),
+        "ln_1": (2 * 8, 0),
+        "attn.c_attn": (2 * (4 * 12 + 12), 2 * 3 * (4 + 4)),
+        "attn.c_proj": (2 * (4 * 4 + 4), 0),
+        "ln_2": (2 * 8, 0),
+        "mlp.c_fc": (2 * (4 * 16 + 16), 0),
+        "mlp.c_proj": (2 * (16 * 4 + 4), 3 * (16 + 4)),
+        "ln_f": (8, 0),
+    }
+
+
+def test_separate_adapters_are_stored_as_one_of_their_joint_rank() -> None:
+    tensors = file_tensors(GPT2, lora(8, "query", "value", "attn-out"))
+    prefix = "base_model.model.transformer.h.11.attn"
+    assert tensors[f"{prefix}.c_attn.lora_A.weight"] == (16, 768)
+    assert tensors[f"{prefix}.c_attn.lora_B.weight"] == (2304, 16)
+    assert tensors[f"{prefix}.c_proj.lora_A.weight"] == (8, 768)
+    assert tensors[f"{prefix}.c_proj.lora_B.weight"] == (768, 8)
+    assert len(tensors) == 12 * 4
+
+
+def test_the_file_of_294912_numbers_takes_1_2_megabytes() -> None:
+    assert count(GPT2, lora(8, "c_attn")).adapter_bytes == pytest.approx(294_912 * 4, rel=0.003)
+
+
+def test_a_full_fine_tune_keeps_the_whole_model() -> None:
+    assert file_tensors(GPT2, FULL, classes=2) == {
+        **{f"transformer.{name}": size for name, size in base_tensors(GPT2).items()},
+        "score.weight": (2, 768),
+    }
+
+
+def test_the_header_is_part_of_the_file() -> None:
+    without, with_header = (count(GPT2, lora(8, "key"), header=text).adapter_bytes for text in ("", "x" * 80))
+    assert with_header - without == 80
+    assert file_bytes({}, {}) == 8 + 24  # the length, then {"__metadata__":{}} padded to a multiple of eight
+
+
+@pytest.mark.parametrize("layers", [(6, 12), (12, 12)])
+def test_blocks_that_the_base_lacks_are_a_usage_error(layers: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="the base has 12") as caught:
+        count(GPT2, lora(8, "key", layers=layers))
+    assert "0 to 11" in caught.value.hint
+
+
+def test_a_rank_that_no_matrix_has_is_refused() -> None:
+    shape = MODELS["gpt2"].shape
+    check_rank(shape, MethodConfig(rank=768))
+    check_rank(shape, MethodConfig(method="full", rank=769))
+    with pytest.raises(UsageError, match="rank 769 is more than the matrices of this base have"):
+        check_rank(shape, MethodConfig(rank=769))

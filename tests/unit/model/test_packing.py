@@ -1,0 +1,100 @@
+"""Packed weights: the same numbers and gradients, and only where a weight is frozen."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import MethodConfig
+from explora.core.methods import full, lora
+from explora.core.methods.freezing import freeze
+from explora.core.model.gpt2 import GPT2, Conv1D
+from explora.core.model.onednn import uses_onednn
+from tests.tiny_models import randomise
+
+SHAPE = Shape(n_layer=3, n_head=2, n_embd=32, n_positions=24, vocab_size=41)
+LORA = MethodConfig(method="lora", rank=4, targets=("key", "value", "mlp-down"))
+
+pytestmark = pytest.mark.skipif(not uses_onednn(torch.zeros(1)), reason="this torch has no oneDNN products")
+
+
+def prepared(method: MethodConfig, dtype: torch.dtype = torch.float32) -> GPT2:
+    model = randomise(GPT2(SHAPE)).to(dtype)
+    model.compute_dtype = dtype
+    {"lora": lora, "full": full}[method.method].apply(model, method)
+    return randomise(model) if method.method == "lora" else model
+
+
+def gradients(model: GPT2) -> dict[str, Tensor]:
+    ids = torch.arange(2 * 11).view(2, 11) % SHAPE.vocab_size
+    model.logits(model(ids)).square().sum().backward()
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+def packed(model: GPT2) -> list[bool]:
+    """Which linear layers are packed, block by block in their order."""
+    return [module.weight.is_mkldnn for module in model.modules() if isinstance(module, Conv1D)]
+
+
+@pytest.mark.parametrize("layers", [None, (1, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_on_packed_weights_has_the_same_gradients(
+    layers: tuple[int, int] | None, dtype: torch.dtype
+) -> None:
+    model = prepared(MethodConfig(**{**vars(LORA), "layers": layers}), dtype)
+    twin = copy.deepcopy(model)
+    twin.pack(twice=True)
+    assert all(packed(twin))
+    expected, found = gradients(model), gradients(twin)
+    assert found.keys() == expected.keys() and len(found) == 4 * (3 if layers is None else 2)
+    bound = 1e-4 if dtype is torch.float32 else 0.1
+    for name, value in expected.items():
+        scale = float(value.abs().max())
+        assert float((found[name] - value).abs().max()) <= bound * scale, name
+
+
+def test_a_transposed_weight_that_is_not_transposed_would_be_seen() -> None:
+    model = prepared(LORA)
+    twin = copy.deepcopy(model)
+    twin.pack(twice=True)
+    for module in twin.modules():
+        if isinstance(module, Conv1D) and module.weight.shape[0] == module.weight.shape[1]:
+            module.transposed = module.weight.detach()
+    name = "h.0.attn.c_attn.lora_A"
+    expected, found = gradients(model)[name], gradients(twin)[name]
+    assert float((found - expected).abs().max()) > 0.01 * float(expected.abs().max())
+
+
+def test_blocks_below_the_first_gradient_are_packed_once() -> None:
+    model = prepared(MethodConfig(**{**vars(LORA), "layers": (2, 2)}))
+    model.pack(twice=True)
+    doubled = [module.transposed is not None for module in model.modules() if isinstance(module, Conv1D)]
+    assert doubled == [False] * 8 + [True] * 4
+
+
+def test_without_room_for_two_only_what_no_gradient_passes_is_packed() -> None:
+    model = prepared(MethodConfig(**{**vars(LORA), "layers": (2, 2)}))
+    model.pack(twice=False)
+    assert packed(model) == [True] * 8 + [False] * 4
+
+
+def test_what_is_trained_is_not_packed() -> None:
+    model = prepared(MethodConfig(method="full"))
+    model.pack(twice=True)
+    assert not any(packed(model))
+
+
+def test_a_frozen_trunk_is_packed_and_counts_the_same_numbers() -> None:
+    model = randomise(GPT2(SHAPE))
+    freeze(model)
+    before = sum(value.numel() for value in model.parameters())
+    ids = torch.arange(11).view(1, 11)
+    expected = model(ids)
+    model.pack(twice=False)
+    assert all(packed(model))
+    assert sum(value.numel() for value in model.parameters()) == before
+    torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-4)

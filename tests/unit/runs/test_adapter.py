@@ -1,0 +1,555 @@
+"""The adapter folder: exact round trips, the same bytes, and one error for all that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+from transformers import GPT2Model
+
+from explora.core.config.registry import METHODS, TASKS
+from explora.core.config.run_config import EncodingConfig, MethodConfig
+from explora.core.runs.adapter import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    FREE,
+    Header,
+    foreign_method,
+    from_peft,
+    is_adapter,
+    read_adapter,
+    read_header,
+    to_peft,
+    write_adapter,
+)
+from explora.core.runs.assemble import Session
+from explora.core.runs.open import open_run
+from explora.core.training.checkpoint import trained_tensors
+from explora.errors import AdapterError
+from tests.tiny_adapters import (
+    IN_FP32,
+    SHAPE,
+    adapted,
+    causal,
+    change_config,
+    change_tensors,
+    header,
+    our_logits,
+    train_with_peft,
+    write_base,
+    write_run,
+)
+
+KEY_VALUE = MethodConfig(rank=2, targets=("key", "value"))
+ALL_SEPARATE = MethodConfig(rank=2, targets=("query", "key", "value", "attn-out", "mlp-up", "mlp-down"))
+FIRST_A = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
+FIRST_B = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def open_adapter(folder: Path, base: Path, task: str = "text") -> Session:
+    return open_run(task, str(folder), model=str(base), tokenizer=str(base), runtime=IN_FP32)
+
+
+# Written and read again
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_header_survives_json_exactly(task: str, method: str) -> None:
+    chosen = MethodConfig(method=method, alpha=3.5, layers=(1, 2), targets=("query", "mlp-up"))
+    encoding = EncodingConfig(template="{sentence1} ü ☃ {sentence2}", label_words=("ja", "nein"))
+    plain = Header(task=task, method=MethodConfig(), base="gpt2", base_digest="d", encoding=EncodingConfig())
+    full = dataclasses.replace(
+        plain, method=chosen, encoding=encoding, labels=("0", "a b"), best_step=7, base=""
+    )
+    for one in (plain, full):
+        text = one.to_json()
+        assert Header.from_json(text, "here") == one
+        assert text == json.dumps(json.loads(text), sort_keys=True)
+
+
+@pytest.mark.parametrize("method", [KEY_VALUE, ALL_SEPARATE, MethodConfig(rank=3, targets=("c_attn",))])
+def test_tensors_survive_the_folder_exactly(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+    model = write_run(tmp_path, base, method, "sentiment", ("a", "b", "c"))
+    own = trained_tensors(model)
+    tensors, read = read_adapter(tmp_path)
+    found = from_peft(tensors, own, method, "here")
+    assert read == header(base, "sentiment", method, ("a", "b", "c"))
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], own[name]) for name in own)
+
+
+def test_separate_parts_are_blocks_with_zeros_around(base: Path) -> None:
+    own = trained_tensors(adapted(base, KEY_VALUE))
+    fused = to_peft(own, KEY_VALUE)[FIRST_B]
+    width, rank = SHAPE.n_embd, KEY_VALUE.rank
+    expected = torch.zeros(3 * width, 2 * rank)
+    expected[width : 2 * width, :rank] = own["h.0.attn.c_attn.lora_B"][0]
+    expected[2 * width :, rank:] = own["h.0.attn.c_attn.lora_B"][1]
+    assert torch.equal(fused, expected)
+
+
+def test_last_linear_has_no_peft_configuration(base: Path, tmp_path: Path) -> None:
+    method = MethodConfig(method="last-linear")
+    model = write_run(tmp_path, base, method, "sentiment", ("a", "b", "c"))
+    assert {file.name for file in tmp_path.iterdir()} == {ADAPTER_FILE}
+    assert load_file(tmp_path / ADAPTER_FILE).keys() == {"base_model.model.score.weight"}
+    session = open_adapter(tmp_path, base, "sentiment")
+    assert session.task.labels == ("a", "b", "c")
+    assert torch.equal(our_logits(session.model), our_logits(model))
+
+
+WRITE = """
+import sys, json
+from pathlib import Path
+from safetensors.torch import load_file
+from explora.core.runs.adapter import Header, write_adapter
+from explora.core.config.registry import Shape
+folder, shape, header, base = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
+trained = load_file(folder / "trained.safetensors")
+trained = dict(reversed(trained.items()))
+write_adapter(folder, trained, Header.from_json(header, ""), Shape(**shape), base)
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_the_same_run_gives_the_same_bytes_in_any_process(base: Path, tmp_path: Path, hash_seed: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    model = write_run(here, base, ALL_SEPARATE)
+    written = {name: (here / name).read_bytes() for name in (ADAPTER_FILE, CONFIG_FILE)}
+    own = header(base, "text", ALL_SEPARATE)
+    write_adapter(here, trained_tensors(model), own, SHAPE, str(base))
+    there.mkdir()
+    save_file(dict(trained_tensors(model)), there / "trained.safetensors")
+    arguments = [str(there), json.dumps(vars(SHAPE)), own.to_json(), str(base)]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    subprocess.run([sys.executable, "-c", WRITE, *arguments], env=environment, check=True)
+    for name, content in written.items():
+        assert (here / name).read_bytes() == content
+        assert (there / name).read_bytes() == content
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+READ = """
+import sys
+from pathlib import Path
+from explora.core.runs.adapter import read_header
+print(read_header(Path(sys.argv[1])).to_json())
+assert not {"torch", "numpy", "safetensors", "transformers"} & sys.modules.keys()
+"""
+
+
+def test_the_header_is_read_without_torch(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, KEY_VALUE)
+    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Header.from_json(done.stdout, "") == header(base, "text", KEY_VALUE) == read_header(tmp_path)
+
+
+# Tensors that do not fit
+
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+NAN, INF = float("nan"), float("inf")
+
+
+def with_number(name: str, value: float) -> Change:
+    def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors[name].view(-1)[-1] = value
+        return tensors
+
+    return change
+
+
+def a_number_for_the_query(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    tensors[FIRST_B][0, 0] = 1e-30
+    return tensors
+
+
+FAULTS: dict[str, tuple[Change, list[str]]] = {
+    "missing": (lambda t: {n: v for n, v in t.items() if n != FIRST_A}, [f"missing {FIRST_A}"]),
+    "unexpected": (lambda t: t | {"other.weight": torch.ones(2)}, ["unexpected other.weight"]),
+    "misshapen": (
+        lambda t: t | {FIRST_A: t[FIRST_A][:, :3]},
+        [f"{FIRST_A} has shape (4, 3), not (4, {SHAPE.n_embd})"],
+    ),
+    "another rank": (
+        lambda t: t | {FIRST_A: t[FIRST_A][:2], FIRST_B: t[FIRST_B][:, :2]},
+        [f"{FIRST_A} has shape (2, 16), not (4, 16)", f"{FIRST_B} has shape (48, 2), not (48, 4)"],
+    ),
+    "another dimension": (lambda t: t | {FIRST_A: t[FIRST_A][None]}, [f"{FIRST_A} has shape (1, 4, 16)"]),
+    "NaN": (with_number(FIRST_A, NAN), [f"{FIRST_A} holds a number that is not finite"]),
+    "infinity": (with_number(FIRST_B, -INF), [f"{FIRST_B} holds a number that is not finite"]),
+    "integers": (lambda t: t | {FIRST_A: t[FIRST_A].long()}, [f"{FIRST_A} holds torch.int64"]),
+    "outside the blocks": (
+        a_number_for_the_query,
+        [f"{FIRST_B} holds numbers outside the blocks of key,value"],
+    ),
+    "wrong prefix": (
+        lambda t: {name.replace("transformer.", ""): value for name, value in t.items()},
+        [f"missing {FIRST_A}", "unexpected base_model.model.h.0.attn.c_attn.lora_A.weight"],
+    ),
+    "nothing": (lambda t: {}, [f"missing {FIRST_A}", f"missing {FIRST_B}"]),
+    "several": (
+        lambda t: (
+            {n: v for n, v in with_number(FIRST_B, NAN)(t).items() if n != FIRST_A} | {"x": torch.ones(1)}
+        ),
+        [f"missing {FIRST_A}", f"{FIRST_B} holds a number that is not finite", "unexpected x"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "listed"), FAULTS.values(), ids=FAULTS)
+def test_what_does_not_fit_is_named(base: Path, tmp_path: Path, change: Change, listed: list[str]) -> None:
+    write_run(tmp_path, base, KEY_VALUE)
+    change_tensors(tmp_path, change)
+    with pytest.raises(AdapterError) as caught:
+        open_adapter(tmp_path, base)
+    assert str(tmp_path) in caught.value.message
+    assert all(fault in caught.value.message for fault in listed), caught.value.message
+
+
+def test_all_faults_are_in_one_error(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, ALL_SEPARATE)
+    change_tensors(tmp_path, lambda tensors: {f"x.{name}": value for name, value in tensors.items()})
+    with pytest.raises(AdapterError) as caught:
+        open_adapter(tmp_path, base)
+    count = SHAPE.n_layer * 4 * 2
+    assert caught.value.message.count("missing base_model") == count
+    assert caught.value.message.count("unexpected x.base_model") == count
+
+
+def test_half_precision_tensors_are_read(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, KEY_VALUE)
+    change_tensors(tmp_path, lambda tensors: {name: value.bfloat16() for name, value in tensors.items()})
+    read = trained_tensors(open_adapter(tmp_path, base).model)
+    expected = trained_tensors(adapted(base, KEY_VALUE))
+    assert all(torch.equal(read[name], value.bfloat16().float()) for name, value in expected.items())
+
+
+# Files that are damaged
+
+
+def rewrite_size(content: bytes, size: int) -> bytes:
+    return size.to_bytes(8, "little") + content[8:]
+
+
+def rewrite_header(content: bytes, change: Callable[[Any], Any]) -> bytes:
+    size = int.from_bytes(content[:8], "little")
+    changed = json.dumps(change(json.loads(content[8 : 8 + size]))).encode()
+    return len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+
+
+def lie_about_offsets(described: Any) -> Any:
+    begin, end = described[FIRST_A]["data_offsets"]
+    return described | {FIRST_A: described[FIRST_A] | {"data_offsets": [begin, end + 400]}}
+
+
+def lie_about_shape(described: Any) -> Any:
+    return described | {FIRST_A: described[FIRST_A] | {"shape": [4, 1000]}}
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut in the size": lambda content: content[:5],
+    "cut in the header": lambda content: content[:100],
+    "cut in the numbers": lambda content: content[:-1],
+    "too long": lambda content: content + b"\0" * 8,
+    "a huge header": lambda content: rewrite_size(content, 1 << 62),
+    "a header beyond the end": lambda content: rewrite_size(content, len(content)),
+    "no header": lambda content: rewrite_size(content, 0),
+    "not JSON": lambda content: content[:8] + b"?" + content[9:],
+    "a list": lambda content: rewrite_header(content, lambda described: [described]),
+    "offsets that lie": lambda content: rewrite_header(content, lie_about_offsets),
+    "a shape that lies": lambda content: rewrite_header(content, lie_about_shape),
+    "another type": lambda content: content.replace(b'"F32"', b'"F99"'),
+    "text": lambda content: b"version https://git-lfs.github.com/spec/v1\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_one_error(base: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    write_run(tmp_path, base, KEY_VALUE)
+    file = tmp_path / ADAPTER_FILE
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(AdapterError, match="is not a readable safetensors file") as caught:
+        read_adapter(tmp_path)
+    assert str(file) in caught.value.message
+
+
+def test_no_damage_is_another_exception(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, MethodConfig(rank=1, targets=("query",), layers=(0, 0)))
+    file = tmp_path / ADAPTER_FILE
+    content = file.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    draw = random.Random(0)
+    refused = 0
+    for number in range(600):
+        damaged = bytearray(content)
+        if number % 3 == 0:
+            del damaged[draw.randrange(len(content)) :]
+        else:
+            damaged[draw.randrange(size)] = draw.randrange(256)
+        file.write_bytes(damaged)
+        for read in (read_adapter, read_header):
+            try:
+                read(tmp_path)
+            except AdapterError:
+                refused += 1
+    assert refused > 400
+
+
+def test_without_the_file_the_hint_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("{}", encoding="utf-8")
+    for read in (read_adapter, read_header):
+        with pytest.raises(AdapterError, match=f"has no {re.escape(ADAPTER_FILE)}"):
+            read(tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps({}))
+    assert is_adapter(tmp_path)
+    for read in (read_adapter, read_header):
+        with pytest.raises(AdapterError) as caught:
+            read(tmp_path)
+        assert "no pickles" in caught.value.hint
+
+
+# Headers that are not for this
+
+
+def edited(original: Header, **changes: Any) -> str:
+    return json.dumps(json.loads(original.to_json()) | changes)
+
+
+HEADERS: dict[str, tuple[dict[str, Any], str]] = {
+    "newer": ({"format": 2}, "has format 2, this explora reads up to 1"),
+    "a format that is no number": ({"format": "1"}, "damaged"),
+    "an unknown field": ({"colour": "red"}, "colour"),
+    "an unknown task": ({"task": "paraphrases"}, "no task 'paraphrases'; did you mean paraphrase?"),
+    "an unknown method": ({"method": {"method": "dora"}}, "method 'dora' is not one of"),
+    "an unknown setting": (
+        {"method": {"method": "lora", "ranks": 2}},
+        "no setting 'ranks'; did you mean rank",
+    ),
+    "an unknown target": ({"method": {"targets": ["keys"]}}, "no target 'keys'; did you mean key"),
+    "text for a number": ({"method": {"rank": "8"}}, "rank should be of type int, not '8'"),
+    "no rank": ({"method": {"rank": 0}}, "rank must be at least 1"),
+    "one label word": ({"encoding": {"label_words": ["yes"]}}, "label_words should be a list of 2"),
+    "labels that are none": ({"labels": None}, "damaged"),
+    "no encoding": ({"encoding": None}, "encoding should be an object"),
+}
+
+
+@pytest.mark.parametrize(("changes", "expected"), HEADERS.values(), ids=HEADERS)
+def test_a_wrong_header_is_one_error(
+    base: Path, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    text = edited(header(base, "text", KEY_VALUE), **changes)
+    tensors = to_peft(trained_tensors(adapted(base, KEY_VALUE)), KEY_VALUE)
+    (tmp_path / ADAPTER_FILE).write_bytes(save(tensors, metadata={"explora": text}))
+    for read in (read_adapter, read_header):
+        with pytest.raises(AdapterError) as caught:
+            read(tmp_path)
+        assert expected in caught.value.message
+        assert str(tmp_path) in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"format": 1}', "null"])
+def test_what_is_no_header_is_one_error(text: str) -> None:
+    with pytest.raises(AdapterError, match="here: the explora header is damaged"):
+        Header.from_json(text, "here")
+
+
+def test_another_task_is_refused(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, base, KEY_VALUE, "sonnet")
+    with pytest.raises(AdapterError, match="was trained for sonnet, not for text") as caught:
+        open_adapter(tmp_path, base)
+    assert caught.value.hint == f"explora eval sonnet {tmp_path}"
+
+
+def test_another_base_of_the_same_shape_is_refused(base: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", base, KEY_VALUE)
+    other = write_base(tmp_path / "other", seed=1)
+    with pytest.raises(AdapterError, match="was trained on another base than"):
+        open_adapter(tmp_path / "run", other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("template", "{sentence1}? {sentence2}? "), ("label_words", ("no", "yes"))]
+)
+def test_another_template_is_refused(base: Path, tmp_path: Path, name: str, value: Any) -> None:
+    write_run(tmp_path, base, KEY_VALUE, "paraphrase", ("0", "1"))
+    with pytest.raises(AdapterError, match=f"was trained with the {name.replace('_', ' ')}"):
+        open_run(
+            "paraphrase",
+            str(tmp_path),
+            model=str(base),
+            tokenizer=None,
+            runtime=IN_FP32,
+            encoding={name: value},
+        )
+
+
+# Adapters of others
+
+PEFT_SETTINGS: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": ["c_attn"],
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "DoRA": ({"use_dora": True}, "use_dora True"),
+    "IA3": ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+    "a bias": ({"bias": "lora_only"}, "bias 'lora_only'"),
+    "a bias of B": ({"lora_bias": True}, "lora_bias True"),
+    "ranks by pattern": ({"rank_pattern": {"c_attn": 4}}, "rank_pattern {'c_attn': 4}"),
+    "alphas by pattern": ({"alpha_pattern": {"c_attn": 4}}, "alpha_pattern {'c_attn': 4}"),
+    "a saved embedding": ({"modules_to_save": ["wte"]}, "modules_to_save ['wte']"),
+    "excluded modules": ({"exclude_modules": ["c_fc"]}, "exclude_modules ['c_fc']"),
+    "PiSSA moves the base": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
+    "OLoRA moves the base": ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+    "other layers": ({"layers_pattern": "layers"}, "layers_pattern 'layers'"),
+    "a field to come": ({"use_magic": 3}, "use_magic 3"),
+    "a pattern of modules": ({"target_modules": ".*c_attn"}, "target_modules '.*c_attn' is not a list"),
+    "an unknown module": ({"target_modules": ["c_attn", "q_proj"]}, "has 'q_proj'"),
+    "a module of one block": ({"target_modules": ["h.0.attn.c_attn"]}, "has 'h.0.attn.c_attn'"),
+    "no modules": ({"target_modules": []}, "targets must be distinct and at least one"),
+    "a rank that is no number": ({"r": "eight"}, "'eight'"),
+    "rank 0": ({"r": 0}, "rank must be at least 1"),
+    "alpha 0": ({"lora_alpha": 0}, "alpha must be a positive number"),
+    "blocks with a gap": ({"layers_to_transform": [0, 2]}, "layers_to_transform [0, 2] is not one range"),
+    "blocks from the end": ({"layers_to_transform": [-1, 0]}, "layers_to_transform [-1, 0] is not one range"),
+    "blocks that are no numbers": ({"layers_to_transform": ["0"]}, "adapter_config.json: "),
+    "modules that are a number": ({"modules_to_save": 3}, "adapter_config.json: "),
+    "two reasons": ({"use_dora": True, "bias": "all"}, "bias 'all', use_dora True"),
+}
+
+
+@pytest.mark.parametrize(("changes", "expected"), REFUSED.values(), ids=REFUSED)
+def test_what_explora_cannot_compute_is_refused(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    file = tmp_path / CONFIG_FILE
+    file.write_text(json.dumps(PEFT_SETTINGS), encoding="utf-8")
+    assert foreign_method(tmp_path) == MethodConfig(rank=2, alpha=4.0, targets=("c_attn",))
+    file.write_text(json.dumps(PEFT_SETTINGS | changes), encoding="utf-8")
+    with pytest.raises(AdapterError) as caught:
+        foreign_method(tmp_path)
+    assert expected in caught.value.message
+    assert str(file) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ['{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}', "[]", "null", "3"]
+)
+def test_what_is_no_peft_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(AdapterError, match="has no peft_type: it is no PEFT adapter"):
+        foreign_method(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_an_unreadable_configuration_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(AdapterError, match=f"{re.escape(CONFIG_FILE)} is not readable"):
+        foreign_method(tmp_path)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(LoraConfig), ids=lambda field: field.name)
+def test_every_field_of_peft_is_read_or_refused(tmp_path: Path, field: dataclasses.Field[Any]) -> None:
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+    config.save_pretrained(tmp_path)
+    foreign_method(tmp_path)  # as peft writes it
+    if field.name in FREE:
+        assert "is_lora_variant" not in field.metadata  # peft's own mark of what computes something else
+        return
+    change_config(tmp_path, **{field.name: "something"})
+    with pytest.raises(AdapterError, match=f"{field.name} 'something'"):
+        foreign_method(tmp_path)
+
+
+def test_an_ia3_adapter_of_peft_is_refused(base: Path, tmp_path: Path) -> None:
+    config = IA3Config(
+        task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True
+    )
+    get_peft_model(causal(base), config).save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match="peft_type 'IA3'"):
+        open_adapter(tmp_path, base)
+
+
+def test_a_dora_adapter_of_peft_is_refused(base: Path, tmp_path: Path) -> None:
+    train_with_peft(tmp_path, base, r=2, target_modules=["c_attn"], use_dora=True)
+    with pytest.raises(AdapterError, match="use_dora True"):
+        open_adapter(tmp_path, base)
+    change_config(tmp_path, use_dora=False)
+    with pytest.raises(AdapterError, match=r"unexpected .*h\.0\.attn\.c_attn\.lora_magnitude_vector"):
+        open_adapter(tmp_path, base)
+
+
+def test_an_adapter_of_the_headless_model_is_refused(base: Path, tmp_path: Path) -> None:
+    model = get_peft_model(
+        GPT2Model.from_pretrained(base), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+    )
+    model.save_pretrained(tmp_path)
+    with pytest.raises(AdapterError) as caught:
+        open_adapter(tmp_path, base)
+    assert f"missing {FIRST_A}" in caught.value.message
+    assert "unexpected base_model.model.h.0.attn.c_attn.lora_A.weight" in caught.value.message
+
+
+def test_an_adapter_that_does_nothing_is_refused_where_it_is_foreign(base: Path, tmp_path: Path) -> None:
+    def with_zero_b(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value * ("lora_B" not in name) for name, value in tensors.items()}
+
+    train_with_peft(tmp_path / "foreign", base, r=2, target_modules=["c_attn"])
+    change_tensors(tmp_path / "foreign", with_zero_b)
+    with pytest.raises(AdapterError, match="every lora_B is zero"):
+        open_adapter(tmp_path / "foreign", base)
+    write_run(tmp_path / "own", base, KEY_VALUE)
+    change_tensors(tmp_path / "own", with_zero_b)
+    assert open_adapter(tmp_path / "own", base).header is not None
+
+
+def test_a_head_that_the_task_does_not_have_is_unexpected(base: Path, tmp_path: Path) -> None:
+    train_with_peft(tmp_path, base, classes=3, r=2, target_modules=["c_attn"])
+    with pytest.raises(AdapterError, match=r"unexpected base_model\.model\.score\.weight"):
+        open_adapter(tmp_path, base)
+
+
+def test_a_head_that_the_task_needs_is_missing(base: Path, tmp_path: Path) -> None:
+    train_with_peft(tmp_path, base, r=2, target_modules=["c_attn"])
+    with pytest.raises(AdapterError, match="score"):
+        open_adapter(tmp_path, base, "sentiment")
+
+
+def test_blocks_that_the_base_does_not_have_are_refused(base: Path, tmp_path: Path) -> None:
+    train_with_peft(tmp_path, base, r=2, target_modules=["c_attn"])
+    change_config(tmp_path, layers_to_transform=[1, 2, 3])
+    with pytest.raises(AdapterError, match="1-3"):
+        open_adapter(tmp_path, base)

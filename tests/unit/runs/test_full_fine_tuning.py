@@ -1,0 +1,66 @@
+"""What full fine-tuning would take, said once while an adapter trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from explora.core.config.precedence import resolve
+from explora.core.config.run_config import TrainRun
+from explora.core.estimate.memory import predict
+from explora.core.machine.facts import peak_memory_bytes
+from explora.core.runs.full_fine_tuning import AFTER_STEPS, Counterfactual, imagine_full
+from explora.core.runs.train import Completed, Running, StepDone
+from explora.core.runtime.resolve import resolve_runtime
+
+
+def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
+    settings = {"batch_size": 4, "threads": 1, "amp": "off", "max_steps": AFTER_STEPS + 2, **options}
+    run, _ = resolve(task, settings)
+    return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+
+
+def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) -> None:
+    events = list(Running(run_of(rank=2), tmp_path).events())
+    found = [number for number, event in enumerate(events) if isinstance(event, Counterfactual)]
+    assert len(found) == 1
+    assert sum(isinstance(event, StepDone) for event in events[: found[0]]) == AFTER_STEPS
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    assert completed.result["full_fine_tuning"] == dataclasses.asdict(events[found[0]])
+
+
+@pytest.mark.parametrize("options", [{"method": "full"}, {"rank": 2, "max_steps": AFTER_STEPS - 1}])
+def test_without_an_adapter_or_enough_steps_there_is_none(options: dict[str, object], tmp_path: Path) -> None:
+    events = list(Running(run_of(**options), tmp_path).events())
+    assert not any(isinstance(event, Counterfactual) for event in events)
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    assert completed.result["full_fine_tuning"] is None
+
+
+@pytest.mark.parametrize("task", ["paraphrase", "sonnet"])
+def test_full_fine_tuning_takes_longer_and_more(task: str, tmp_path: Path) -> None:
+    training = Running(run_of(task, rank=2), tmp_path).training
+    step = StepDone(
+        step=1, steps=1000, epoch=0, loss=1.0, learning_rate=0.1, gradient_norm=1.0, tokens=600, seconds=0.5
+    )
+    slow = dataclasses.replace(step, seconds=50.0)
+    found = imagine_full(training, [slow] * 3 + [step] * 17)
+    assert found.seconds == pytest.approx(0.5 * training.steps)  # the slow first steps do not count
+    assert found.full_seconds > found.seconds
+    assert abs(found.peak_memory_bytes - peak_memory_bytes()) < 64 << 20
+    full = dataclasses.replace(training.run, method=dataclasses.replace(training.run.method, method="full"))
+    longest, shape = max(training.lengths), training.model.shape
+    more = predict(full, shape, longest).peak - predict(training.run, shape, longest).peak
+    assert found.full_peak_memory_bytes - found.peak_memory_bytes == more > 0
+
+
+def test_the_rest_of_the_run_is_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(Running(run_of(rank=2, dropout=0.1), tmp_path / "with").events())
+    monkeypatch.setattr(Running, "_has_seen_enough", lambda self, step: False)
+    list(Running(run_of(rank=2, dropout=0.1), tmp_path / "without").events())
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("with", "without")]
+    assert weights[0] == weights[1]
