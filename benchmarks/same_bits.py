@@ -107,31 +107,34 @@ def check_same(before: Path, after: Path, name: str) -> list[str]:
         raise Differs("there are no trained tensors")
     for file in files:
         check_tensors(before / name / file, after / name / file)
-    results = [json.loads((side / f"{name}.json").read_text(encoding="utf-8")) for side in (before, after)]
-    return [f"{key} is new" for key in new_keys(results[0], results[1], "result", FREE_IN_RESULT)]
+    one, other = (json.loads((side / f"{name}.json").read_text(encoding="utf-8")) for side in (before, after))
+    return [f"{key} is new" for key in new_keys(one, other, "result", FREE_IN_RESULT)]
 
 
 def check_metrics(before: Path, after: Path) -> None:
     """Compare line by line, but for the times."""
-    sides = [file.read_text(encoding="utf-8").splitlines() for file in (before, after)]
-    for number, texts in enumerate(zip(*sides, strict=False), start=1):
-        one, other = (json.loads(text) for text in texts)
-        where = f"{METRICS}:{number}"
-        if new := new_keys(one, other, where, FREE_IN_METRICS):
+    lines, others = (file.read_text(encoding="utf-8").splitlines() for file in (before, after))
+    for number, (line, other) in enumerate(zip(lines, others, strict=False), start=1):
+        new = new_keys(json.loads(line), json.loads(other), f"{METRICS}:{number}", FREE_IN_METRICS)
+        if new:
             raise Differs(f"{new[0]} is new")
-    if len(sides[0]) != len(sides[1]):
-        raise Differs(f"{METRICS}: {len(sides[0])} lines before, {len(sides[1])} after")
+    if len(lines) != len(others):
+        raise Differs(f"{METRICS}: {len(lines)} lines before, {len(others)} after")
 
 
 def check_tensors(before: Path, after: Path) -> None:
     """Compare names, types, shapes and bytes; the metadata of the files may differ."""
-    one, other = (dict(deserialize(file.read_bytes())) for file in (before, after))
+    one, other = _tensors(before), _tensors(after)
     if lone := sorted(one.keys() ^ other.keys()):
         raise Differs(f"{before.name}: {lone[0]} is {'missing' if lone[0] in one else 'new'}")
     for name, tensor in one.items():
         for fact in ("dtype", "shape", "data"):
             if tensor[fact] != other[name][fact]:
                 raise Differs(f"{before.name}: {name} has another {fact}")
+
+
+def _tensors(file: Path) -> dict[str, dict[str, Any]]:
+    return dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
 
 
 def new_keys(before: Any, after: Any, where: str, free: Set[str] = frozenset()) -> list[str]:

@@ -16,9 +16,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 from explora.core.base.tokenizer import train_tokenizer
 from explora.core.base.weights import base_digest, load_model, open_base
+from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, Shape, load_implementation
-from explora.core.config.run_config import EncodingConfig, MethodConfig, RuntimeConfig
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import EncodingConfig, RuntimeConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
 from explora.core.training.checkpoint import trained_tensors
@@ -68,12 +69,12 @@ def their_logits(model: Any, ids: Tensor = IDS) -> Tensor:
     return logits
 
 
-def adapted(base: Path, method: MethodConfig, classes: int = 0) -> GPT2:
+def adapted(base: Path, method: Method, classes: int = 0) -> GPT2:
     """The base in explora with a method applied and numbers in all that the method trains."""
     model = load_model(open_base(str(base)), dtype=torch.float32, device=torch.device("cpu"))
     if classes:
         model.score = nn.Linear(SHAPE.n_embd, classes, bias=False)
-    load_implementation(METHODS[method.method].implementation).apply(model, method)
+    method.apply(model)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for value in trained_tensors(model).values():
@@ -81,7 +82,7 @@ def adapted(base: Path, method: MethodConfig, classes: int = 0) -> GPT2:
     return model
 
 
-def header(base: Path, task: str, method: MethodConfig, labels: tuple[str, ...] = ()) -> Header:
+def header(base: Path, task: str, method: Method, labels: tuple[str, ...] = ()) -> Header:
     """The header that training would write."""
     encoding = resolve(task, {})[0].encoding if task == "paraphrase" else EncodingConfig()
     digest = base_digest(open_base(str(base)))
@@ -91,12 +92,12 @@ def header(base: Path, task: str, method: MethodConfig, labels: tuple[str, ...] 
 
 
 def write_run(
-    folder: Path, base: Path, method: MethodConfig, task: str = "text", labels: tuple[str, ...] = ()
+    folder: Path, base: Path, method: Method, task: str = "text", labels: tuple[str, ...] = ()
 ) -> GPT2:
     """Write an adapter as a run does; returns the model that it belongs to."""
-    classes = len(labels) if task == "sentiment" or method.method == "last-linear" else 0
+    classes = len(labels) if task == "sentiment" or method.needs_head else 0
     model = adapted(base, method, classes)
-    write_adapter(folder, trained_tensors(model), header(base, task, method, labels), SHAPE, str(base))
+    write_adapter(folder, trained_tensors(model), header(base, task, method, labels), str(base))
     return model
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from explora.core.base.tokenizer import train_tokenizer
 from explora.core.base.weights import write_model
+from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, TASKS, Shape
-from explora.core.config.run_config import TrainRun
+from explora.core.config.registry import METHODS, TASKS, Shape, method_class
+from explora.core.config.run_config import TrainRun, field_names
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import Completed, Event, Running
 
@@ -22,7 +23,18 @@ VOCABULARY = 320
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=32, n_positions=192, vocab_size=VOCABULARY)
 
 # Every combination of a task and a method that the registry allows.
-PAIRS = [(task, method) for task, row in TASKS.items() for method in METHODS if method not in row.refused]
+PAIRS = [
+    (task, method)
+    for task, row in TASKS.items()
+    for method in METHODS
+    if not row.refuses(method_class(method))
+]
+
+
+def make_method(name: str, **settings: Any) -> Method:
+    """A method with those of the settings that it has."""
+    kind = method_class(name)
+    return kind(**{key: value for key, value in settings.items() if key in field_names(kind)})
 
 
 def randomise(model: GPT2, seed: int = 0, scale: float = 1.0) -> GPT2:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from explora.commands._settings import SETTINGS
 from explora.core.bench.plan import LEARNING_SECONDS
 from explora.core.config.registry import METHODS
-from explora.core.config.run_config import CHOICES
 from explora.errors import UsageError, did_you_mean
 
+AMPS = SETTINGS["amp"][0].about.choices
 METHODS_COMPARED = "full,last-linear,lora"
 RANKS_COMPARED = "4,8,16"
 REPEATS = 3
@@ -23,11 +24,14 @@ Methods = Annotated[
         "--methods",
         metavar="NAME,...",
         rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; lora once for each of --ranks.",
+        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks.",
     ),
 ]
 Ranks = Annotated[
-    str, typer.Option("--ranks", metavar="R,...", rich_help_panel="Method", help="The ranks of LoRA.")
+    str,
+    typer.Option(
+        "--ranks", metavar="R,...", rich_help_panel="Method", help="Ranks of the methods that have one."
+    ),
 ]
 Peer = Annotated[
     bool,
@@ -62,7 +66,7 @@ Amps = Annotated[
     str | None,
     typer.Option(
         "--amp",
-        metavar="|".join(CHOICES["amp"]) + ",...",
+        metavar="|".join(AMPS) + ",...",
         rich_help_panel="Matrix",
         help="Precisions. Default auto: bf16 where a probe finds it faster.",
     ),
@@ -140,7 +144,7 @@ def parse_numbers(option: str, text: str, example: str, least: int = 1) -> list[
 
 def parse_amps(text: str) -> list[str]:
     """`off,bf16` -> ["off", "bf16"]; `auto` stands alone. Raises UsageError."""
-    names = _of_choices("--amp", _words("--amp", text), CHOICES["amp"], "off,bf16")
+    names = _of_choices("--amp", _words("--amp", text), AMPS, "off,bf16")
     if "auto" in names and len(names) > 1:
         raise UsageError("--amp auto is one of the others, so it stands alone", "--amp off,bf16")
     return names

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._short_forms import short_form
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.budget import Choice, find_shortage, fit, least
@@ -37,12 +38,12 @@ def choose(
         return found
     smallest = least(run, shape, length, classes=classes)
     fitting = [
-        f"{_option(choice.run)} {choice.options}"
+        f"{short_form(choice.run.method)} {choice.options}"
         for other in others
         if (choice := fit(other, shape, length, budget, classes=classes)) is not None
     ]
     raise TrainingError(
-        f"{run.method.method} on {_rows_of_step(run)} rows of {length} tokens to a step needs at least "
+        f"{run.method.name} on {_rows_of_step(run)} rows of {length} tokens to a step needs at least "
         f"{console.size(smallest.needs)}, a tenth of it to spare ({smallest.options}), which is more than "
         f"{console.size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
@@ -75,11 +76,6 @@ def warn_if_short(running: Running) -> None:
 
 def _rows_of_step(run: TrainRun) -> int:
     return run.training.batch_size * run.training.accumulate
-
-
-def _option(run: TrainRun) -> str:
-    method = run.method
-    return f"--lora {method.rank}" if method.method == "lora" else f"--{method.method}"
 
 
 def show(choice: Choice, *, is_chosen: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Container
 
 _NAMES: dict[str, str] = {
     "--model": "model-name-or-path base-model model-size",
-    "--lora": "lora-r lora-rank rank",
+    "--rank": "lora-r lora-rank",
     "--alpha": "lora-alpha",
     "--targets": "lora-target-modules target-modules lora-target lora-targets",
     "--data": "dataset train-file train-data",

@@ -8,21 +8,21 @@ from dataclasses import fields
 from explora import console
 from explora.core.bench.lessons import Point
 from explora.core.bench.measurements import varying
-from explora.core.bench.report import Table
-from explora.core.bench.rows import Memory, Row
+from explora.core.bench.report import ReportTable
+from explora.core.bench.rows import BenchRow, MeasuredMemory
 
 SPEED = ("trained", "share", "tokens/s", "range", "rows/s", "fwd/bwd/opt %", "memory", "file", "of peak")
 
 
-def tables_of(rows: Sequence[Row]) -> list[Table]:
+def tables_of(rows: Sequence[BenchRow]) -> list[ReportTable]:
     """Return speed, memory by part, and, where it was measured, what was learned."""
     names = varying([row.setting for row in rows])
 
-    def table(title: str, header: Sequence[str], cells: Callable[[Row], tuple[str, ...]]) -> Table:
+    def table(title: str, header: Sequence[str], cells: Callable[[BenchRow], tuple[str, ...]]) -> ReportTable:
         lines = [(row.name, *(row.setting.words()[name] for name in names), *cells(row)) for row in rows]
-        return Table(title=title, header=("method", *names, *header), lines=tuple(lines))
+        return ReportTable(title=title, header=("method", *names, *header), lines=tuple(lines))
 
-    parts = [part.name for part in fields(Memory)]
+    parts = [part.name for part in fields(MeasuredMemory)]
     parts.sort(key=lambda name: name == "rest")  # what is left comes last
     found = [
         table("Speed", SPEED, _speed),
@@ -35,7 +35,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     return [*found, table("What is learned", header, _quality)]
 
 
-def _speed(row: Row) -> tuple[str, ...]:
+def _speed(row: BenchRow) -> tuple[str, ...]:
     if row.spread is None:
         return ("-",) * len(SPEED)
     assert row.seconds and row.trainable and row.share and row.checkpoint_bytes
@@ -56,7 +56,7 @@ def _speed(row: Row) -> tuple[str, ...]:
     )
 
 
-def _memory(row: Row, parts: Sequence[str]) -> tuple[str, ...]:
+def _memory(row: BenchRow, parts: Sequence[str]) -> tuple[str, ...]:
     """In MB, so that a column can be read downward."""
     if row.memory is None or row.peak_memory_bytes is None:
         return ("-",) * (1 + len(parts))
@@ -64,7 +64,7 @@ def _memory(row: Row, parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{size / 1e6:,.1f}" for size in sizes)
 
 
-def _quality(row: Row) -> tuple[str, ...]:
+def _quality(row: BenchRow) -> tuple[str, ...]:
     if row.quality is None:
         return ("-",) * 5
     steps, seconds = row.quality.equal_steps, row.quality.equal_time

@@ -15,32 +15,34 @@ from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
-from explora.commands._parsing import given
+from explora.commands._settings import given, with_settings
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
 from explora.core.bench.report import check_report, legend, write_report
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import TASKS
-from explora.core.config.run_config import TrainRun
+from explora.core.config.registry import TASKS, method_class
+from explora.core.config.run_config import TrainRun, foreign_settings, method_settings, methods_with
+from explora.core.config.setting import spelled
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
     from explora.core.bench.run import Bench, Result
 
 
+SETTINGS = (
+    *("model", "tokenizer", *(name for name in method_settings() if name != "rank")),
+    *("data", "columns", "format", "skip_bad", "seed", "device", "threads"),
+)
+
+
+@with_settings(*SETTINGS)
 def bench(
     task: o.Task = "paraphrase",
-    model: o.Model = None,
-    tokenizer: o.Tokenizer = None,
+    *,
     methods: b.Methods = b.METHODS_COMPARED,
     ranks: b.Ranks = b.RANKS_COMPARED,
-    targets: o.Targets = None,
-    layers: o.Layers = None,
     peer: b.Peer = False,
-    data: o.Data = None,
-    columns: o.Columns = None,
-    format: o.Format = None,
-    skip_bad: o.SkipBad = None,
+    settings: dict[str, Any],
     batch_sizes: b.BatchSizes = None,
     lengths: b.Lengths = None,
     amp: b.Amps = None,
@@ -49,9 +51,6 @@ def bench(
     repeats: b.Repeats = b.REPEATS,
     quality: b.Quality = False,
     quality_steps: b.QualitySteps = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
     report: b.Report = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -70,19 +69,6 @@ def bench(
     `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
     """
     prepare_training()
-    options = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "targets": targets,
-        "layers": layers,
-        "data": data,
-        "columns": columns,
-        "format": format,
-        "skip_bad": skip_bad,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-    }
     chosen = b.parse_methods(methods), b.parse_numbers("--ranks", ranks, b.RANKS_COMPARED)
     matrix = _Matrix(
         batch_sizes=b.parse_numbers("--batch-sizes", batch_sizes, "4,8") if batch_sizes else [None],
@@ -93,7 +79,7 @@ def bench(
     if report is not None:
         check_report(report)
     plan = Plan(
-        contenders=tuple(_contenders(task, given(options), matrix, *chosen)),
+        contenders=tuple(_contenders(task, settings, matrix, *chosen)),
         repeats=repeats,
         steps=steps,
         peer=peer,
@@ -123,23 +109,42 @@ class _Matrix:
 def _contenders(
     task: str, options: dict[str, Any], matrix: _Matrix, methods: list[str], ranks: list[int]
 ) -> Iterator[Contender]:
-    """Yield every method and rank at every setting; what the task refuses is left out, and said."""
-    refused = TASKS[task].refused
-    allowed = [method for method in methods if method not in refused]
-    for method in methods:
-        if method in refused:
-            console.note(f"{method} is left out: {refused[method]}")
+    """Yield every method and rank at every setting; a method that the task refuses is left out, with a note.
+
+    Each method takes those of the options that it has.
+    """
+    row = TASKS[task]
+    reasons = {name: row.refuses(method_class(name)) for name in methods}
+    allowed = [name for name in methods if not reasons[name]]
+    for name in methods:
+        if reasons[name]:
+            console.note(f"{name} is left out: {reasons[name]}")
     if not allowed:
         raise UsageError(f"{task} can be trained by none of {', '.join(methods)}")
+    _refuse_idle(options, allowed)
     variants = [
-        {"method": method, **rank}
-        for method in allowed
-        for rank in ([{"rank": rank} for rank in ranks] if method == "lora" else [{}])
+        {**_without_foreign(options, name), "method": name, **rank}
+        for name in allowed
+        for rank in ([{"rank": rank} for rank in ranks] if name in methods_with("rank") else [{}])
     ]
     for setting, length in matrix.settings():
         for variant in variants:
-            run = _resolved(task, {**options, **given(setting), **variant})
-            yield Contender(run=run, length=length)
+            yield Contender(run=_resolved(task, {**variant, **given(setting)}), length=length)
+
+
+def _without_foreign(options: dict[str, Any], method: str) -> dict[str, Any]:
+    foreign = {*foreign_settings(method_class(method), options)}
+    return {name: value for name, value in options.items() if name not in foreign}
+
+
+def _refuse_idle(options: dict[str, Any], methods: list[str]) -> None:
+    """Raise UsageError for an option that none of the methods has."""
+    for name in options:
+        users = methods_with(name)
+        if users and not set(users) & set(methods):
+            raise UsageError(
+                f"none of the --methods has --{spelled(name)}: that belongs to {', '.join(users)}"
+            )
 
 
 def _resolved(task: str, options: dict[str, Any]) -> TrainRun:

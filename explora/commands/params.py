@@ -9,11 +9,13 @@ import typer
 from explora import console
 from explora.commands import _memory
 from explora.commands import _options as o
-from explora.commands._parsing import given, parse_method, parse_size
+from explora.commands._settings import METHOD, with_settings
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, TASKS, Shape
-from explora.core.config.run_config import TrainRun, foreign_settings, spelled
-from explora.core.estimate.parameters import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
+from explora.core.config.registry import METHODS, TASKS, Shape, method_class
+from explora.core.config.run_config import TrainRun, foreign_settings
+from explora.core.config.setting import spelled
+from explora.core.config.values import parse_size
+from explora.core.estimate.parameters import SENTIMENT_CLASSES, Count, count, head_classes
 from explora.core.runs.adapter import Header
 from explora.errors import UsageError
 
@@ -61,26 +63,19 @@ Budget = Annotated[
 ]
 
 
+# What the memory of training depends on besides the method.
+OF_MEMORY = ("optimizer", "batch_size", "accumulate", "dropout", "amp", "grad_checkpoint")
+
+
+@with_settings("model", *METHOD, *OF_MEMORY)
 def params(
     task: o.Task = "paraphrase",
-    model: o.Model = None,
-    lora: o.LoraRank = None,
-    full: o.Full = False,
-    last_linear: o.LastLinear = False,
-    alpha: o.Alpha = None,
-    lora_dropout: o.LoraDropout = None,
-    targets: o.Targets = None,
-    layers: o.Layers = None,
+    *,
+    settings: dict[str, Any],
     classes: Classes = None,
     memory: Memory = False,
     budget: Budget = None,
     length: Length = None,
-    optimizer: o.Optimizer = None,
-    batch_size: o.BatchSize = None,
-    accumulate: o.Accumulate = None,
-    dropout: o.Dropout = None,
-    amp: o.Amp = None,
-    grad_checkpoint: o.GradCheckpoint = None,
     json: o.Json = False,
 ) -> None:
     """Count parameters exactly, by part and method, and the bytes of the file that training writes.
@@ -103,28 +98,18 @@ def params(
     """
     if classes is not None and task != "sentiment":
         raise UsageError(f"--classes belongs to sentiment; {task} has no classes to choose")
-    of_memory = {
-        "lora_dropout": lora_dropout,
-        "optimizer": optimizer,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "dropout": dropout,
-        "amp": amp,
-        "grad_checkpoint": grad_checkpoint,
-    }
     wants_memory = memory or budget is not None
     if not wants_memory:
-        _refuse_idle({**of_memory, "length": length})
-    method = parse_method(lora, full, last_linear)
-    options = {"model": model, "alpha": alpha, "targets": targets, "layers": layers, **of_memory}
-    settings = given(options) | method
+        _refuse_idle([*settings, *(["length"] if length is not None else [])])
     run = _resolve(task, settings)
     from explora.core.base.find import label_of, shape_of
 
     shape = shape_of(run.model)
-    check_rank(shape, run.method)
+    run.method.check_fit(shape)
     counted = _count(run, shape, classes)
-    others = [_with_method(task, name, settings) for name in METHODS if name not in TASKS[task].refused]
+    others = [
+        _with_method(task, name, settings) for name in METHODS if not TASKS[task].refuses(method_class(name))
+    ]
     choice = None
     if wants_memory:
         length = _length(length, run, shape)
@@ -134,22 +119,22 @@ def params(
         told = None if choice is None else _memory.to_json(choice, is_chosen=budget is not None)
         console.result_json(_to_json(counted) | {"memory": told})
         return
-    console.result(f"{label_of(run.model)}, {task}: {_describe(run)}\n")
+    console.result(f"{label_of(run.model)}, {task}: {run.method.description}\n")
     if choice is not None:
         _memory.show(choice, is_chosen=budget is not None)
         return
     _show_parts(counted)
-    if method:
+    if "method" in settings:
         console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
         return
     console.result("")
     _show_methods([(each, _count(each, shape, classes)) for each in others])
 
 
-def _refuse_idle(options: dict[str, Any]) -> None:
+def _refuse_idle(names: list[str]) -> None:
     """Raise UsageError for an option that only --memory has a use for."""
-    for name, value in options.items():
-        if value is not None:
+    for name in names:
+        if name in (*OF_MEMORY, "length"):
             raise UsageError(f"--{spelled(name)} says nothing about parameters", "ask for --memory too")
 
 
@@ -176,14 +161,14 @@ def _positive_size(text: str) -> int:
 
 def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
     """Resolve a run of another method, without the options that it has no use for."""
-    foreign = foreign_settings(method, settings)
+    foreign = {*foreign_settings(method_class(method), settings)}
     return _resolve(
         task, {name: settings[name] for name in settings if name not in foreign} | {"method": method}
     )
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
-    labels = tuple(str(label) for label in range(head_classes(run.task, run.method.method, classes)))
+    labels = tuple(str(label) for label in range(head_classes(run.task, run.method.name, classes)))
     header = Header(
         task=run.task,
         method=run.method,
@@ -207,16 +192,8 @@ def _to_json(counted: Count) -> dict[str, object]:
     }
 
 
-def _describe(run: TrainRun) -> str:
-    method = run.method
-    if method.method != "lora":
-        return method.method
-    where = f", blocks {method.layers[0]}-{method.layers[1]}" if method.layers else ""
-    return f"lora r={method.rank} (scale {method.scale:g}) on {', '.join(method.targets)}{where}"
-
-
 def _file(run: TrainRun) -> str:
-    return "model file:" if METHODS[run.method.method].trains_base else "adapter file:"
+    return "model file:" if run.method.trains_base else "adapter file:"
 
 
 def _show_parts(counted: Count) -> None:
@@ -229,7 +206,7 @@ def _show_parts(counted: Count) -> None:
 def _show_methods(counts: list[tuple[TrainRun, Count]]) -> None:
     rows = [
         (
-            run.method.method,
+            run.method.name,
             f"{counted.trainable:,}",
             f"{100 * counted.share:.4g} %",
             console.size(counted.adapter_bytes),

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from explora.core.config.run_config import MethodConfig
-from explora.core.methods.lora import LoRALinear
+from explora.core.methods.lora import LoRA
+from explora.core.methods.lora_layers import LoRALinear
 from tests.conftest import Outcome
 from tests.tiny_adapters import train_with_peft, write_base, write_run
 from tests.tiny_models import write_tiny_base, write_tiny_data
 
 Explora = Callable[..., Outcome]
-LORA = MethodConfig(rank=2, targets=("key", "value"))
+LORA = LoRA(rank=2, targets=("key", "value"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

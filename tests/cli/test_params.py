@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, Shape, load_implementation
+from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import ADAPTER_FILE, Header, write_adapter
 from explora.core.training.checkpoint import trained_tensors
@@ -99,7 +99,7 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
     run, _ = resolve("sentiment", {"method": method, **({"rank": 4} if method == "lora" else {})})
     model = GPT2(TINY)
     model.score = torch.nn.Linear(TINY.n_embd, 3, bias=False)
-    load_implementation(METHODS[method].implementation).apply(model, run.method)
+    run.method.apply(model)
     header = Header(
         task="sentiment",
         method=run.method,
@@ -109,7 +109,7 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         labels=("0", "1", "2"),
         best_step=7,
     )
-    write_adapter(tmp_path / "run", trained_tensors(model), header, TINY, str(base))
+    write_adapter(tmp_path / "run", trained_tensors(model), header, str(base))
     assert told.objects[0]["adapter_bytes"] == (tmp_path / "run" / ADAPTER_FILE).stat().st_size
 
 

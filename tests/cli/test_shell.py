@@ -16,8 +16,11 @@ import pytest
 import typer
 
 from explora import cli, console
-from explora.commands import _options, _parsing
+from explora.commands import _options, _short_forms
+from explora.commands._settings import given
 from explora.commands._synonyms import SYNONYMS, normalise
+from explora.core.config import values
+from explora.core.config.values import Blocks
 from explora.errors import DataError, ExploraError, Interrupted, UsageError
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -359,25 +362,46 @@ def test_every_synonym_leads_to_an_option_and_hides_none():
 
 
 def test_values_are_parsed():
-    assert _parsing.parse_layers("6-11") == (6, 11)
-    assert _parsing.parse_layers(" 6 ") == (6, 6)
-    assert _parsing.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
-    assert _parsing.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
+    assert values.Blocks.parse("6-11") == tuple(range(6, 12))
+    assert values.Blocks.parse(" 6 ") == (6,)
+    assert values.Blocks.parse("7, 0-2,1") == (0, 1, 2, 7)
+    assert values.parse_ranks_by_module("mlp.c_fc=16, h.3.attn.c_attn=4") == {
+        "mlp.c_fc": 16,
+        "h.3.attn.c_attn": 4,
+    }
+    assert values.parse_targets("query, attn_out,c_attn") == ("query", "attn-out", "c_attn")
+    assert values.parse_columns("label=is_dup, sentence1 = a b") == {"label": "is_dup", "sentence1": "a b"}
     sizes = {"off": 0, "0": 0, "17": 17, "28.5kB": 28_500, "500 MB": 500_000_000, "4gb": 4 * 10**9}
-    assert {text: _parsing.parse_size(text) for text in sizes} == sizes
-    assert _parsing.parse_label_words("yes, no") == ("yes", "no")
-    assert _parsing.parse_method(4, False, False) == {"method": "lora", "rank": 4}
-    assert _parsing.parse_method(None, False, True) == {"method": "last-linear"}
-    assert _parsing.parse_method(None, False, False) == {}
+    assert {text: values.parse_size(text) for text in sizes} == sizes
+    assert values.parse_label_words("yes, no") == ("yes", "no")
+    assert _short_forms.expand({"lora": 4}) == {"method": "lora", "rank": 4}
+    assert _short_forms.expand({"last_linear": True, "seed": 3}) == {"method": "last-linear", "seed": 3}
+    assert _short_forms.expand({"lora": 4, "method": "lora"}) == {"method": "lora", "rank": 4}
+    assert _short_forms.expand({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"lora": 4, "full": True}, "one method at a time, not --lora and --full"),
+        ({"full": True, "method": "lora"}, "one method at a time, not --full and --method lora"),
+        ({"lora": 4, "rank": 8}, "--lora 4 and --rank 8 contradict each other"),
+    ],
+)
+def test_short_forms_that_contradict_are_refused(asked, message):
+    with pytest.raises(UsageError) as caught:
+        _short_forms.expand(asked)
+    assert caught.value.message == message
 
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(_parsing.parse_layers, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5")]
-    + [(_parsing.parse_targets, text) for text in ("", " , ")]
-    + [(_parsing.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
-    + [(_parsing.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4iB", "on")]
-    + [(_parsing.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
+    [(values.Blocks.parse, text) for text in ("", "a", "-1", "3-", "7-3", "1-2-3", "1.5", "1,")]
+    + [(values.parse_ranks_by_module, text) for text in ("", "mlp.c_fc", "mlp.c_fc=", "mlp.c_fc=1.5")]
+    + [(values.parse_targets, text) for text in ("", " , ")]
+    + [(values.parse_columns, text) for text in ("", "label", "=a", "label=", "label=a,label=b")]
+    + [(values.parse_size, text) for text in ("", "GB", "4 gigabytes", "-1MB", "1e9", "4iB", "on")]
+    + [(values.parse_label_words, text) for text in ("", "yes", "yes,yes", "yes,no,maybe", "yes,")],
 )
 def test_bad_values_are_usage_errors(parse, text):
     with pytest.raises(UsageError) as caught:
@@ -387,7 +411,7 @@ def test_bad_values_are_usage_errors(parse, text):
 
 def test_only_what_was_given_is_an_option():
     options = {"layers": "2-3", "alpha": None, "skip_bad": False, "columns": None, "epochs": 0}
-    assert _parsing.given(options) == {"layers": (2, 3), "skip_bad": False, "epochs": 0}
+    assert given(options) == {"layers": Blocks.parse("2-3"), "skip_bad": False, "epochs": 0}
 
 
 def test_a_run_of_the_module_is_the_command(tmp_path: Path):

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 from explora.core.config.run_config import TrainRun
+from explora.core.config.values import Blocks
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.runs.train import Completed, EvalDone, FeaturesDone, Finished, Running, StepDone
 from explora.core.tasks.contract import Example
@@ -26,7 +27,7 @@ from tests.tiny_models import SHAPE, finish, randomise, tiny_run, until_step
 
 Prepare = Callable[..., TrainRun]
 STEPS = 52  # of 6, 5 (sonnet) or 3 (accumulated) an epoch
-TOP = {"method": "lora", "layers": (1, 1), "rank": 4}
+TOP = {"method": "lora", "layers": Blocks.parse("1-1"), "rank": 4}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sentiment last-linear": ("sentiment", {"method": "last-linear"}),
     "paraphrase last-linear": ("paraphrase", {"method": "last-linear"}),
@@ -221,8 +222,8 @@ def test_an_epoch_and_a_step_are_enough(prepare: Prepare, tmp_path: Path) -> Non
     [
         ({"method": "full"}, 0),
         ({"method": "lora"}, 0),
-        ({"method": "lora", "layers": (0, 0)}, 0),
-        ({"method": "lora", "layers": (1, 1)}, 1),
+        ({"method": "lora", "layers": Blocks.parse("0-0")}, 0),
+        ({"method": "lora", "layers": Blocks.parse("1-1")}, 1),
         ({"method": "last-linear"}, 2),
     ],
 )

@@ -10,23 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from explora.core.config.registry import METHODS, TARGETS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig, OptimizerConfig
+from explora.core.config.method import Method
+from explora.core.config.registry import METHODS, TARGETS, Shape, method_class
+from explora.core.config.run_config import OptimizerConfig
+from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import count
-from explora.core.methods import lora
-from explora.core.methods.lora import LoRALinear
+from explora.core.methods.lora_layers import LoRALinear, _AddLowRank, merge_adapters
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2, Conv1D
 from explora.core.training.optimizers import make_optimizers
 from explora.errors import UsageError
-from tests.tiny_models import randomise
+from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=12, n_positions=16, vocab_size=31)
 CLASSES = 3
 SEPARATE = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 FUSED = ("c_attn", "attn-out", "mlp-up", "mlp-down")
 IDS = torch.randint(TINY.vocab_size, (4, 16), generator=torch.Generator().manual_seed(5))
-ADAPTING = [name for name, row in METHODS.items() if not row.trains_base]
+ADAPTING = [name for name in METHODS if not method_class(name).trains_base]
 
 
 def base_model(seed: int = 0, dropout: float = 0.0) -> GPT2:
@@ -36,12 +37,12 @@ def base_model(seed: int = 0, dropout: float = 0.0) -> GPT2:
     return model
 
 
-def config_of(method: str, **options: object) -> MethodConfig:
-    return MethodConfig(**{"method": method, "rank": 2, "targets": SEPARATE, **options})  # type: ignore[arg-type]
+def config_of(method: str, **options: object) -> Method:
+    return make_method(method, **{"rank": 2, "targets": SEPARATE, **options})
 
 
-def apply(model: GPT2, config: MethodConfig) -> GPT2:
-    load_implementation(METHODS[config.method].implementation).apply(model, config)
+def apply(model: GPT2, config: Method) -> GPT2:
+    config.apply(model)
     return model
 
 
@@ -61,9 +62,9 @@ def loss_of(model: GPT2) -> Tensor:
     return tied / 60 + F.cross_entropy(model.classify(hidden[:, -1]), torch.tensor([0, 1, 2, 0]))
 
 
-def train(model: GPT2, steps: int = 3) -> None:
+def train(model: GPT2, method: Method, steps: int = 3) -> None:
     model.train()
-    optimizers = make_optimizers(model, OptimizerConfig(learning_rate=0.02))
+    optimizers = make_optimizers(model, method, OptimizerConfig(learning_rate=0.02))
     for _ in range(steps):
         loss_of(model).backward()
         for optimizer in optimizers:
@@ -94,7 +95,7 @@ def test_only_what_is_trained_receives_gradients(method: str) -> None:
 def test_only_what_is_trained_moves_and_all_of_it_does(method: str) -> None:
     model = prepared(method)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    train(model)
+    train(model, config_of(method))
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == trained(model).keys()
 
@@ -103,7 +104,7 @@ def test_only_what_is_trained_moves_and_all_of_it_does(method: str) -> None:
 def test_training_lowers_the_loss(method: str) -> None:
     model = prepared(method)
     before = loss_of(model).item()
-    train(model, steps=10)
+    train(model, config_of(method), steps=10)
     assert loss_of(model).item() < before - 0.01
 
 
@@ -121,10 +122,10 @@ def test_as_much_is_trained_as_the_closed_form_says(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_merging_changes_no_answer_and_leaves_a_plain_model(method: str) -> None:
     model = prepared(method)
-    train(model)
+    train(model, config_of(method))
     with torch.no_grad():
         expected = model(IDS)
-        load_implementation(METHODS[method].implementation).merge(model)
+        config_of(method).merge(model)
         torch.testing.assert_close(model(IDS), expected, rtol=1e-5, atol=1e-5)
     assert [name for name, _ in model.named_parameters()] == [
         name for name, _ in base_model().named_parameters()
@@ -145,7 +146,7 @@ def test_a_base_in_bf16_stays_bf16_and_what_is_trained_is_fp32(method: str) -> N
     assert model.score is not None
     model.score.float()
     apply(model, config_of(method))
-    train(model)
+    train(model, config_of(method))
     for name, value in model.named_parameters():
         assert value.dtype is (torch.float32 if value.requires_grad else torch.bfloat16), name
 
@@ -214,7 +215,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(parts: tuple[int, ...
     base = Conv1D(6, 12)
     nn.init.normal_(base.weight)
     nn.init.normal_(base.bias)
-    layer = LoRALinear.from_base(base.requires_grad_(False), parts, MethodConfig(rank=rank, alpha=5.0))
+    layer = LoRALinear(base.requires_grad_(False), parts, rank, scale=5.0 / rank)
     layer.lora_B.data.normal_()
     results = []
     for forward in (layer.forward, lambda x: by_definition(layer, x)):
@@ -231,7 +232,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(parts: tuple[int, ...
 def test_the_definition_sees_a_planted_bug(bug: str) -> None:
     torch.manual_seed(2)
     base = randomise(GPT2(TINY)).h[0].attn.c_attn.requires_grad_(False)
-    layer = LoRALinear.from_base(base, (1, 2), MethodConfig(rank=2, alpha=5.0))
+    layer = LoRALinear(base, (1, 2), 2, scale=5.0 / 2)
     layer.lora_B.data.normal_()
     x = torch.randn(4, TINY.n_embd)
     expected = by_definition(layer, x)
@@ -254,7 +255,7 @@ def test_backward_in_double_precision_is_the_derivative() -> None:
     b = torch.randn(1, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def through(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return lora._AddLowRank.apply(base(x), x, a, b, (1,), 0.7)
+        return _AddLowRank.apply(base(x), x, a, b, (1,), 0.7)
 
     assert torch.autograd.gradcheck(through, (x, a, b))
 
@@ -263,8 +264,8 @@ def test_separate_adapters_are_the_fused_one_when_they_share_a() -> None:
     """One adapter on c_attn is three on its parts with the same A."""
     torch.manual_seed(2)
     base = randomise(GPT2(TINY)).h[0].attn.c_attn.requires_grad_(False)
-    fused = LoRALinear.from_base(base, None, MethodConfig(rank=2))
-    separate = LoRALinear.from_base(base, (0, 1, 2), MethodConfig(rank=2))
+    fused = LoRALinear(base, None, 2)
+    separate = LoRALinear(base, (0, 1, 2), 2)
     fused.lora_B.data.normal_()
     separate.lora_A.data = fused.lora_A.data.repeat(3, 1)
     separate.lora_B.data = fused.lora_B.data.view(3, TINY.n_embd, 2)
@@ -298,7 +299,7 @@ def test_dropout_is_on_the_adapters_input_and_in_training_alone() -> None:
 def test_merging_is_done_in_fp32_and_cast_last() -> None:
     torch.manual_seed(2)
     base = randomise(GPT2(TINY)).h[0].attn.c_attn.bfloat16().requires_grad_(False)
-    layer = LoRALinear.from_base(base, (1, 2), MethodConfig(rank=2))
+    layer = LoRALinear(base, (1, 2), 2)
     layer.lora_B.data.normal_(std=1e-3)
     exact = base.weight.float()
     for index, part in enumerate((1, 2)):
@@ -308,10 +309,10 @@ def test_merging_is_done_in_fp32_and_cast_last() -> None:
     assert torch.equal(layer.merged().weight, exact.bfloat16())
 
 
-@pytest.mark.parametrize("layers", [(0, 0), (1, 2), (2, 2)])
-def test_the_backward_pass_stops_at_the_first_adapted_block(layers: tuple[int, int]) -> None:
+@pytest.mark.parametrize("layers", [Blocks([0]), Blocks([1, 2]), Blocks([0, 2])], ids=str)
+def test_the_backward_pass_stops_at_the_first_adapted_block(layers: Blocks) -> None:
     model = prepared("lora", layers=layers)
-    assert {int(name.split(".")[1]) for name in adapters(model)} == set(range(layers[0], layers[1] + 1))
+    assert {int(name.split(".")[1]) for name in adapters(model)} == {*layers}
     reached: dict[int, bool] = {}
     for number, block in enumerate(model.h):
         block.register_forward_hook(
@@ -322,11 +323,11 @@ def test_the_backward_pass_stops_at_the_first_adapted_block(layers: tuple[int, i
 
 
 def test_merging_only_some_blocks_leaves_the_others() -> None:
-    model = prepared("lora", layers=(1, 1))
+    model = prepared("lora", layers=Blocks.parse("1-1"))
     draw_b(model)
     with torch.no_grad():
         expected = model(IDS)
-        lora.merge(model)
+        merge_adapters(model)
         torch.testing.assert_close(model(IDS), expected, rtol=1e-5, atol=1e-5)
     untouched = base_model()
     assert torch.equal(model.h[0].attn.c_attn.weight, untouched.h[0].attn.c_attn.weight)
@@ -336,7 +337,7 @@ def test_merging_only_some_blocks_leaves_the_others() -> None:
 def test_merging_twice_is_merging_once() -> None:
     model = prepared("lora")
     draw_b(model)
-    lora.merge(model)
+    merge_adapters(model)
     merged = copy.deepcopy(model.state_dict())
-    lora.merge(model)
+    merge_adapters(model)
     assert all(torch.equal(value, merged[name]) for name, value in model.state_dict().items())

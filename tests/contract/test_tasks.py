@@ -20,7 +20,7 @@ from explora.core.config.registry import METHODS, TASKS
 from explora.core.config.run_config import DataConfig, settings_of
 from explora.core.data.splits import find_split
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.assemble import Session, open_for_training
+from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.tasks.contract import Batch, Evaluation, Example, Split
 from explora.errors import UsageError
 from tests.tiny_models import PAIRS
@@ -43,7 +43,7 @@ class Prepared:
 def prepare(base: Path, task: str, method: str) -> Prepared:
     options = {"model": str(base), "method": method, "rank": 2} if method == "lora" else {"method": method}
     run, _ = resolve(task, {"model": str(base), "device": "cpu", "amp": "off", **options})
-    session, train, dev = open_for_training(run)
+    session, train, dev = assemble_for_training(run)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, value in session.model.named_parameters():
@@ -102,7 +102,7 @@ def test_a_setting_shortens_the_examples(tiny_base: Path, adapted: Prepared) -> 
     before = [len(adapted.train.examples[i].ids) for i in range(len(adapted.train.examples))]
     longest = max(before) - 12
     settings = {"model": str(tiny_base), "device": "cpu", "amp": "off", "max_length": longest}
-    _, train, _ = open_for_training(resolve(adapted.session.task_name, settings)[0])
+    _, train, _ = assemble_for_training(resolve(adapted.session.task_name, settings)[0])
     lengths = [len(train.examples[i].ids) for i in range(len(train.examples))]
     assert longest - 4 <= max(lengths) <= longest
     if len(lengths) == len(before):  # plain text is cut into more rows instead

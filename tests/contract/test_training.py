@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from explora.core.config.registry import METHODS, Shape
+from explora.core.config.registry import Shape, method_class
 from explora.core.config.run_config import DataConfig, TrainRun
+from explora.core.config.values import Blocks
 from explora.core.data.batching import epoch_batches
 from explora.core.model import gpt2 as model_module
 from explora.core.model.gpt2 import GPT2
@@ -133,7 +134,7 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
     moved = {name for name, value in snapshot(model).items() if not torch.equal(value, before[name])}
     assert reached == trained
     assert moved == trained
-    assert bool(METHODS[method].trains_base) == (trained == before.keys())
+    assert bool(method_class(method).trains_base) == (trained == before.keys())
 
 
 @pytest.mark.parametrize(("task", "method"), PAIRS)
@@ -532,7 +533,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulate": {"accumulate": 2, "batch_size": 2},
     "checkpointing": {"grad_checkpoint": True},
     "cosine": {"schedule": "cosine"},
-    "layers": {"layers": (1, 1)},
+    "layers": {"layers": Blocks.parse("1-1")},
     "max_steps": {"max_steps": 9},
 }
 

@@ -9,11 +9,14 @@ import safetensors.torch
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from explora.core.config.registry import METHODS, MODELS, TARGETS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.method import Method
+from explora.core.config.registry import METHODS, MODELS, TARGETS, Shape, method_class
+from explora.core.config.values import Blocks
 from explora.core.estimate import parameters as counting
 from explora.core.estimate.parameters import base_tensors, count, file_bytes, file_tensors
+from explora.core.methods.lora import LoRA
 from explora.core.model.gpt2 import GPT2
+from tests.tiny_models import make_method
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=50)
 ELEVEN = Shape(n_layer=11, n_head=1, n_embd=4, n_positions=4, vocab_size=9)  # h.10 sorts before h.2
@@ -43,7 +46,7 @@ def hugging_face(shape: Shape, classes: int = 0) -> torch.nn.Module:
         return kind(config)
 
 
-def with_peft(shape: Shape, method: MethodConfig, names: list[str], classes: int = 0) -> torch.nn.Module:
+def with_peft(shape: Shape, method: Method, names: list[str], classes: int = 0) -> torch.nn.Module:
     config = peft.LoraConfig(
         task_type="SEQ_CLS" if classes else "CAUSAL_LM",
         r=method.rank,
@@ -75,7 +78,7 @@ def test_base_tensors_are_those_of_transformers(shape: Shape) -> None:
 def test_lora_counts_are_pefts(
     shape: Shape, classes: int, targets: tuple[str, ...], names: list[str]
 ) -> None:
-    method = MethodConfig(rank=3, targets=targets, layers=(1, 2))
+    method = LoRA(rank=3, targets=targets, layers=Blocks.parse("1-2"))
     assert count(shape, method, classes).trainable == trainable(with_peft(shape, method, names, classes))
 
 
@@ -84,17 +87,17 @@ def test_lora_counts_are_pefts(
 def test_the_file_holds_what_peft_would_save(
     classes: int, targets: tuple[str, ...], names: list[str]
 ) -> None:
-    method = MethodConfig(rank=3, targets=targets)
+    method = LoRA(rank=3, targets=targets)
     theirs = peft.get_peft_model_state_dict(with_peft(TINY, method, names, classes))
     assert file_tensors(TINY, method, classes) == {n: tuple(t.shape) for n, t in theirs.items()}
 
 
-def own_model(shape: Shape, method: MethodConfig, classes: int) -> GPT2:
+def own_model(shape: Shape, method: Method, classes: int) -> GPT2:
     with torch.device("meta"):
         model = GPT2(shape)
         if classes:
             model.score = torch.nn.Linear(shape.n_embd, classes, bias=False)
-    load_implementation(METHODS[method.method].implementation).apply(model, method)
+    method.apply(model)
     return model
 
 
@@ -105,29 +108,29 @@ def test_separate_adapters_count_as_the_ones_that_are_trained(
     shape: Shape, classes: int, targets: tuple[str, ...]
 ) -> None:
     for layers in (None, (1, 2)):
-        method = MethodConfig(rank=2, targets=targets, layers=layers)
+        method = LoRA(rank=2, targets=targets, layers=layers)
         assert count(shape, method, classes).trainable == trainable(own_model(shape, method, classes))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_registry_is_counted(name: str) -> None:
-    method = MethodConfig(method=name)
+    method = make_method(name)
     assert count(TINY, method, classes=2).trainable == trainable(own_model(TINY, method, 2))
 
 
 @pytest.mark.parametrize("shape", [TINY, ELEVEN])
 @pytest.mark.parametrize("name", METHODS)
 def test_file_bytes_are_those_that_safetensors_writes(shape: Shape, name: str) -> None:
-    method = MethodConfig(method=name, targets=("key", "value", "mlp-up"))
+    method = make_method(name, targets=("key", "value", "mlp-up"))
     header = json.dumps({"task": "paraphrase", "template": 'Is "{sentence1}" caf\u00e9\n?', "best_step": 12})
-    metadata = {"format": "pt"} if METHODS[name].trains_base else {"explora": header}
+    metadata = {"format": "pt"} if method_class(name).trains_base else {"explora": header}
     tensors = file_tensors(shape, method, classes=2)
     written = safetensors.torch.save({n: torch.zeros(size) for n, size in tensors.items()}, metadata)
     assert count(shape, method, classes=2, header=header).adapter_bytes == len(written)
 
 
 def test_the_comparisons_catch_planted_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
-    separate = MethodConfig(rank=2, targets=("key", "value"))
+    separate = LoRA(rank=2, targets=("key", "value"))
     expected = trainable(own_model(TINY, separate, 0))
     assert count(TINY, separate).trainable == expected
     with monkeypatch.context() as patch:  # each part takes the width of the whole c_attn

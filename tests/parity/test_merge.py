@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from explora.core.base.tokenizer import load_tokenizer
 from explora.core.base.weights import WEIGHTS
-from explora.core.config.run_config import MethodConfig
-from explora.core.methods.lora import LoRALinear
+from explora.core.config.method import Method
+from explora.core.methods.last_linear import LastLinear
+from explora.core.methods.lora import LoRA
+from explora.core.methods.lora_layers import LoRALinear
 from explora.core.model.gpt2 import Conv1D
 from explora.core.runs import assemble as session
 from explora.core.runs import merge as merging
@@ -36,9 +38,9 @@ from tests.tiny_adapters import (
 
 TOLERANCE = 1e-5
 LABELS = ("bad", "fair", "good")
-KEY_VALUE = MethodConfig(rank=2, targets=("key", "value"))
-ALL_SEPARATE = MethodConfig(rank=2, targets=("query", "key", "value", "attn-out", "mlp-up", "mlp-down"))
-LAST_LINEAR = MethodConfig(method="last-linear")
+KEY_VALUE = LoRA(rank=2, targets=("key", "value"))
+ALL_SEPARATE = LoRA(rank=2, targets=("query", "key", "value", "attn-out", "mlp-up", "mlp-down"))
+LAST_LINEAR = LastLinear()
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -65,9 +67,9 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize("task", ["text", "sonnet", "paraphrase"])
-@pytest.mark.parametrize("method", [KEY_VALUE, ALL_SEPARATE, MethodConfig(rank=3, targets=("c_attn",))])
+@pytest.mark.parametrize("method", [KEY_VALUE, ALL_SEPARATE, LoRA(rank=3, targets=("c_attn",))])
 def test_transformers_computes_what_adapter_and_base_did(
-    base: Path, tmp_path: Path, task: str, method: MethodConfig
+    base: Path, tmp_path: Path, task: str, method: Method
 ) -> None:
     run, folder = tmp_path / "run", tmp_path / "merged"
     ours = our_logits(write_run(run, base, method, task, ("0", "1") if task == "paraphrase" else ()))
@@ -82,7 +84,7 @@ def test_transformers_computes_what_adapter_and_base_did(
 
 
 @pytest.mark.parametrize("method", [KEY_VALUE, LAST_LINEAR])
-def test_a_classifier_knows_its_labels(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+def test_a_classifier_knows_its_labels(base: Path, tmp_path: Path, method: Method) -> None:
     run, folder = tmp_path / "run", tmp_path / "merged"
     ours = our_logits(write_run(run, base, method, "sentiment", LABELS))
     merged = merge(run, folder, base)

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.config.registry import MODELS, Shape
-from explora.core.config.run_config import MethodConfig
-from explora.core.methods import full, lora
 from explora.core.model import gpt2 as model_module
 from explora.core.model.attention import KEPT_UP_TO, attend, causal_attention
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2, MLP, Block, Cache
 from tests.kept_tensors import kept_bytes
-from tests.tiny_models import randomise
+from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=3, n_head=2, n_embd=16, n_positions=24, vocab_size=41)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
@@ -424,8 +422,8 @@ def test_dropout_acts_on_embeddings_attention_and_both_residuals(part: str, sile
 def loss_and_gradients(method: str, dropout: float, recompute: bool, pruned: bool) -> dict[str, Tensor]:
     torch.manual_seed(3)
     model = fresh(dropout=dropout).train()
-    config = MethodConfig(method=method, targets=ALL_TARGETS, lora_dropout=dropout)
-    (full if method == "full" else lora).apply(model, config)
+    config = make_method(method, targets=ALL_TARGETS, lora_dropout=dropout)
+    config.apply(model)
     for name, value in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value, std=0.1)  # zero B would hide A's gradient

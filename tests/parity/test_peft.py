@@ -14,7 +14,9 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.method import Method
+from explora.core.config.values import Blocks
+from explora.core.methods.lora import LoRA
 from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE
 from explora.core.runs.open import open_run
 from tests.tiny_adapters import (
@@ -40,19 +42,29 @@ ALL_SEPARATE = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 METHODS = {
-    "key,value": MethodConfig(rank=4, targets=("key", "value")),
-    "query,value": MethodConfig(rank=4, targets=("query", "value"), alpha=3.0),
-    "query": MethodConfig(rank=2, targets=("query",)),
-    "c_attn": MethodConfig(rank=4, targets=("c_attn",), alpha=6.0),
-    "all separate": MethodConfig(rank=2, targets=ALL_SEPARATE, alpha=5.0),
-    "one separate and others": MethodConfig(rank=2, targets=("value", "mlp-up")),
-    "all fused": MethodConfig(rank=2, targets=("c_attn", "attn-out", "mlp-up", "mlp-down")),
-    "attn-out": MethodConfig(rank=3, targets=("attn-out",)),
-    "mlp-down": MethodConfig(rank=3, targets=("mlp-down",), alpha=7.5),
-    "mlp-up": MethodConfig(rank=3, targets=("mlp-up",)),
-    "blocks 1-2": MethodConfig(rank=2, targets=ALL_SEPARATE, layers=(1, 2)),
-    "block 0": MethodConfig(rank=2, targets=("key", "value"), layers=(0, 0)),
-    "rank above the width": MethodConfig(rank=40, targets=("key", "value"), lora_dropout=0.5),
+    "key,value": LoRA(rank=4, targets=("key", "value")),
+    "query,value": LoRA(rank=4, targets=("query", "value"), alpha=3.0),
+    "query": LoRA(rank=2, targets=("query",)),
+    "c_attn": LoRA(rank=4, targets=("c_attn",), alpha=6.0),
+    "all separate": LoRA(rank=2, targets=ALL_SEPARATE, alpha=5.0),
+    "one separate and others": LoRA(rank=2, targets=("value", "mlp-up")),
+    "all fused": LoRA(rank=2, targets=("c_attn", "attn-out", "mlp-up", "mlp-down")),
+    "attn-out": LoRA(rank=3, targets=("attn-out",)),
+    "mlp-down": LoRA(rank=3, targets=("mlp-down",), alpha=7.5),
+    "mlp-up": LoRA(rank=3, targets=("mlp-up",)),
+    "blocks 1-2": LoRA(rank=2, targets=ALL_SEPARATE, layers=Blocks.parse("1-2")),
+    "block 0": LoRA(rank=2, targets=("key", "value"), layers=Blocks.parse("0-0")),
+    "blocks with a gap": LoRA(rank=2, targets=("query", "mlp-up"), layers=Blocks([0, 2])),
+    "ranks by module": LoRA(
+        rank=2, targets=ALL_SEPARATE, rank_pattern={"mlp.c_fc": 3, "h.1.attn.c_attn": 4, "h.1.mlp.c_fc": 2}
+    ),
+    "alphas by module": LoRA(
+        rank=2, targets=("key", "value"), alpha=3.0, alpha_pattern={"h.0.attn.c_attn": 5.0}
+    ),
+    "both by module": LoRA(
+        targets=("c_attn", "mlp-down"), rank_pattern={"attn.c_attn": 2}, alpha_pattern={"mlp.c_proj": 9.0}
+    ),
+    "rank above the width": LoRA(rank=40, targets=("key", "value"), lora_dropout=0.5),
 }
 PATHS = {"attn-out": "attn.c_proj", "mlp-up": "mlp.c_fc", "mlp-down": "mlp.c_proj"}
 
@@ -83,7 +95,7 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_peft_computes_our_logits(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+def test_peft_computes_our_logits(base: Path, tmp_path: Path, method: Method) -> None:
     ours = our_logits(write_run(tmp_path, base, method))
     theirs = their_logits(open_with_peft(causal(base), tmp_path))
     assert difference(ours, theirs) < TOLERANCE
@@ -91,7 +103,7 @@ def test_peft_computes_our_logits(base: Path, tmp_path: Path, method: MethodConf
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_peft_adapts_what_is_meant_and_nothing_else(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+def test_peft_adapts_what_is_meant_and_nothing_else(base: Path, tmp_path: Path, method: Method) -> None:
     write_run(tmp_path, base, method)
     model = open_with_peft(causal(base), tmp_path)
     first, last = method.layers or (0, SHAPE.n_layer - 1)
@@ -105,7 +117,7 @@ def test_peft_adapts_what_is_meant_and_nothing_else(base: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_we_read_our_own_again(base: Path, tmp_path: Path, method: MethodConfig) -> None:
+def test_we_read_our_own_again(base: Path, tmp_path: Path, method: Method) -> None:
     model = write_run(tmp_path, base, method)
     session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
     assert session.method == method
@@ -116,7 +128,7 @@ def test_we_read_our_own_again(base: Path, tmp_path: Path, method: MethodConfig)
     "targets", [("key", "value"), ("c_attn", "mlp-down"), ALL_SEPARATE], ids=lambda targets: ",".join(targets)
 )
 def test_peft_computes_our_class_logits(base: Path, tmp_path: Path, targets: tuple[str, ...]) -> None:
-    method = MethodConfig(rank=2, targets=targets)
+    method = LoRA(rank=2, targets=targets)
     ours = our_logits(write_run(tmp_path, base, method, "sentiment", LABELS))
     theirs = their_logits(open_with_peft(classifier(base, len(LABELS)), tmp_path))
     assert difference(ours, theirs) < TOLERANCE
@@ -125,7 +137,7 @@ def test_peft_computes_our_class_logits(base: Path, tmp_path: Path, targets: tup
 
 
 def test_a_cloze_has_no_head_in_peft(base: Path, tmp_path: Path) -> None:
-    method = MethodConfig(rank=2, targets=("key", "value"))
+    method = LoRA(rank=2, targets=("key", "value"))
     ours = our_logits(write_run(tmp_path, base, method, "paraphrase", ("0", "1")))
     assert PeftConfig.from_pretrained(tmp_path).task_type == "CAUSAL_LM"
     assert difference(ours, their_logits(open_with_peft(causal(base), tmp_path))) < TOLERANCE
@@ -192,6 +204,20 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "rslora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "use_rslora": True},
     "blocks": {"r": 2, "target_modules": ["c_attn", "c_fc"], "layers_to_transform": [1, 2]},
     "one block": {"r": 2, "target_modules": ["c_attn"], "layers_to_transform": 1, "layers_pattern": "h"},
+    "a gap": {"r": 2, "target_modules": ["c_attn"], "layers_to_transform": [0, 2]},
+    "patterns": {
+        "r": 2,
+        "target_modules": ["c_attn", "c_proj", "c_fc"],
+        "rank_pattern": {"attn.c_attn": 4, r"h\.1\.mlp\.c_fc": 3},
+        "alpha_pattern": {"c_proj": 5, "h.0.attn.c_attn": 2},
+    },
+    "patterns of rslora": {
+        "r": 2,
+        "target_modules": ["c_attn", "c_fc"],
+        "use_rslora": True,
+        "rank_pattern": {r"h\.[02]\.attn\.c_attn": 5},
+        "alpha_pattern": {"c_fc": 3},
+    },
     "gaussian": {"r": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
 }
 

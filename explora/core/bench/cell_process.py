@@ -25,7 +25,7 @@ from explora.core.estimate.flop import step_flop
 from explora.core.estimate.parameters import count as count_parameters
 from explora.core.machine.facts import peak_memory_bytes
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.assemble import Session, open_for_training
+from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
 from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.loop import Training
@@ -124,7 +124,7 @@ def open_cell(cell: Cell) -> tuple[Session, TrainRun, list[Example]]:
         training=dataclasses.replace(cell.run.training, accumulate=1),
         runtime=resolve_runtime(cell.run.runtime),
     )
-    session, train, _ = open_for_training(run)
+    session, train, _ = assemble_for_training(run)
     return session, run, [filled(example, cell.length) for example in train.examples]
 
 

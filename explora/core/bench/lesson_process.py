@@ -16,7 +16,7 @@ from typing import Any
 from explora.core.bench.lessons import Learned, Lesson, Point
 from explora.core.bench.protocol import answer
 from explora.core.config.run_config import TrainRun
-from explora.core.runs.assemble import Session, open_for_training
+from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.tasks.contract import Example
 from explora.core.training.loop import StepDone, Training
@@ -30,7 +30,7 @@ def learn(request: Mapping[str, Any]) -> dict[str, Any]:
     """Train, score, and return what was Learned as JSON data."""
     lesson = Lesson.from_json(request)
     run = _constant(lesson)
-    session, train, dev = open_for_training(run)
+    session, train, dev = assemble_for_training(run)
     judges = _some(dev.examples, run.training.seed)
     with tempfile.TemporaryDirectory(prefix="explora-lesson-") as scratch:
         training = Training(session.model, session.task, run, train.examples, judges, Path(scratch))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from explora.core.config.registry import TARGETS
 from explora.core.config.run_config import TrainRun
 
 EXPLORA = "explora"
@@ -97,7 +96,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class BenchSetting:
     """What contenders have in common that are compared with each other. `length`: see Cell."""
 
     batch_size: int
@@ -134,9 +133,9 @@ class Contender:
         return self.stack == EXPLORA
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> BenchSetting:
         """What it shares with those it is compared with."""
-        return Setting(
+        return BenchSetting(
             batch_size=self.run.training.batch_size,
             length=self.length,
             amp=self.run.runtime.amp,
@@ -146,17 +145,11 @@ class Contender:
     @property
     def name(self) -> str:
         """How output calls it."""
-        method = self.run.method
-        name = f"lora r={method.rank}" if method.method == "lora" else method.method
+        name = self.run.method.label
         return name if self.is_own else f"{name} (peft)"
 
 
-def varying(settings: Sequence[Setting]) -> list[str]:
+def varying(settings: Sequence[BenchSetting]) -> list[str]:
     """Return which of a setting's words are not the same in all of them."""
     said = [setting.words() for setting in settings]
     return [name for name in said[0] if len({words[name] for words in said}) > 1]
-
-
-def peft_modules(targets: Sequence[str]) -> list[str]:
-    """Return the modules that PEFT adapts where we adapt `targets`: whole ones, as its users would."""
-    return sorted({TARGETS[target][0] for target in targets})

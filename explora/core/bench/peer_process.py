@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
-from explora.core.bench.measurements import WARMUP_STEPS, Measurement, peft_modules
+from explora.core.bench.measurements import WARMUP_STEPS, Measurement
 from explora.core.bench.protocol import answer
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
@@ -122,14 +122,7 @@ def _adapted(base: str, run: TrainRun) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
     )
-    config = peft.LoraConfig(
-        r=run.method.rank,
-        lora_alpha=round(run.method.scale * run.method.rank),
-        lora_dropout=run.method.lora_dropout,
-        target_modules=peft_modules(run.method.targets),
-        fan_in_fan_out=True,
-        task_type="CAUSAL_LM",
-    )
+    config = peft.get_peft_config({**(run.method.peer_config() or {}), "task_type": "CAUSAL_LM"})
     if run.runtime.grad_checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     return peft.get_peft_model(model, config)

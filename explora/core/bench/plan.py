@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from explora.core.bench.measurements import Contender, Setting
+from explora.core.bench.measurements import BenchSetting, Contender
 from explora.errors import UsageError
 
 TIMED_SECONDS = 60.0  # of training, over all cells, where no number of steps is given
@@ -32,7 +32,7 @@ class Plan:
     lesson_steps: int | None = None
 
     @property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[BenchSetting]:
         """The settings, each once."""
         return list(dict.fromkeys(each.setting for each in self.contenders))
 

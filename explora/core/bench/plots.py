@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from explora.core.bench.measurements import varying
-from explora.core.bench.rows import Memory, Row
+from explora.core.bench.rows import BenchRow, MeasuredMemory
 
 # Text stays text, and the same figures give the same bytes.
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "explora", "font.size": 9}
 WIDTH, ROW_HEIGHT = 9.0, 0.35  # inches
-Draw = Callable[[Axes, Sequence[Row]], None]
+Draw = Callable[[Axes, Sequence[BenchRow]], None]
 
 
-def plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def plots(rows: Sequence[BenchRow]) -> list[tuple[str, str]]:
     """Return titles and SVG: memory by part, speed with its range, and, where there is one, the score."""
     measured = [row for row in rows if row.spread is not None]
     names = varying([row.setting for row in measured])
@@ -35,7 +35,7 @@ def plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return found
 
 
-def _bars(rows: Sequence[Row], labels: Sequence[str], draw: Draw) -> str:
+def _bars(rows: Sequence[BenchRow], labels: Sequence[str], draw: Draw) -> str:
     figure = Figure(figsize=(WIDTH, 1.2 + ROW_HEIGHT * len(rows)), layout="constrained")
     axes = figure.subplots()
     draw(axes, rows)
@@ -44,10 +44,10 @@ def _bars(rows: Sequence[Row], labels: Sequence[str], draw: Draw) -> str:
     return _svg(figure)
 
 
-def _memory(axes: Axes, rows: Sequence[Row]) -> None:
+def _memory(axes: Axes, rows: Sequence[BenchRow]) -> None:
     """Stack the parts; a negative rest is not drawn."""
     start = [0.0] * len(rows)
-    for part in sorted((field.name for field in fields(Memory)), key=lambda name: name == "rest"):
+    for part in sorted((field.name for field in fields(MeasuredMemory)), key=lambda name: name == "rest"):
         sizes = [max(0, getattr(row.memory, part)) / 1e6 for row in rows]
         axes.barh(range(len(rows)), sizes, left=start, label=part)
         start = [before + size for before, size in zip(start, sizes, strict=True)]
@@ -55,7 +55,7 @@ def _memory(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(ncols=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
-def _speed(axes: Axes, rows: Sequence[Row]) -> None:
+def _speed(axes: Axes, rows: Sequence[BenchRow]) -> None:
     for place, row in enumerate(rows):
         assert row.spread and row.tokens_per_second
         low, high = row.spread.tokens_per_second
@@ -64,7 +64,7 @@ def _speed(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlabel("tokens a second")
 
 
-def _curves(rows: Sequence[Row], labels: Sequence[str]) -> str:
+def _curves(rows: Sequence[BenchRow], labels: Sequence[str]) -> str:
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     for row, label in zip(rows, labels, strict=True):

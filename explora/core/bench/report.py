@@ -27,7 +27,7 @@ svg { max-width: 100%; height: auto; }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ReportTable:
     """Words in rows and columns."""
 
     title: str
@@ -48,7 +48,7 @@ def check_report(file: Path) -> None:
         raise UsageError("--report with plots needs matplotlib", "pip install 'explora[report]', or FILE.md")
 
 
-def write_report(file: Path, command: str, tables: Sequence[Table], result: Result) -> None:
+def write_report(file: Path, command: str, tables: Sequence[ReportTable], result: Result) -> None:
     """Write the report in one piece; what was there before is replaced."""
     page = (
         as_html(command, tables, result) if file.suffix == ".html" else as_markdown(command, tables, result)
@@ -59,7 +59,7 @@ def write_report(file: Path, command: str, tables: Sequence[Table], result: Resu
     partial.replace(file)
 
 
-def as_markdown(command: str, tables: Sequence[Table], result: Result) -> str:
+def as_markdown(command: str, tables: Sequence[ReportTable], result: Result) -> str:
     """Return the verdict, the tables, what went wrong, the machine, and how it was made."""
     parts = ["# Does LoRA pay off here?", "\n".join(f"- {line}" for line in result.verdict)]
     for table in tables:
@@ -68,12 +68,12 @@ def as_markdown(command: str, tables: Sequence[Table], result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: ReportTable) -> str:
     rule = ["---", *["---:"] * (len(table.header) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (table.header, rule, *table.lines))
 
 
-def as_html(command: str, tables: Sequence[Table], result: Result) -> str:
+def as_html(command: str, tables: Sequence[ReportTable], result: Result) -> str:
     """Return the same as a page, with plots of memory, speed and, where it was measured, learning."""
     from explora.core.bench.plots import plots
 
@@ -91,7 +91,7 @@ def _html_list(lines: Sequence[str]) -> str:
     return "<ul>\n" + "\n".join(f"<li>{html.escape(line)}</li>" for line in lines) + "\n</ul>"
 
 
-def _html_table(table: Table) -> str:
+def _html_table(table: ReportTable) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

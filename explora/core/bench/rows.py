@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from explora.core.bench.lessons import Learned
-from explora.core.bench.measurements import Contender, Measurement, Parts, Setting
+from explora.core.bench.measurements import BenchSetting, Contender, Measurement, Parts
+from explora.core.config.run_config import settings_of
 
 Range = tuple[float, float]
 
@@ -35,7 +36,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory(Parts):
+class MeasuredMemory(Parts):
     """The peak by part; `rest` is what no part explains: what the allocator keeps, what kernels take."""
 
     rest: int
@@ -51,7 +52,7 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchRow:
     """One line of the bench: what was run, and its figures, None when the contender failed.
 
     Speeds, seconds a step and memory are medians of the repeats. `matrix_share` is the part of the
@@ -83,7 +84,7 @@ class Row:
     seconds: Seconds | None = None
     peak_memory_bytes: int | None = None
     baseline_memory_bytes: int | None = None
-    memory: Memory | None = None
+    memory: MeasuredMemory | None = None
     matrix_peak: float | None = None
     matrix_share: float | None = None
     spread: Spread | None = None
@@ -93,9 +94,9 @@ class Row:
     error: str | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> BenchSetting:
         """What it shares with the rows that it is compared with."""
-        return Setting(
+        return BenchSetting(
             batch_size=self.batch_size,
             length=self.length,
             amp=self.amp,
@@ -107,14 +108,14 @@ class Row:
         return asdict(self)
 
 
-def summarise(outcomes: Sequence[Outcome], model: str) -> list[Row]:
+def summarise(outcomes: Sequence[Outcome], model: str) -> list[BenchRow]:
     """Return a row for each contender; `model` is what to call the base."""
     peaks: dict[str, float] = {}
     for outcome in outcomes:
         amp = outcome.contender.run.runtime.amp
         peaks[amp] = max([peaks.get(amp, 0.0), *(each.matrix_peak for each in outcome.found)])
     return [
-        Row(
+        BenchRow(
             **_identity(outcome, model),
             **_figures(outcome, peaks[outcome.contender.run.runtime.amp]),
             reference_loss=outcome.reference_loss,
@@ -132,8 +133,8 @@ def _identity(outcome: Outcome, model: str) -> dict[str, Any]:
         "stack": contender.stack,
         "task": run.task,
         "model": model,
-        "method": run.method.method,
-        "rank": run.method.rank if run.method.method == "lora" else None,
+        "method": run.method.name,
+        "rank": settings_of(run).get("rank"),
         **asdict(contender.setting),
         "threads": run.runtime.threads,
         "seed": run.training.seed,
@@ -172,13 +173,13 @@ def _figures(outcome: Outcome, matrix_peak: float) -> dict[str, Any]:
     }
 
 
-def _memory(found: Sequence[Measurement], peak: int) -> Memory:
+def _memory(found: Sequence[Measurement], peak: int) -> MeasuredMemory:
     """Medians of the parts, so that with the rest they add up to the median of the peaks."""
     parts = {
         field.name: round(median(getattr(each.parts, field.name) for each in found))
         for field in fields(Parts)
     }
-    return Memory(**parts, rest=peak - sum(parts.values()))
+    return MeasuredMemory(**parts, rest=peak - sum(parts.values()))
 
 
 def _seconds(found: Sequence[Measurement]) -> Seconds:

@@ -16,7 +16,7 @@ from explora.core.bench.measurements import Cell, Contender, Measurement, varyin
 from explora.core.bench.other_load import OtherLoad
 from explora.core.bench.plan import LEARNING_SECONDS, START_SECONDS, Plan
 from explora.core.bench.protocol import ask
-from explora.core.bench.rows import Row, summarise
+from explora.core.bench.rows import BenchRow, summarise
 from explora.core.bench.shared_rows import sample, write_sample
 from explora.core.bench.standings import Group, Standing, groups_of
 from explora.core.bench.verdict import verdict
@@ -66,7 +66,7 @@ class LessonDone:
 class Result:
     """All rows, the machine, and the verdict, one sentence each."""
 
-    rows: list[Row]
+    rows: list[BenchRow]
     machine: dict[str, Any]
     verdict: list[str]
 
@@ -234,7 +234,7 @@ def _survey(plan: Plan) -> tuple[Base, Sequence[Example]]:
         if length > context:
             raise UsageError(f"--lengths {length}: {base.label} reads at most {context} tokens")
     tokenizer = base_tokenizer(base, run.tokenizer)
-    task = make_task(run.task, tokenizer, run.encoding, run.method.method, context, run.training.seed)
+    task = make_task(run.task, tokenizer, run.encoding, run.method, context, run.training.seed)
     return base, task.load(run.data, "train").examples
 
 

@@ -13,6 +13,8 @@ from explora.core.bench.lessons import Learned
 from explora.core.bench.measurements import Contender, Measurement
 from explora.core.bench.plan import Plan
 from explora.core.bench.rows import Outcome
+from explora.core.config.registry import DEFAULT_METHOD
+from explora.core.config.run_config import settings_of
 from explora.errors import UsageError
 
 PEERS = ("transformers", "peft")
@@ -85,13 +87,16 @@ def groups_of(plan: Plan) -> list[Group]:
 
 
 def _peer_of(group: Sequence[Contender]) -> Contender:
-    """Return the LoRA contender of the middle rank on transformers and peft."""
-    lora = sorted(
-        (each for each in group if each.run.method.method == "lora"), key=lambda each: each.run.method.rank
-    )
-    if not lora:
-        raise UsageError("--peer is compared with LoRA", "leave lora among the --methods")
-    middle = lora[len(lora) // 2]
+    """Return the contender of the middle rank that PEFT can train too, on transformers and peft."""
+    shared = [each for each in group if each.run.method.peer_config() is not None]
+    if not shared:
+        raise UsageError(
+            "--peer compares with transformers + peft, which has none of these methods",
+            f"add {DEFAULT_METHOD} to --methods",
+        )
+    default = [each for each in shared if each.run.method.name == DEFAULT_METHOD] or shared
+    ranked = sorted(default, key=lambda each: settings_of(each.run).get("rank", 0))
+    middle = ranked[len(ranked) // 2]
     if middle.run.task == "sentiment":
         raise UsageError("--peer knows no sentiment: its fresh head cannot start from the same weights")
     if middle.run.runtime.amp == "fp16":

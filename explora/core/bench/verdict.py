@@ -11,7 +11,8 @@ from typing import Any
 
 from explora.core.bench.lessons import Learned, Point
 from explora.core.bench.measurements import EXPLORA, varying
-from explora.core.bench.rows import Row
+from explora.core.bench.rows import BenchRow
+from explora.core.config.registry import DEFAULT_METHOD, method_class
 
 BUSY = 0.2  # of a processor: what a system does anyway
 PAYS_OFF = {
@@ -46,7 +47,7 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def speed(a: Row, b: Row) -> Ratio:
+def speed(a: BenchRow, b: BenchRow) -> Ratio:
     """How many times as fast `a` is as `b`, in tokens a second."""
     assert a.spread and b.spread and a.tokens_per_second and b.tokens_per_second
     return _ratio(
@@ -54,7 +55,7 @@ def speed(a: Row, b: Row) -> Ratio:
     )
 
 
-def memory(a: Row, b: Row) -> Ratio:
+def memory(a: BenchRow, b: BenchRow) -> Ratio:
     """How many times the peak memory of `b` is needed by `a`."""
     assert a.spread and b.spread and a.peak_memory_bytes and b.peak_memory_bytes
     return _ratio(
@@ -66,7 +67,7 @@ def _ratio(a: float, a_range: Sequence[float], b: float, b_range: Sequence[float
     return Ratio(median=a / b, low=a_range[0] / b_range[1], high=a_range[1] / b_range[0])
 
 
-def verdict(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
+def verdict(rows: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
     """Return a few sentences for each setting, and what makes the figures worth less.
 
     `machine` is measure's description, with `busy_elsewhere`: the processors that others kept busy.
@@ -82,15 +83,17 @@ def verdict(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
     return [*sentences, *_doubts(measured[0], machine)]
 
 
-def _of_setting(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
+def _of_setting(rows: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
     """LoRA of the middle rank against everything else of its setting."""
     own = [row for row in rows if row.stack == EXPLORA]
-    adapters = sorted((row for row in own if row.method == "lora"), key=lambda row: row.rank or 0)
+    adapters = sorted((row for row in own if row.method == DEFAULT_METHOD), key=lambda row: row.rank or 0)
     if not adapters:
         return ["Nothing to say about LoRA: it was not measured."]
     lora = adapters[len(adapters) // 2]
-    full = next((row for row in own if row.method == "full"), None)
-    others = [row for row in rows if row is not lora and (row.method != "lora" or row.stack != EXPLORA)]
+    full = next((row for row in own if method_class(row.method).trains_base), None)
+    others = [
+        row for row in rows if row is not lora and (row.method != DEFAULT_METHOD or row.stack != EXPLORA)
+    ]
     sentences = [_headline(lora, full, machine)]
     sentences += [f"{lora.name} against {_called(row)}: {_against(lora, row)}." for row in others]
     if len(adapters) > 1:
@@ -99,7 +102,7 @@ def _of_setting(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
     return [*sentences, *([_when(lora, full)] if full else [])]
 
 
-def _headline(lora: Row, full: Row | None, machine: Mapping[str, Any]) -> str:
+def _headline(lora: BenchRow, full: BenchRow | None, machine: Mapping[str, Any]) -> str:
     where = f"on {machine['cores']} cores, {'fp32' if lora.amp == 'off' else lora.amp}"
     if full is None:
         return f"Measured {where}; full fine-tuning was not, so there is no verdict on LoRA."
@@ -107,25 +110,25 @@ def _headline(lora: Row, full: Row | None, machine: Mapping[str, Any]) -> str:
     return f"{once}{PAYS_OFF[_gains(lora, full)]} ({where}, {lora.task}, batch {lora.batch_size})."
 
 
-def _gains(lora: Row, full: Row) -> tuple[bool, bool]:
+def _gains(lora: BenchRow, full: BenchRow) -> tuple[bool, bool]:
     """Whether it is distinguishably faster, and smaller."""
     return speed(lora, full).low > 1, memory(lora, full).high < 1
 
 
-def _called(row: Row) -> str:
+def _called(row: BenchRow) -> str:
     if row.stack != EXPLORA:
         return f"the same with {row.stack}, from the same loss ({row.first_loss:.4f})"
-    return "full fine-tuning" if row.method == "full" else row.name
+    return "full fine-tuning" if method_class(row.method).trains_base else row.name
 
 
-def _against(a: Row, b: Row) -> str:
+def _against(a: BenchRow, b: BenchRow) -> str:
     fast, large = speed(a, b), memory(a, b)
     in_time = f"{fast} times as fast" if fast.is_distinguishable else "speed not distinguishable"
     in_memory = f"{large} times the memory" if large.is_distinguishable else "memory not distinguishable"
     return ", ".join([in_time, in_memory, _files(a, b), *_learning(a.quality, b.quality)])
 
 
-def _files(a: Row, b: Row) -> str:
+def _files(a: BenchRow, b: BenchRow) -> str:
     """File sizes are exact: they need no interval."""
     assert a.checkpoint_bytes and b.checkpoint_bytes
     return f"a file of {_megabytes(a.checkpoint_bytes)} instead of {_megabytes(b.checkpoint_bytes)}"
@@ -162,7 +165,7 @@ def compared(learned: Learned, a: Point, b: Point) -> int:
     return 1 if (a.score > b.score) == learned.higher_is_better else -1
 
 
-def _when(lora: Row, full: Row) -> str:
+def _when(lora: BenchRow, full: BenchRow) -> str:
     """Say when LoRA is worth it here."""
     worth = WORTH[_gains(lora, full)]
     if lora.quality is None or full.quality is None:
@@ -176,7 +179,7 @@ def _when(lora: Row, full: Row) -> str:
     return f"{worth}; in the same time it learns {learned[in_time]}."
 
 
-def _doubts(row: Row, machine: Mapping[str, Any]) -> list[str]:
+def _doubts(row: BenchRow, machine: Mapping[str, Any]) -> list[str]:
     """Say what makes the figures worth less."""
     doubts = []
     if row.repeats == 1:

@@ -1,4 +1,4 @@
-"""Where a run's settings come from: option > config file > default of the task > default of the field."""
+"""Where a run's settings come from: option > config file > task with method > task > default of the field."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from explora.core.config.registry import METHODS, TASKS
+from explora.core.config.method import Method
+from explora.core.config.plain_json import refuse_unknown
+from explora.core.config.registry import DEFAULT_METHOD, TASKS, method_class
 from explora.core.config.run_config import (
     CONCERNS,
+    WHOLE,
     TrainRun,
+    all_settings,
     field_names,
     foreign_settings,
-    refuse_unknown,
-    settings_of,
-    spelled,
-    validate,
+    method_settings,
+    methods_with,
 )
+from explora.core.config.setting import spelled
+from explora.core.config.validation import validate
 from explora.errors import UsageError
 
-DEFAULTS_WIDTH = 768  # the width (n_embd) that the registry's learning rates are for
+DEFAULTS_WIDTH = 768  # the width (n_embd) that the methods' learning rates are for
 
 
 def resolve(
@@ -27,35 +31,41 @@ def resolve(
 ) -> tuple[TrainRun, dict[str, str]]:
     """Combine options, the settings of a config file and the defaults of task and method into a TrainRun.
 
-    `options` holds only what the user gave, by field name, `from_file` what the file names. Returns the
-    run and, by field name, where each value came from. Raises UsageError for what cannot be.
+    `options` holds only what the user gave, by setting name, `from_file` what the file names. Returns the
+    run and, by setting name, where each value came from. Raises UsageError for what cannot be.
     """
-    row, from_file = TASKS[task], from_file or {}
-    method = options.get("method", from_file.get("method", "lora"))
+    from_file = from_file or {}
+    name = options.get("method", from_file.get("method", DEFAULT_METHOD))
+    method, row = method_class(name), TASKS[task]
+    known = all_settings(method)
+    refuse_unknown(options, {"method"} | known.keys() | method_settings().keys(), "the command")
     _refuse_pointless(task, method, options)
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("option", options),
         ("config file", from_file),
-        (f"{task} with {method}", row.by_method.get(method, {})),
+        (f"{task} with {name}", method.defaults(task)),
         (task, row.defaults),
     ]
-    refuse_unknown(options, settings_of(TrainRun(task=task)), "the command")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for name in settings_of(TrainRun(task=task)):
-        found = next(((origin, layer[name]) for origin, layer in layers if name in layer), None)
+    for setting in ("method", *known):
+        found = next(((origin, layer[setting]) for origin, layer in layers if setting in layer), None)
         if found is None:
-            origins[name] = "default"
+            origins[setting] = "default"
             continue
-        origins[name], values[name] = found
-    parts = {
-        concern: kind(**{n: values[n] for n in field_names(kind) if n in values})
-        for concern, kind in CONCERNS.items()
-    }
-    whole = {name: values[name] for name in ("model", "tokenizer", "from_scratch") if name in values}
-    run = TrainRun(task=task, **whole, **parts)
+        origins[setting], values[setting] = found
+    run = _build(task, method, values)
     validate(run)
     return run, origins
+
+
+def _build(task: str, method: type[Method], values: Mapping[str, Any]) -> TrainRun:
+    def part(kind: type[Any]) -> Any:
+        return kind(**{name: values[name] for name in field_names(kind) if name in values})
+
+    whole = {name: values[name] for name in WHOLE if name in values}
+    parts = {concern: part(kind) for concern, kind in CONCERNS.items()}
+    return TrainRun(task=task, **whole, method=part(method), **parts)
 
 
 def fit_learning_rate(
@@ -63,7 +73,7 @@ def fit_learning_rate(
 ) -> tuple[TrainRun, dict[str, str]]:
     """Fit a default learning rate, made for GPT-2's width of 768, to a base of another width.
 
-    Adam's best rate goes as 1 / width (Yang et al. 2022, table 3). A rate that somebody gave stays.
+    Adam's best rate is proportional to 1 / width (Yang et al. 2022, table 3). A rate that was given stays.
     """
     if origins["learning_rate"] in ("option", "config file") or width == DEFAULTS_WIDTH:
         return run, dict(origins)
@@ -72,18 +82,18 @@ def fit_learning_rate(
     return fitted, {**origins, "learning_rate": f"{origins['learning_rate']}, for a width of {width}"}
 
 
-def _refuse_pointless(task: str, method: str, options: Mapping[str, Any]) -> None:
+def _refuse_pointless(task: str, method: type[Method], options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that this task or this method would ignore."""
     row = TASKS[task]
     if {"epochs", "max_minutes"} <= options.keys():
         raise UsageError("--epochs and --max-minutes both say how long to train", "leave one of them out")
-    if method in row.refused:
-        raise UsageError(f"{task} cannot be trained by {method}: {row.refused[method]}")
+    if reason := row.refuses(method):
+        raise UsageError(f"{task} cannot be trained by {method.name}: {reason}")
     for name in foreign_settings(method, options):
-        users = [other for other, known in METHODS.items() if name in known.settings]
+        users = methods_with(name)
         raise UsageError(
-            f"{method} has no {spelled(name)}: that belongs to {', '.join(users)}",
-            "leave it out, or train with --lora R",
+            f"{method.name} has no {spelled(name)}: that belongs to {', '.join(users)}",
+            f"leave it out, or choose another method: --method {users[0]}",
         )
     for name in ("template", "label_words"):
         if name in options and name not in row.defaults:

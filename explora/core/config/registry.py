@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from explora.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from explora.core.config.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +49,22 @@ MODELS: dict[str, ModelRow] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class MethodRow:
-    """A way to train: `implementation` supplies `apply(model, config)` and, where it can, `merge(model)`.
+DEFAULT_METHOD = "lora"
 
-    `settings` are the fields of `run_config.MethodConfig` that it obeys. `trains_base` says that the base
-    weights themselves move, so that they are kept in fp32 and the result is a whole model folder rather
-    than an adapter.
-    """
-
-    summary: str
-    implementation: str
-    settings: tuple[str, ...] = ()
-    trains_base: bool = False
-
-
-METHODS: dict[str, MethodRow] = {
-    "lora": MethodRow(
-        summary="low-rank adapters beside frozen weights (Hu et al. 2021)",
-        implementation="explora.core.methods.lora",
-        settings=("rank", "alpha", "lora_dropout", "targets", "layers"),
-    ),
-    "full": MethodRow(
-        summary="every weight is trained",
-        implementation="explora.core.methods.full",
-        trains_base=True,
-    ),
-    "last-linear": MethodRow(
-        summary="only a fresh linear head on the frozen model",
-        implementation="explora.core.methods.last_linear",
-    ),
+METHODS: dict[str, str] = {
+    "lora": "explora.core.methods.lora:LoRA",
+    "full": "explora.core.methods.full:Full",
+    "last-linear": "explora.core.methods.last_linear:LastLinear",
 }
+
+
+def method_class(name: str) -> type[Method]:
+    """Return the class of a method; see `config.method`. Raises UsageError for an unknown name."""
+    if name not in METHODS:
+        known = ", ".join(METHODS)
+        raise UsageError(f"method {name!r} is not one of {known}{did_you_mean(name, METHODS)}")
+    found: type[Method] = load_implementation(METHODS[name])
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +82,11 @@ class TaskRow:
     label: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
-    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    no_head: str = ""
+
+    def refuses(self, method: type[Method]) -> str:
+        """Return why the task cannot be trained by a method; empty where it can."""
+        return self.no_head if method.needs_head else ""
 
 
 PARAPHRASE_TEMPLATE = 'Is "{sentence1}" a paraphrase of "{sentence2}"? Answer "yes" or "no": '
@@ -109,15 +102,9 @@ TASKS: dict[str, TaskRow] = {
         defaults={
             "template": PARAPHRASE_TEMPLATE,
             "label_words": ("yes", "no"),
-            "targets": ("key", "value"),
             "epochs": 3,
             "batch_size": 16,
             "max_length": 256,
-        },
-        by_method={
-            "lora": {"learning_rate": 4e-4},
-            "full": {"learning_rate": 1e-4},
-            "last-linear": {"learning_rate": 1e-3},
         },
     ),
     "sentiment": TaskRow(
@@ -127,15 +114,9 @@ TASKS: dict[str, TaskRow] = {
         label="label",
         aliases={"sentiment": "label", "text": "sentence"},
         defaults={
-            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 3,
             "batch_size": 16,
             "max_length": 512,
-        },
-        by_method={
-            "lora": {"learning_rate": 1e-3},
-            "full": {"learning_rate": 1e-4},
-            "last-linear": {"learning_rate": 1e-2, "epochs": 10},
         },
     ),
     "sonnet": TaskRow(
@@ -143,29 +124,23 @@ TASKS: dict[str, TaskRow] = {
         implementation="explora.core.tasks.sonnet:Sonnet",
         columns=("text",),
         defaults={
-            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 10,
             "batch_size": 8,
             "max_length": 512,
         },
-        by_method={"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-4}},
-        refused={
-            "last-linear": "a sonnet is written by the tied language-model head; "
-            "a fresh linear head over the whole vocabulary would have to learn every word anew"
-        },
+        no_head="a sonnet is written by the tied language-model head; "
+        "a fresh linear head over the whole vocabulary would have to learn every word from nothing",
     ),
     "text": TaskRow(
         summary="language modelling on plain text: adapt a base to your own, or train one",
         implementation="explora.core.tasks.text:Text",
         columns=("text",),
         defaults={
-            "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 3,
             "batch_size": 8,
             "max_length": 512,
         },
-        by_method={"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-4}},
-        refused={"last-linear": "language modelling uses the tied head, not a fresh one"},
+        no_head="language modelling uses the tied head, not a fresh one",
     ),
 }
 

@@ -1,56 +1,78 @@
 """What a run is: one frozen dataclass per concern, their sum `TrainRun`, an exact JSON round trip.
 
-Field names are unique across the concerns, so an option, a key of a config file and a task default
-all name a setting by its field name alone. `resolving` says which of them wins.
+Setting names are unique across the concerns, so an option, a key of a config file and a task default all name
+a setting by its own name alone. `precedence` decides which of them counts, `validation` what is allowed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from explora.core.config.registry import EMBEDDED, METHODS, TARGETS, Shape
-from explora.errors import UsageError, did_you_mean
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """How the weights are trained; the fields after `method` belong to LoRA."""
-
-    method: str = "lora"
-    rank: int = 8
-    alpha: float | None = None
-    lora_dropout: float = 0.0
-    targets: tuple[str, ...] = ("key", "value")
-    layers: tuple[int, int] | None = None
-
-    @property
-    def scale(self) -> float:
-        """The factor alpha / rank in front of B A (Hu et al. 2021, section 4.1)."""
-        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+from explora.core.config import values
+from explora.core.config.method import Method
+from explora.core.config.plain_json import from_plain, to_plain
+from explora.core.config.registry import DEFAULT_METHOD, EMBEDDED, METHODS, Shape, method_class
+from explora.core.config.setting import (
+    FRACTION,
+    POSITIVE,
+    Range,
+    Setting,
+    at_least,
+    setting,
+    settings_of_class,
+)
+from explora.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the rows come from. `data` is a file, a folder, a known name, or None for the samples."""
 
-    data: str | None = None
-    dev: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    format: str = "auto"
-    skip_bad: bool = False
+    data: str | None = setting(
+        None,
+        "CSV, TSV, JSONL or CS224N file, a folder with train, dev and test files, or a known data set.",
+        metavar="FILE|FOLDER|NAME",
+        default="the package's sample data",
+    )
+    dev: str | None = setting(
+        None, "File with the rows for dev scores.", metavar="FILE", default="10 % of --data"
+    )
+    columns: Mapping[str, str] = setting(
+        {},
+        "The file's own column names, such as label=is_dup.",
+        metavar="OURS=THEIRS,...",
+        default="the task's names",
+        parse=values.parse_columns,
+    )
+    format: str = setting(
+        "auto", "File format. msr: the unquoted file of MSR's paraphrase corpus.", choices=("auto", "msr")
+    )
+    skip_bad: bool = setting(False, "Skip and count bad rows instead of stopping at the first.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
     """How a row becomes token ids; stored with the adapter and enforced when it is used."""
 
-    template: str | None = None
-    label_words: tuple[str, str] | None = None
-    max_length: int = 512
+    template: str | None = setting(
+        None,
+        "Cloze prompt with {sentence1} and {sentence2}; stored with the adapter.",
+        metavar="TEXT",
+        default="by task",
+    )
+    label_words: tuple[str, str] | None = setting(
+        None,
+        "The two answers of the cloze; stored with the adapter.",
+        metavar="YES,NO",
+        default="yes,no",
+        parse=values.parse_label_words,
+    )
+    max_length: int = setting(
+        512, "Longest row in tokens.", metavar="N", default="by task, else 512", range=at_least(8)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +83,24 @@ class OptimizerConfig:
     to AdamW.
     """
 
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float = 1.0
-    warmup: float = 0.06
-    schedule: str = "linear"
+    optimizer: str = setting("adamw", "Optimizer.", choices=("adamw", "muon"))
+    learning_rate: float = setting(
+        1e-3, "Peak learning rate.", metavar="LR", default="by task, method and width", range=POSITIVE
+    )
+    weight_decay: float = setting(
+        0.01, "Weight decay on the base's matrices; adapters have none.", range=at_least(0)
+    )
+    beta1: float = setting(0.9, "Adam's decay of the first moment.", range=FRACTION)
+    beta2: float = setting(0.999, "Adam's decay of the second moment.", range=FRACTION)
+    clip: float = setting(
+        1.0, "Clip the gradient norm at NORM; 0: no clipping.", metavar="NORM", range=at_least(0)
+    )
+    warmup: float = setting(
+        0.06, "Share of the steps used for learning-rate warm-up.", metavar="SHARE", range=FRACTION
+    )
+    schedule: str = setting(
+        "linear", "Learning-rate decay after warm-up.", choices=("linear", "cosine", "constant")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +110,38 @@ class TrainingConfig:
     With `max_minutes` and without `max_steps` as many steps are taken as fit into that time, and recorded.
     """
 
-    epochs: int = 3
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    batch_size: int = 16
-    accumulate: int = 1
-    dropout: float = 0.0
-    seed: int = 11711
-    eval_every: int | None = None
-    save_every: int | None = None
-    patience: int | None = None
+    epochs: int = setting(3, "Passes over the training set.", default="by task, else 3", range=at_least(1))
+    max_steps: int | None = setting(
+        None, "Stop after N optimizer steps.", metavar="N", default="no limit", range=at_least(1)
+    )
+    max_minutes: float | None = setting(
+        None,
+        "Take as many steps as fit into M minutes here, evaluation included.",
+        metavar="M",
+        default="no limit",
+        range=POSITIVE,
+    )
+    batch_size: int = setting(16, "Rows per batch.", default="by task, else 16", range=at_least(1))
+    accumulate: int = setting(1, "Batches per optimizer step.", metavar="K", range=at_least(1))
+    dropout: float = setting(0.0, "Dropout in the base during training.", metavar="P", range=FRACTION)
+    seed: int = setting(
+        11711,
+        "Random seed; the same seed gives the same result on the same machine.",
+        range=Range(low=0, high=2**63, text="at least 0 and below 2^63"),
+    )
+    eval_every: int | None = setting(
+        None, "Compute the dev score every N steps.", metavar="N", default="each epoch", range=at_least(1)
+    )
+    save_every: int | None = setting(
+        None, "Save the resume state every N steps.", metavar="N", default="each epoch", range=at_least(1)
+    )
+    patience: int | None = setting(
+        None,
+        "Stop after N dev scores without an improvement.",
+        metavar="N",
+        default="never",
+        range=at_least(1),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +149,44 @@ class RuntimeConfig:
     """What the machine contributes. `auto` and None are resolved once and recorded as resolved.
 
     `feature_cache` is how many bytes the features of frozen blocks may take on disk; `plain_attention` up to
-    how many tokens attention is plain products on a CPU, and torch's fused kernel beyond.
+    how many tokens attention is computed by unfused products on a CPU.
     """
 
-    device: str = "auto"
-    amp: str = "auto"
-    grad_checkpoint: bool = False
-    threads: int | None = None
-    plain_attention: int | None = None
-    feature_cache: int = 4_000_000_000
+    device: str = setting("auto", "Where to compute.", metavar="auto|cpu|cuda|mps")
+    amp: str = setting(
+        "auto",
+        "Mixed precision. auto: bf16 in training where it is faster, else fp32.",
+        choices=("auto", "off", "bf16", "fp16"),
+    )
+    grad_checkpoint: bool = setting(
+        False, "Recompute activations instead of storing them: less memory, more time, the same result."
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads.",
+        metavar="N",
+        default="the fastest number here, or OMP_NUM_THREADS",
+        range=at_least(1),
+    )
+    plain_attention: int | None = setting(
+        None,
+        "Use unfused attention for rows of up to TOKENS tokens, and torch's fused kernel for longer rows.",
+        metavar="TOKENS",
+        default="what is faster here",
+        range=at_least(0),
+    )
+    feature_cache: int = setting(
+        4_000_000_000,
+        "Disk space for the output of frozen blocks, which is then computed once instead of in every epoch.",
+        metavar="SIZE|off",
+        range=at_least(0),
+        parse=values.parse_size,
+        show=values.show_size,
+    )
+
+
+def _default_method() -> Method:
+    return method_class(DEFAULT_METHOD)()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +194,27 @@ class TrainRun:
     """One training run, complete: with the same data it gives the same bits."""
 
     task: str
-    model: str = EMBEDDED
-    tokenizer: str | None = None
-    from_scratch: Shape | None = None
-    method: MethodConfig = MethodConfig()
+    model: str = setting(
+        EMBEDDED,
+        "The base: a name, a hub id, a local Hugging Face folder, or random:NAME (for timing only).",
+        metavar="NAME|FOLDER",
+        default="the small base in the package",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "Folder with tokenizer.json, or with vocab.json and merges.txt.",
+        metavar="FOLDER",
+        default="the base's own",
+    )
+    from_scratch: Shape | None = setting(
+        None,
+        "Train a new base on plain text: layers=6,heads=4,width=256,context=512,vocabulary=8192.",
+        metavar="SHAPE",
+        default="start from --model",
+        parse=values.parse_shape,
+        show=values.show_shape,
+    )
+    method: Method = field(default_factory=_default_method)
     data: DataConfig = field(default_factory=DataConfig)
     encoding: EncodingConfig = EncodingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -123,182 +223,100 @@ class TrainRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, dicts, numbers, strings."""
-        plain = dataclasses.asdict(self)
-        return typing.cast(dict[str, Any], _plain(plain))
+        plain: dict[str, Any] = to_plain(self)
+        plain["method"] = method_to_json(self.method)
+        return plain
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainRun:
         """The inverse of `to_json`; a key that no field has raises UsageError."""
-        return typing.cast(TrainRun, _from_plain(cls, value, "run"))
+        if not isinstance(value, Mapping):
+            raise UsageError(f"run should be an object, not {value!r}")
+        method = _method_from_json(value.get("method", {}))
+        rest = {key: item for key, item in value.items() if key != "method"}
+        run: TrainRun = from_plain(cls, rest, "run")
+        return dataclasses.replace(run, method=method)
+
+
+def method_to_json(method: Method) -> dict[str, Any]:
+    """Return the name of a method and its settings."""
+    return {"method": method.name, **to_plain(method)}
+
+
+# The settings of every run before format 2, whatever its method.
+_FORMAT_1 = {"method", "rank", "alpha", "lora_dropout", "targets", "layers"}
+
+
+def _method_from_json(value: Any) -> Method:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"run.method should be an object, not {value!r}")
+    name = value.get("method", DEFAULT_METHOD)
+    if not isinstance(name, str):
+        raise UsageError(f"run.method.method should be of type str, not {name!r}")
+    kind = method_class(name)
+    own = {key: item for key, item in value.items() if key != "method"}
+    if value.keys() == _FORMAT_1:
+        own = {key: item for key, item in own.items() if key in field_names(kind)}
+    method: Method = from_plain(kind, own, "run.method")
+    return method
 
 
 CONCERNS: dict[str, type[Any]] = {
-    "method": MethodConfig,
     "data": DataConfig,
     "encoding": EncodingConfig,
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
     "runtime": RuntimeConfig,
 }
-
-SEEDS = 2**63  # what every generator takes
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "method": tuple(METHODS),
-    "format": ("auto", "msr"),
-    "optimizer": ("adamw", "muon"),
-    "schedule": ("linear", "cosine", "constant"),
-    "amp": ("auto", "off", "bf16", "fp16"),
-}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _from_plain(kind: Any, value: Any, where: str) -> Any:
-    """Build `kind` (a field's type) from plain JSON data."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where} should be an object, not {value!r}")
-        hints = typing.get_type_hints(kind)
-        refuse_unknown(value, hints, where)
-        _require(value, kind, where)
-        return kind(**{name: _from_plain(hints[name], v, f"{where}.{name}") for name, v in value.items()})
-    arguments = typing.get_args(kind)
-    if type(None) in arguments:
-        if value is None:
-            return None
-        return _from_plain(next(a for a in arguments if a is not type(None)), value, where)
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        length = None if arguments[-1] is Ellipsis else len(arguments)
-        if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
-            raise UsageError(f"{where} should be a list{f' of {length}' if length else ''}, not {value!r}")
-        return tuple(_from_plain(arguments[0], item, where) for item in value)
-    if origin is not None:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where} should be an object, not {value!r}")
-        return {name: _from_plain(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"{where} should be of type {kind.__name__}, not {value!r}")
-    return value
-
-
-def refuse_unknown(keys: typing.Iterable[str], known: typing.Iterable[str], where: str) -> None:
-    """Raise UsageError, with the nearest known one, for a key that is not known."""
-    for key in keys:
-        if key not in known:
-            raise UsageError(f"{where} has no setting {key!r}{did_you_mean(key, known)}")
-
-
-def _require(value: Mapping[str, Any], kind: Any, where: str) -> None:
-    for item in dataclasses.fields(kind):
-        has_default = item.default is not MISSING or item.default_factory is not MISSING
-        if not has_default and item.name not in value:
-            raise UsageError(f"{where} does not say its {item.name}")
+WHOLE = ("model", "tokenizer", "from_scratch")  # settings that stand in TrainRun itself
 
 
 def field_names(kind: type[Any]) -> list[str]:
-    """Return the settings of a concern."""
+    """Return the settings of a concern or a method."""
     return [item.name for item in dataclasses.fields(kind)]
 
 
+def all_settings(method: type[Method]) -> dict[str, Setting]:
+    """Return the settings of a run trained by a method, by name, without `method` itself."""
+    kinds: tuple[type[Any], ...] = (TrainRun, method, *CONCERNS.values())
+    return {item.name: item for kind in kinds for item in settings_of_class(kind)}
+
+
+def method_settings() -> dict[str, Setting]:
+    """Return the settings that any method has, by name; of two methods with the same the first counts."""
+    found: dict[str, Setting] = {}
+    for name in METHODS:
+        for item in settings_of_class(method_class(name)):
+            found.setdefault(item.name, item)
+    return found
+
+
+def methods_with(name: str) -> list[str]:
+    """Return the names of the methods that have a setting."""
+    return [method for method in METHODS if name in field_names(method_class(method))]
+
+
+def foreign_settings(method: type[Method], names: Iterable[str]) -> Iterator[str]:
+    """Yield which of these settings belong to other methods than this one."""
+    known = method_settings().keys() - set(field_names(method))
+    return (name for name in names if name in known)
+
+
 def settings_of(run: TrainRun) -> dict[str, Any]:
-    """Return every setting of a run by its field name alone."""
-    flat: dict[str, Any] = {"model": run.model, "tokenizer": run.tokenizer}
-    flat["from_scratch"] = run.from_scratch
-    for concern, kind in CONCERNS.items():
-        part = getattr(run, concern)
-        flat |= {name: getattr(part, name) for name in field_names(kind)}
+    """Return every setting of a run by its name alone."""
+    flat: dict[str, Any] = {name: getattr(run, name) for name in WHOLE}
+    flat |= {"method": run.method.name}
+    for part in (run.method, *(getattr(run, concern) for concern in CONCERNS)):
+        flat |= {name: getattr(part, name) for name in field_names(type(part))}
     return flat
 
 
 def settings_in(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by field name alone, the settings that a run's JSON names; it may leave any out.
+    """Return, by name alone, the settings that a run's JSON names; it may leave any out.
 
     Raises UsageError for a key that no field has and for a value of another type.
     """
     flat = settings_of(TrainRun.from_json(value))
-    named = {name for key, item in value.items() for name in (item if key in CONCERNS else (key,))}
+    sections = {"method", *CONCERNS}
+    named = {name for key, item in value.items() for name in (item if key in sections else (key,))}
     return {name: flat[name] for name in flat if name in named}
-
-
-def foreign_settings(method: str, names: typing.Iterable[str]) -> list[str]:
-    """Return which of these settings belong to other methods than this one."""
-    own = {"method", *METHODS[method].settings} if method in METHODS else {"method"}
-    return [name for name in names if name in field_names(MethodConfig) and name not in own]
-
-
-def spelled(name: str) -> str:
-    """Return a setting's name as options spell it."""
-    return name.replace("_", "-")
-
-
-def validate(run: TrainRun) -> None:
-    """Raise UsageError, naming the setting, for a value outside its range."""
-    flat = settings_of(run)
-    for name, choices in CHOICES.items():
-        if flat[name] not in choices:
-            expected = ", ".join(choices)
-            raise UsageError(
-                f"{name} {flat[name]!r} is not one of {expected}{did_you_mean(str(flat[name]), choices)}"
-            )
-    at_least: dict[str, float] = {
-        "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "max_steps": 1,
-        "eval_every": 1, "save_every": 1, "patience": 1, "threads": 1, "weight_decay": 0, "clip": 0,
-        "seed": 0, "plain_attention": 0, "feature_cache": 0,
-    }  # fmt: skip
-    for name, least in at_least.items():
-        if flat[name] is not None and not least <= flat[name] < float("inf"):
-            raise UsageError(f"{spelled(name)} must be at least {least:g}, not {flat[name]!r}")
-    for name in ("lora_dropout", "dropout", "warmup", "beta1", "beta2"):
-        if not 0 <= flat[name] < 1:
-            raise UsageError(f"{spelled(name)} must be in [0, 1), not {flat[name]!r}")
-    for name in ("learning_rate", "alpha", "max_minutes"):
-        if flat[name] is not None and not 0 < flat[name] < float("inf"):
-            raise UsageError(f"{spelled(name)} must be a positive number, not {flat[name]!r}")
-    if run.training.seed >= SEEDS:
-        raise UsageError(f"seed must be below 2^63, not {run.training.seed}")
-    _validate_layers(run.method.layers)
-    _validate_targets(run.method)
-    if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
-        raise UsageError("label words are two different words: --label-words yes,no")
-    if run.from_scratch is not None:
-        _validate_shape(run.from_scratch)
-    if run.from_scratch is not None and (run.task != "text" or run.method.method != "full"):
-        raise UsageError(
-            "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
-        )
-
-
-def _validate_layers(layers: tuple[int, int] | None) -> None:
-    if layers is not None and not 0 <= layers[0] <= layers[1]:
-        raise UsageError(f"layers {layers[0]}-{layers[1]} is not a range of blocks", "--layers 6-11")
-
-
-def _validate_shape(shape: Shape) -> None:
-    wrong = [name for name, size in dataclasses.asdict(shape).items() if size < 1]
-    if wrong:
-        raise UsageError(f"from-scratch: {', '.join(wrong)} must be at least 1")
-    if shape.n_embd % shape.n_head:
-        raise UsageError(f"from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}")
-
-
-def _validate_targets(method: MethodConfig) -> None:
-    if method.method != "lora":
-        return
-    for target in method.targets:
-        if target not in TARGETS:
-            known = ", ".join(TARGETS)
-            raise UsageError(f"no target {target!r}{did_you_mean(target, TARGETS)} (targets: {known})")
-    if not method.targets or len(set(method.targets)) != len(method.targets):
-        raise UsageError(f"targets must be distinct and at least one: {','.join(method.targets)!r}")
-    if "c_attn" in method.targets and {"query", "key", "value"} & set(method.targets):
-        raise UsageError("c_attn is one adapter on query, key and value together; name it or them, not both")

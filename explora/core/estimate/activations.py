@@ -1,7 +1,7 @@
 """What a training step makes besides weights, gradients and optimizer state: closed forms, without torch.
 
 A block has two halves, attention and feed-forward. Each line is a tensor of `model.py`, `attention.py`,
-`products.py` or `methods/lora.py`, in bytes: where one of them changes, its line changes with it. A test
+`onednn.py` or a method's layers, in bytes: where one of them changes, its line changes with it. A test
 compares them with what autograd keeps.
 
 Shapes: B rows, T tokens, N = B T, C = n_embd, H = n_head, r an adapter's rank.
@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from explora.core.config.registry import TARGETS, Shape
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.method import Method, Product
+from explora.core.config.registry import Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 
 # attention.py: up to so many keys, by bytes of a number, plain products replace torch's fused kernel; up to
@@ -55,7 +55,7 @@ class Work:
     """
 
     shape: Shape
-    method: MethodConfig
+    method: Method
     batch_size: int
     length: int
     number: int
@@ -88,12 +88,7 @@ class Work:
     @property
     def is_full(self) -> bool:
         """Whether the base itself is trained."""
-        return self.method.method == "full"
-
-    def is_trained(self, layer: int) -> bool:
-        """Whether anything in a block is trained."""
-        first, last = self.method.layers or (0, self.shape.n_layer - 1)
-        return self.is_full or (self.method.method == "lora" and first <= layer <= last)
+        return self.method.trains_base
 
     def is_asked_once(self, layer: int) -> bool:
         """Whether a block computes only one position a row after its keys and values."""
@@ -149,7 +144,7 @@ def frozen_forward(work: Work) -> int:
 
 def _makes_again(work: Work, product: dict[str, int]) -> bool:
     """Whether a trained product wants the norm's output, which is then made again from its input."""
-    return bool(product) and not work.checkpointed and not work.method.lora_dropout
+    return bool(product) and not work.checkpointed and work.method.can_recompute_input
 
 
 def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
@@ -164,21 +159,17 @@ def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
 def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> dict[str, int]:
     """A trained product keeps its input, unless that is made again or kept anyway; an adapter also x A^T."""
     fan_in, fan_out = block_modules(work.shape.n_embd)[module]
-    is_cast = work.number < FLOAT32_BYTES
-    kept = {f"{module}'s input": rows * fan_in * work.number if input_is_kept else 0}
-    if work.is_full:
-        return kept
-    parts = [part for target in work.method.targets for name, part in (TARGETS[target],) if name == module]
-    if not (work.is_trained(layer) and parts):
-        return {}
-    rank = work.method.rank * len(parts)
-    span = fan_out if parts[0] is None else fan_out // 3
-    kept |= {f"{module}'s x A^T": rows * rank * work.number}
-    kept |= {f"{module}'s A and B": rank * (fan_in + span) * work.number if is_cast else 0}
-    if work.method.lora_dropout:
-        kept |= {f"{module}'s dropout": rows * fan_in * work.number}  # the mask, beside what it leaves:
-        kept[f"{module}'s input"] = rows * fan_in * work.number
-    return kept
+    return work.method.kept_bytes(
+        Product(
+            layer=layer,
+            module=module,
+            rows=rows,
+            fan_in=fan_in,
+            fan_out=fan_out,
+            number_bytes=work.number,
+            input_is_kept=input_is_kept,
+        )
+    )
 
 
 def _attended(work: Work, once: bool) -> dict[str, int]:

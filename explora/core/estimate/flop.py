@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from explora.core.config.method import Method
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import MethodConfig
 
 
-def step_flop(shape: Shape, method: MethodConfig, tokens: int, head_tokens: int) -> float:
+def step_flop(shape: Shape, method: Method, tokens: int, head_tokens: int) -> float:
     """Return the FLOP of the matrix products with the weights, for `tokens` real tokens.
 
     2 for each weight and token forward, 2 for the gradient of its input from the lowest trained block up,
@@ -17,9 +17,5 @@ def step_flop(shape: Shape, method: MethodConfig, tokens: int, head_tokens: int)
     block = 2.0 * 12 * shape.n_embd**2 * tokens  # c_attn 3, c_proj 1, c_fc 4, c_proj 4
     head = 2.0 * shape.vocab_size * shape.n_embd * head_tokens
     forward = shape.n_layer * block + head
-    if method.method == "last-linear":
-        return forward
-    if method.method == "full":
-        return 3 * forward
-    lowest = method.layers[0] if method.layers else 0
-    return forward + (shape.n_layer - lowest) * block + head
+    gradients = (shape.n_layer - method.first_trained_block(shape)) * block + head
+    return forward + gradients + (forward if method.trains_base else 0)

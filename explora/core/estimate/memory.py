@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from math import prod
 
+from explora.core.config.method import Tensors
 from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.activations import Half, Work, attention, feed_forward, frozen_forward
 from explora.core.estimate.parameters import (
     FLOAT32_BYTES,
-    Tensors,
     base_tensors,
     block_modules,
     head_classes,
-    trained_tensors,
+    trained_shapes,
 )
 
 # Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
@@ -79,7 +79,7 @@ def predict(
     what Python and torch take, where that has been measured; `evaluates`: dev rows are read as well, in
     batches of twice the size.
     """
-    head = head_classes(run.task, run.method.method, classes)
+    head = head_classes(run.task, run.method.name, classes)
     step = _Step(run, shape, length, head, 2 if evaluates else 1)
     most = max(step.moments(), key=lambda moment: moment.size)
     return Memory(
@@ -109,12 +109,12 @@ class _Step:
             checkpointed=run.runtime.grad_checkpoint,
             plain_up_to=run.runtime.plain_attention,
         )
-        self.trained = trained_tensors(shape, run.method, head)
+        self.trained = trained_shapes(shape, run.method, head)
         self.embedding = shape.vocab_size * shape.n_embd
         self.blocks = _blocks(self.work)
         # What reads without keeping: frozen blocks, and evaluation, in batches of so many times the size.
         many = replace(self.work, batch_size=read_at_once * self.work.batch_size)
-        reads = read_at_once > 1 or not self.work.is_trained(0)
+        reads = read_at_once > 1 or run.method.first_trained_block(shape) > 0
         self.reading = frozen_forward(many) if reads else 0
 
     def weights(self) -> int:

@@ -1,4 +1,4 @@
-"""How many numbers a base holds, a method trains and a file stores: closed forms, without torch.
+"""Count the parameters that a base holds, a method trains and a file stores: closed forms, without torch.
 
 Names are those of Hugging Face's GPT-2. A part sums one module over all blocks: `attn.c_attn`, `ln_1`.
 """
@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from explora.core.config.registry import TARGETS, Shape
-from explora.core.config.run_config import MethodConfig
-from explora.errors import UsageError
-
-Tensors = dict[str, tuple[int, ...]]
+from explora.core.config.method import Method, Tensors
+from explora.core.config.registry import Shape, method_class
 
 FLOAT32_BYTES = 4
 HEADER_ALIGNMENT = 8
 HEAD = "score"
+PEFT_PREFIX = "base_model.model."
 SENTIMENT_CLASSES = 5
 
 
@@ -62,32 +60,23 @@ def head_classes(task: str, method: str, classes: int | None = None) -> int:
     """
     if task == "sentiment":
         return classes or SENTIMENT_CLASSES
-    return 2 if method == "last-linear" else 0
+    return 2 if method_class(method).needs_head else 0
 
 
-def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = "") -> Count:
+def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> Count:
     """Count for a base of this shape; `classes` is the width of the task's linear head, 0 for none.
 
-    `header` is what an adapter says of itself (`adapters.Header.to_json`); it is part of the file. Raises
-    UsageError for `layers` that the base does not have.
+    `header` is the adapter's own description (`adapter.Header.to_json`), which is part of the file. Raises
+    UsageError for settings that the base does not fit.
     """
     held = _by_part(base_tensors(shape))
-    trained = _by_part(trained_tensors(shape, method, classes))
+    trained = _by_part(trained_shapes(shape, method, classes))
     names = dict.fromkeys([*held, *trained])
-    metadata = {"format": "pt"} if method.method == "full" else {"explora": header}
+    metadata = {"format": "pt"} if method.trains_base else {"explora": header}
     return Count(
         parts={name: Part(total=held[name], trainable=trained[name]) for name in names},
         adapter_bytes=file_bytes(file_tensors(shape, method, classes), metadata),
     )
-
-
-def check_rank(shape: Shape, method: MethodConfig) -> None:
-    """Raise UsageError for an adapter of more rank than the matrix beside it has."""
-    if method.method == "lora" and method.rank > shape.n_embd:
-        raise UsageError(
-            f"rank {method.rank} is more than the matrices of this base have",
-            f"--lora takes ranks up to the width, {shape.n_embd}; 4 to 16 are usual",
-        )
 
 
 def base_tensors(shape: Shape) -> Tensors:
@@ -104,25 +93,14 @@ def base_tensors(shape: Shape) -> Tensors:
     return tensors
 
 
-def file_tensors(shape: Shape, method: MethodConfig, classes: int = 0) -> Tensors:
-    """The shapes of the tensors that a run keeps, by the names in its file.
+def file_tensors(shape: Shape, method: Method, classes: int = 0) -> Tensors:
+    """Return the shapes of the tensors that a run keeps, by the names in its file.
 
-    A full fine-tune is a transformers model. Anything else has PEFT's names; separate adapters on the
-    parts of `c_attn` are stored as one on all of it, with zeros in B for the other parts.
+    Where the base is trained it is a transformers model, else it has PEFT's names.
     """
-    if method.method == "full":
-        model = {f"transformer.{name}": size for name, size in base_tensors(shape).items()}
-        return model | _head_tensor(shape, classes)
-    tensors = _head_tensor(shape, classes)
-    if method.method == "lora":
-        adapters = Counter(TARGETS[target][0] for target in method.targets)
-        for layer in _adapted_blocks(shape, method):
-            for module, number in adapters.items():
-                fan_in, fan_out = block_modules(shape.n_embd)[module]
-                rank = number * method.rank
-                tensors[f"transformer.h.{layer}.{module}.lora_A.weight"] = (rank, fan_in)
-                tensors[f"transformer.h.{layer}.{module}.lora_B.weight"] = (fan_out, rank)
-    return {f"base_model.model.{name}": size for name, size in tensors.items()}
+    prefix = "" if method.trains_base else PEFT_PREFIX
+    own = {f"{prefix}transformer.{name}": size for name, size in method.file_shapes(shape).items()}
+    return own | {prefix + name: size for name, size in _head_tensor(shape, classes).items()}
 
 
 def file_bytes(tensors: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> int:
@@ -153,35 +131,13 @@ def block_modules(width: int) -> Tensors:
     }
 
 
-def trained_tensors(shape: Shape, method: MethodConfig, classes: int) -> Tensors:
-    """The shapes of what receives gradients; A and B of an adapter side by side, named by its target."""
-    head = _head_tensor(shape, classes)
-    if method.method == "full":
-        return base_tensors(shape) | head
-    if method.method == "last-linear":
-        return head
-    tensors: Tensors = {}
-    for target in method.targets:
-        module, part = TARGETS[target]
-        fan_in, fan_out = block_modules(shape.n_embd)[module]
-        span = fan_out if part is None else fan_out // 3
-        for layer in _adapted_blocks(shape, method):
-            tensors[f"h.{layer}.{module}.{target}"] = (method.rank, fan_in + span)
-    return tensors | head
+def trained_shapes(shape: Shape, method: Method, classes: int) -> Tensors:
+    """Return the shapes of what receives gradients: what the method trains, and the task's head."""
+    return method.trained_shapes(shape) | _head_tensor(shape, classes)
 
 
 def _head_tensor(shape: Shape, classes: int) -> Tensors:
     return {f"{HEAD}.weight": (classes, shape.n_embd)} if classes else {}
-
-
-def _adapted_blocks(shape: Shape, method: MethodConfig) -> range:
-    first, last = method.layers or (0, shape.n_layer - 1)
-    if not 0 <= first <= last < shape.n_layer:
-        raise UsageError(
-            f"no blocks {first}-{last}: the base has {shape.n_layer}",
-            f"--layers takes blocks from 0 to {shape.n_layer - 1}",
-        )
-    return range(first, last + 1)
 
 
 def _by_part(tensors: Tensors) -> Counter[str]:

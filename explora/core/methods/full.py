@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from explora.core.config.run_config import MethodConfig
-from explora.core.model.gpt2 import GPT2
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from explora.core.config.method import Method, Product, Tensors
+from explora.core.config.registry import Shape
+from explora.core.estimate.parameters import base_tensors
+
+if TYPE_CHECKING:
+    from explora.core.model.gpt2 import GPT2
 
 
-def apply(model: GPT2, config: MethodConfig) -> None:
-    """Let gradients reach every weight."""
-    model.requires_grad_(True)
+@dataclass(frozen=True, kw_only=True)
+class Full(Method):
+    """Train every weight; the result is a model folder."""
 
+    name = "full"
+    summary = "every weight is trained"
+    learning_rate = 1e-4
+    trains_base = True
 
-def merge(model: GPT2) -> None:
-    """Nothing to merge: the weights themselves moved."""
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return all weights of the base."""
+        return base_tensors(shape)
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return all weights of the base."""
+        return base_tensors(shape)
+
+    def first_trained_block(self, shape: Shape) -> int:
+        """Return the lowest of all."""
+        return 0
+
+    def kept_bytes(self, product: Product) -> dict[str, int]:
+        """Return the input: the weight's gradient needs it."""
+        return {f"{product.module}'s input": product.input_bytes if product.input_is_kept else 0}
+
+    def decays(self, name: str, dimensions: int) -> bool:
+        """Decay matrices and embeddings; biases, norms and the task's head stay free."""
+        return dimensions == 2 and not name.startswith("score")
+
+    def apply(self, model: GPT2) -> None:
+        """Let gradients reach every weight."""
+        model.requires_grad_(True)
+
+    def merge(self, model: GPT2) -> None:
+        """Do nothing: the weights themselves moved."""

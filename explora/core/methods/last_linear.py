@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
-from explora.core.config.run_config import MethodConfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from explora.core.config.method import Method, Product, Tensors
+from explora.core.config.registry import Shape
 from explora.core.methods.freezing import freeze
-from explora.core.model.gpt2 import GPT2
 from explora.errors import UsageError
 
-
-def apply(model: GPT2, config: MethodConfig) -> None:
-    """Freeze everything below the head."""
-    if model.score is None:
-        raise UsageError("last-linear needs a task with a linear head")
-    freeze(model)
+if TYPE_CHECKING:
+    from explora.core.model.gpt2 import GPT2
 
 
-def merge(model: GPT2) -> None:
-    """Nothing to merge: the head stands beside the base."""
+@dataclass(frozen=True, kw_only=True)
+class LastLinear(Method):
+    """Train only a fresh linear head on the frozen model."""
+
+    name = "last-linear"
+    summary = "only a fresh linear head on the frozen model"
+    learning_rate = 1e-3
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sentiment": {"learning_rate": 1e-2, "epochs": 10}
+    }
+    needs_head = True
+
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return nothing: the head belongs to the task."""
+        return {}
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return nothing but what the task adds."""
+        return {}
+
+    def first_trained_block(self, shape: Shape) -> int:
+        """Return the number of blocks: none is trained."""
+        return shape.n_layer
+
+    def kept_bytes(self, product: Product) -> dict[str, int]:
+        """Return nothing: no gradient flows through a block."""
+        return {}
+
+    def apply(self, model: GPT2) -> None:
+        """Freeze everything below the head. Raises UsageError for a model without one."""
+        if model.score is None:
+            raise UsageError("last-linear needs a task with a linear head")
+        freeze(model)
+
+    def merge(self, model: GPT2) -> None:
+        """Do nothing: the head stands beside the base."""

@@ -1,24 +1,27 @@
 """The adapter folder: a PEFT adapter whose header, ours, is readable without torch.
 
-    adapter_config.json         only old, stable PEFT fields (peft >= 0.5 reads them); only for LoRA
+    adapter_config.json         old, stable PEFT fields (peft >= 0.5 reads them), where PEFT has the method
     adapter_model.safetensors   PEFT's key names; one metadata value `explora`: the header as sorted JSON
 
-Separate adapters on the query, key and value parts of `c_attn` are written as PEFT's one adapter on the
-whole: rank P r, A stacked, B block-structured with zeros elsewhere. The header lets them be read back as
-what they are. Nothing here depends on time, path or machine: the same run gives the same bytes.
+The method turns its tensors into PEFT's and back (`to_file`, `from_file`). Nothing here depends on time, path
+or machine: the same run gives the same bytes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from explora.core.config.registry import TARGETS, TASKS, Shape
-from explora.core.config.run_config import EncodingConfig, MethodConfig, TrainRun, validate
+from explora.core.config.method import Method
+from explora.core.config.plain_json import to_plain
+from explora.core.config.registry import METHODS, TASKS, method_class
+from explora.core.config.run_config import EncodingConfig, TrainRun, method_to_json
+from explora.core.config.setting import check_settings
+from explora.core.config.validation import validate
+from explora.core.estimate.parameters import HEAD, PEFT_PREFIX, head_classes
 from explora.errors import AdapterError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -26,23 +29,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-FORMAT = 1
-PREFIX = "base_model.model."
-MODULES = tuple(dict.fromkeys(path for path, _ in TARGETS.values()))
-
-# Fields of PEFT's LoraConfig that may have any value: they are read, or say nothing about the function.
-FREE = {
-    *("r", "lora_alpha", "use_rslora", "lora_dropout", "target_modules", "layers_to_transform"),
-    *("task_type", "base_model_name_or_path", "auto_mapping", "peft_version", "inference_mode"),
-    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
-}
-# Those that may have these values alone; the ways to initialise that are not here change the base.
-READABLE: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "layers_pattern": (None, [], "h", ["h"]),
-    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
-}
+FORMAT = 2  # 1: LoRA's settings stood in every method, and layers were a first and a last block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +37,7 @@ class Header:
     """What an adapter is for; enforced when it is used. `base` is a name, empty for a local folder."""
 
     task: str
-    method: MethodConfig
+    method: Method
     base: str
     base_digest: str
     encoding: EncodingConfig
@@ -60,7 +47,7 @@ class Header:
 
     def to_json(self) -> str:
         """Return sorted JSON: the same header, the same bytes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(to_plain(self) | {"method": method_to_json(self.method)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Header:
@@ -87,9 +74,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() or (folder / CONFIG_FILE).is_file()
 
 
-def write_adapter(
-    folder: Path, trained: Mapping[str, Tensor], header: Header, shape: Shape, base: str
-) -> None:
+def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, base: str) -> None:
     """Write an adapter atomically, file by file; `trained` has the model's own names."""
     from safetensors.torch import save
 
@@ -97,8 +82,7 @@ def write_adapter(
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
     content = save(to_peft(tensors, header.method), metadata={"explora": header.to_json()})
     _replace(folder / ADAPTER_FILE, content)
-    if header.method.method == "lora":
-        config = peft_config(header, shape, base)
+    if (config := peft_config(header, base)) is not None:
         _replace(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -108,123 +92,77 @@ def _replace(file: Path, content: bytes) -> None:
     partial.replace(file)
 
 
-def attention_parts(method: MethodConfig) -> tuple[int, ...]:
-    """Return the parts of c_attn (query 0, key 1, value 2) that have adapters of their own."""
-    return tuple(part for name, (_, part) in TARGETS.items() if part is not None and name in method.targets)
-
-
-def peft_config(header: Header, shape: Shape, base: str) -> dict[str, Any]:
-    """Return adapter_config.json for PEFT."""
-    method, parts = header.method, attention_parts(header.method)
-    modules = [path for path in MODULES if any(TARGETS[target][0] == path for target in method.targets)]
-    stacked = len(parts) or 1
-    mixed = stacked > 1 and modules != ["attn.c_attn"]
-    alpha, rank = method.scale * method.rank, method.rank
-    whole = 1 if mixed else stacked
-    return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS"
-        if header.labels and TASKS[header.task].label and not _is_cloze(header)
-        else "CAUSAL_LM",
+def peft_config(header: Header, base: str) -> dict[str, Any] | None:
+    """Return adapter_config.json for PEFT; None where PEFT has no such method."""
+    own = header.method.peft_config()
+    if own is None:
+        return None
+    has_head = head_classes(header.task, header.method.name, len(header.labels)) > 0
+    return own | {
+        "task_type": "SEQ_CLS" if has_head else "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": whole * rank,
-        "lora_alpha": whole * alpha,
-        "rank_pattern": {"attn.c_attn": stacked * rank} if mixed else {},
-        "alpha_pattern": {"attn.c_attn": stacked * alpha} if mixed else {},
-        "lora_dropout": method.lora_dropout,
-        "target_modules": modules,
-        "layers_to_transform": list(range(method.layers[0], method.layers[1] + 1)) if method.layers else None,
-        "layers_pattern": "h" if method.layers else None,
-        "fan_in_fan_out": True,
-        "bias": "none",
-        "modules_to_save": None if _is_cloze(header) or not header.labels else ["score"],
+        "modules_to_save": [HEAD] if has_head else None,
         "inference_mode": True,
-        "init_lora_weights": True,
     }
 
 
-def _is_cloze(header: Header) -> bool:
-    return header.encoding.label_words is not None and header.method.method != "last-linear"
+def to_peft(trained: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
+    """Return the trained tensors by the names in the file: the method's and the task's head."""
+    own = {name: value for name, value in trained.items() if not _is_head(name)}
+    head = {PEFT_PREFIX + name: value for name, value in trained.items() if _is_head(name)}
+    return {f"{PEFT_PREFIX}transformer.{name}": value for name, value in method.to_file(own).items()} | head
 
 
-def to_peft(trained: Mapping[str, Tensor], method: MethodConfig) -> dict[str, Tensor]:
-    """Rename the trained tensors as PEFT does, and fuse the parts of c_attn."""
-    import torch
-
-    parts, tensors = attention_parts(method), {}
-    for name, value in trained.items():
-        module, _, kind = name.rpartition(".")
-        if kind == "lora_B":
-            fused = value[0]
-            if parts and module.endswith("attn.c_attn"):
-                _, span, rank = value.shape
-                fused = torch.zeros(3 * span, len(parts) * rank)
-                for index, part in enumerate(parts):
-                    fused[part * span : (part + 1) * span, index * rank : (index + 1) * rank] = value[index]
-            tensors[f"{PREFIX}transformer.{module}.lora_B.weight"] = fused.contiguous()
-        elif kind == "lora_A":
-            tensors[f"{PREFIX}transformer.{module}.lora_A.weight"] = value
-        else:
-            tensors[PREFIX + name] = value
-    return tensors
+def _is_head(name: str) -> bool:
+    return name.startswith(f"{HEAD}.")
 
 
 def from_peft(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: MethodConfig, where: str
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: Method, where: str
 ) -> dict[str, Tensor]:
     """Return the trained tensors by the model's own names, strictly.
 
     `expected` has the names and shapes that this model trains. Raises one AdapterError that lists every
-    missing, unexpected or misshapen tensor, every non-finite one, and numbers where only zeros belong.
+    missing, unexpected or misshapen tensor, every non-finite one, and numbers that the method does not have.
     """
-    import torch
-
-    wanted = to_peft({name: torch.ones(value.shape) for name, value in expected.items()}, method)
+    wanted = to_peft({name: value.new_zeros(value.shape) for name, value in expected.items()}, method)
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
-    found = {name: _fault(tensors[name], wanted[name], method) for name in wanted if name in tensors}
+    found = {name: _fault(tensors[name], wanted[name]) for name in wanted if name in tensors}
     faults += [f"{name} {fault}" for name, fault in found.items() if fault]
+    if not faults:
+        stored = {name: value.float() for name, value in tensors.items()}
+        trained = _by_own_names(stored, expected, method)
+        again = to_peft(trained, method)
+        beyond = f"holds numbers outside the adapters {method.description}"
+        faults = [f"{name} {beyond}" for name, value in stored.items() if not again[name].equal(value)]
     if faults:
         listed = "; ".join(sorted(faults))
         raise AdapterError(
             f"{where} does not fit: {listed}", "is it an adapter for this base, task and method?"
         )
-    trained = {}
-    for name, value in expected.items():
-        module, _, kind = name.rpartition(".")
-        if kind not in ("lora_A", "lora_B"):
-            trained[name] = tensors[PREFIX + name].float()
-            continue
-        stored = tensors[f"{PREFIX}transformer.{module}.{kind}.weight"].float()
-        trained[name] = stored if kind == "lora_A" else _unfuse(stored, tuple(value.shape), module, method)
     return trained
 
 
-def _fault(found: Tensor, belongs: Tensor, method: MethodConfig) -> str:
-    """Say what is wrong with a tensor, if anything; `belongs` is 1 where it may hold a number, else 0."""
-    if found.shape != belongs.shape:
-        return f"has shape {tuple(found.shape)}, not {tuple(belongs.shape)}"
+def _by_own_names(
+    stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: Method
+) -> dict[str, Tensor]:
+    shapes = {name: tuple(value.shape) for name, value in expected.items() if not _is_head(name)}
+    prefix = f"{PEFT_PREFIX}transformer."
+    own = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    head = {name: stored[PEFT_PREFIX + name] for name in expected if _is_head(name)}
+    return method.from_file(own, shapes) | head
+
+
+def _fault(found: Tensor, wanted: Tensor) -> str:
+    """Return what is wrong with a tensor, an empty string where nothing is."""
+    if found.shape != wanted.shape:
+        return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
     if not found.is_floating_point():
         return f"holds {found.dtype}, not floating-point numbers"
     if not bool(found.float().isfinite().all()):
         return "holds a number that is not finite"
-    if bool(found[belongs == 0].any()):
-        return f"holds numbers outside the blocks of {','.join(method.targets)}"
     return ""
-
-
-def _unfuse(stored: Tensor, shape: tuple[int, ...], module: str, method: MethodConfig) -> Tensor:
-    import torch
-
-    parts = attention_parts(method)
-    if not (parts and module.endswith("attn.c_attn")):
-        return stored.unsqueeze(0)
-    _, span, rank = shape
-    blocks = [
-        stored[part * span : (part + 1) * span, index * rank : (index + 1) * rank]
-        for index, part in enumerate(parts)
-    ]
-    return torch.stack(blocks)
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
@@ -269,7 +207,7 @@ def _adapter_file(folder: Path) -> Path:
     raise AdapterError(f"{folder} has no {ADAPTER_FILE}", hint)
 
 
-def foreign_method(folder: Path) -> MethodConfig:
+def foreign_method(folder: Path) -> Method:
     """Return the method of an adapter that PEFT wrote. Raises AdapterError for what explora does not have."""
     file = folder / CONFIG_FILE
     try:
@@ -279,51 +217,16 @@ def foreign_method(folder: Path) -> MethodConfig:
     if not isinstance(config, dict) or "peft_type" not in config:
         raise AdapterError(f"{file} has no peft_type: it is no PEFT adapter", "mlx-lm adapters are not read")
     try:
-        refused = [f"{name} {value!r}" for name, value in config.items() if not _is_readable(name, value)]
-        if refused:
-            listed = ", ".join(sorted(refused))
-            raise AdapterError(f"{file}: explora does not read adapters with {listed}")
-        rank = int(config.get("r", 8))
-        alpha = float(config.get("lora_alpha", 8))
-        method = MethodConfig(
-            method="lora",
-            rank=rank,
-            alpha=alpha * rank**0.5 if config.get("use_rslora") else alpha,
-            lora_dropout=float(config.get("lora_dropout", 0.0)),
-            targets=_foreign_targets(config.get("target_modules"), file),
-            layers=_foreign_layers(config.get("layers_to_transform"), file),
-        )
-        validate(TrainRun(task="text", method=method))
+        method = _described_by(config)
+        check_settings(method)
+        method.validate()
     except (ValueError, TypeError, UsageError) as error:
         raise AdapterError(f"{file}: {error}") from None
     return method
 
 
-def _is_readable(name: str, value: Any) -> bool:
-    """Tell whether a field of PEFT's LoRA is read here or changes nothing; an unknown one must be empty."""
-    if name in READABLE:
-        return value in READABLE[name]
-    if name == "modules_to_save":
-        return set(value or ()) <= {"score", "classifier"}
-    return name in FREE or not value
-
-
-def _foreign_targets(wanted: Any, file: Path) -> tuple[str, ...]:
-    names = {"c_attn" if path == "attn.c_attn" else name: path for name, (path, _) in TARGETS.items()}
-    if not isinstance(wanted, list):
-        raise AdapterError(f"{file}: target_modules {wanted!r} is not a list of module names")
-    for item in wanted:
-        if not any(("." + path).endswith("." + item) for path in names.values()):
-            raise AdapterError(f"{file}: target_modules has {item!r}, which explora's GPT-2 does not adapt")
-    return tuple(
-        name for name, path in names.items() if any(("." + path).endswith("." + item) for item in wanted)
-    )
-
-
-def _foreign_layers(wanted: Any, file: Path) -> tuple[int, int] | None:
-    if wanted is None:
-        return None
-    layers = sorted([wanted] if isinstance(wanted, int) else wanted)
-    if not layers or layers[0] < 0 or layers != list(range(layers[0], layers[-1] + 1)):
-        raise AdapterError(f"{file}: layers_to_transform {wanted!r} is not one range of blocks")
-    return layers[0], layers[-1]
+def _described_by(config: Mapping[str, Any]) -> Method:
+    for name in METHODS:
+        if (method := method_class(name).from_peft(config)) is not None:
+            return method
+    raise UsageError(f"explora does not read adapters with peft_type {config['peft_type']!r}")

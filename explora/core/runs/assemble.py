@@ -1,11 +1,10 @@
-"""The only place that assembles base, method, adapter and task into something that runs."""
+"""Assemble base, task and method into a session: a model that trains or answers. The only place that does."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import nn
@@ -20,8 +19,9 @@ from explora.core.base.weights import (
     read_weights,
     write_model,
 )
-from explora.core.config.registry import METHODS, TASKS, load_implementation
-from explora.core.config.run_config import EncodingConfig, MethodConfig, TrainRun
+from explora.core.config.method import Method
+from explora.core.config.registry import TASKS, load_implementation
+from explora.core.config.run_config import EncodingConfig, RuntimeConfig, TrainRun
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (
     Header,
@@ -32,7 +32,6 @@ from explora.core.runs.adapter import (
 from explora.core.runtime.resolve import DTYPES, set_seed
 from explora.core.tasks.contract import Setting, Split, Task
 from explora.core.training.checkpoint import trained_tensors
-from explora.errors import UsageError
 
 FULL_HEADER = "explora.json"
 
@@ -41,8 +40,8 @@ FULL_HEADER = "explora.json"
 class Session:
     """A model ready to train or to answer, with the task, tokenizer and base it belongs to.
 
-    `header` says what was trained, None for a base alone; `label` is how to call it in output; `source` is
-    the folder it was opened from, None for a base by name and while training.
+    `header` describes what was trained, None for a base alone; `label` is how to call it in output; `source`
+    is the folder it was opened from, None for a base by name and while training.
     """
 
     model: GPT2
@@ -50,7 +49,7 @@ class Session:
     task_name: str
     tokenizer: Tokenizer
     base: Base
-    method: MethodConfig
+    method: Method
     encoding: EncodingConfig
     header: Header | None
     label: str
@@ -61,48 +60,84 @@ class Session:
         self.model.requires_grad_(False).pack(twice=False)
 
 
-def method_module(method: MethodConfig) -> ModuleType:
-    """Return the module that implements a method."""
-    module: ModuleType = load_implementation(METHODS[method.method].implementation)
-    return module
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a session is assembled from; for the fields see `Session`."""
+
+    task: Task
+    task_name: str
+    tokenizer: Tokenizer
+    base: Base
+    method: Method
+    encoding: EncodingConfig
+    header: Header | None
+    label: str
+    source: Path | None = None
+
+
+def assemble(
+    parts: Parts,
+    runtime: RuntimeConfig,
+    *,
+    dtype: torch.dtype,
+    dropout: float = 0.0,
+    seed: int = 0,
+    fresh_head: bool = True,
+) -> Session:
+    """Load the base's weights, add the head that the task asks for, and apply the method.
+
+    `dtype` is that of the stored weights, `dropout` that of the base, `seed` draws weights where the base has
+    none; without `fresh_head` the head in the base's files stays. Raises WeightsError and UsageError.
+    """
+    model = load_model(
+        parts.base, dtype=dtype, device=torch.device(runtime.device), dropout=dropout, seed=seed
+    )
+    model.compute_dtype = DTYPES[runtime.amp]
+    model.limit_plain_attention(runtime.plain_attention)
+    if fresh_head:
+        _add_head(model, parts.task)
+    parts.method.apply(model)
+    return Session(model=model, **vars(parts))
+
+
+def _add_head(model: GPT2, task: Task) -> None:
+    classes = task.head_classes()
+    if classes is None:
+        return
+    model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
+    nn.init.normal_(model.score.weight, std=0.02)
 
 
 def make_task(
     name: str,
     tokenizer: Tokenizer,
     encoding: EncodingConfig,
-    method: str,
+    method: Method,
     context: int,
     seed: int,
     labels: tuple[str, ...] = (),
 ) -> Task:
     """Build a task of the registry."""
     setting = Setting(
-        tokenizer=tokenizer, encoding=encoding, method=method, context=context, seed=seed, labels=labels
+        tokenizer=tokenizer, encoding=encoding, method=method.name, context=context, seed=seed, labels=labels
     )
     task: Task = load_implementation(TASKS[name].implementation)(setting)
     return task
 
 
-def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
+def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
     """Return a session at step 0 of a run whose runtime is resolved, and its train and dev splits.
 
     `tokenizer` is the one trained for a base from scratch. The data is read before the weights, so that a
-    bad row costs no waiting.
+    bad row is reported at once.
     """
     base = _scratch(run) if run.from_scratch else open_base(run.model)
     tokenizer = tokenizer or base_tokenizer(base, run.tokenizer)
     set_seed(run.training.seed)
-    task = make_task(
-        run.task, tokenizer, run.encoding, run.method.method, base.shape.n_positions, run.training.seed
-    )
+    context, seed = base.shape.n_positions, run.training.seed
+    task = make_task(run.task, tokenizer, run.encoding, run.method, context, seed)
     train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
-    if (beyond := layers_beyond(run.method, base)) is not None:
-        raise UsageError(f"--layers names {beyond}")
-    model = _load(base, run)
-    add_head(model, task)
-    method_module(run.method).apply(model, run.method)
-    model.pack(twice=run.runtime.amp == "bf16" and not run.runtime.grad_checkpoint)
+    run.method.check_fit(base.shape)
     header = Header(
         task=run.task,
         method=run.method,
@@ -111,8 +146,7 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
         encoding=run.encoding,
         labels=task.labels,
     )
-    session = Session(
-        model=model,
+    parts = Parts(
         task=task,
         task_name=run.task,
         tokenizer=tokenizer,
@@ -122,6 +156,14 @@ def open_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tupl
         header=header,
         label=base.label,
     )
+    session = assemble(
+        parts,
+        run.runtime,
+        dtype=torch.float32 if run.method.trains_base else DTYPES[run.runtime.amp],
+        dropout=run.training.dropout,
+        seed=seed if run.from_scratch else 0,
+    )
+    session.model.pack(twice=run.runtime.amp == "bf16" and not run.runtime.grad_checkpoint)
     return session, train, dev
 
 
@@ -130,51 +172,16 @@ def _scratch(run: TrainRun) -> Base:
     return Base(name="from-scratch", folder=None, shape=run.from_scratch, label="from scratch")
 
 
-def layers_beyond(method: MethodConfig, base: Base) -> str | None:
-    """Say which blocks a method wants that the base does not have; None where it has them all."""
-    if method.layers is None or method.layers[1] < base.shape.n_layer:
-        return None
-    return (
-        f"blocks {method.layers[0]}-{method.layers[1]} of a base that has blocks 0-{base.shape.n_layer - 1}"
-    )
-
-
-def _load(base: Base, run: TrainRun) -> GPT2:
-    """Load the weights: frozen ones in the compute dtype, those that will be trained in fp32."""
-    compute = DTYPES[run.runtime.amp]
-    stored = torch.float32 if METHODS[run.method.method].trains_base else compute
-    device = torch.device(run.runtime.device)
-    model = load_model(
-        base,
-        dtype=stored,
-        device=device,
-        dropout=run.training.dropout,
-        seed=run.training.seed if run.from_scratch else 0,
-    )
-    model.compute_dtype = compute
-    model.limit_plain_attention(run.runtime.plain_attention)
-    return model
-
-
-def add_head(model: GPT2, task: Task) -> None:
-    """Give the model the fresh `score` head that its task trains, if any."""
-    classes = task.head_classes()
-    if classes is None:
-        return
-    model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
-    nn.init.normal_(model.score.weight, std=0.02)
-
-
 def save_trained(session: Session, folder: Path, best_step: int) -> None:
     """Write what was trained: a PEFT adapter, or a whole Hugging Face folder for full fine-tuning."""
     assert session.header is not None
     header = dataclasses.replace(session.header, best_step=best_step)
-    if METHODS[session.method.method].trains_base:
+    if session.method.trains_base:
         write_trained_model(session, folder)
         (folder / FULL_HEADER).write_text(header.to_json() + "\n", encoding="utf-8")
         return
     base = session.base.name or str(session.base.folder)
-    write_adapter(folder, trained_tensors(session.model), header, session.model.shape, base)
+    write_adapter(folder, trained_tensors(session.model), header, base)
 
 
 def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -186,13 +193,13 @@ def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = tor
 
 def restore_trained(session: Session, folder: Path) -> None:
     """Put what `save_trained` wrote back into the session's model."""
-    if METHODS[session.method.method].trains_base:
+    if session.method.trains_base:
         read_weights(session.model, open_base(str(folder.resolve())))
         return
     insert_adapter(session.model, folder, session.method)
 
 
-def insert_adapter(model: GPT2, folder: Path, method: MethodConfig) -> None:
+def insert_adapter(model: GPT2, folder: Path, method: Method) -> None:
     """Put the tensors of an adapter folder into a model that `apply` has prepared. Raises AdapterError."""
     tensors, _ = read_adapter(folder)
     own = trained_tensors(model)
@@ -203,7 +210,7 @@ def insert_adapter(model: GPT2, folder: Path, method: MethodConfig) -> None:
 
 def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
     """Merge the adapters of a session opened in fp32 into its weights, then cast them to `dtype`."""
-    method_module(session.method).merge(session.model)
+    session.method.merge(session.model)
     head = session.model.score
     session.model.to(dtype)
     if head is not None:

@@ -269,7 +269,7 @@ def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> N
     template = None if classifies else session.encoding.template
     sections = {
         f"# {session.task_name}, merged by explora": [
-            f"merged      {session.label}, trained by {session.method.method}",
+            f"merged      {session.label}, trained by {session.method.name}",
             f"stored as   {dtype}",
             f"difference  {result.max_difference:.2g} in a logit at most; the most likely {answer} "
             f"changed in {result.argmax_flips} of {result.compared}",

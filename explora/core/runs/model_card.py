@@ -28,17 +28,15 @@ _LOAD_FULL = """\
 def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
     """Write the card; text from the user is fenced off as code. `classes` is the width of the head, or 0."""
     method = run.method
-    adapter = f"rank {method.rank}, scale {method.scale:g}, targets {', '.join(method.targets)}"
     lines = [
         "---",
-        "library_name: peft" if method.method == "lora" else "library_name: explora",
-        f"tags: [gpt2, {run.task}, {method.method}, explora]",
+        f"library_name: {'explora' if method.peft_config() is None else 'peft'}",
+        f"tags: [gpt2, {run.task}, {method.name}, explora]",
         "---",
         "",
-        f"# {run.task}, {method.method}",
+        f"# {run.task}, {method.name}",
         "",
-        f"Trained by explora on {_code(str(result['model']))}"
-        + (f" ({adapter})." if method.method == "lora" else "."),
+        f"Trained by explora on {_code(str(result['model']))} ({method.description}).",
         "",
         "| | |",
         "|---|---|",
@@ -63,7 +61,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         interval = "" if low is None else f"{low:.4g} to {high:.4g}"
         floor = result["floors"].get(name)
         lines.append(f"| {name} | {value:.4g} | {interval} | {'' if floor is None else f'{floor:.4g}'} |")
-    if run.encoding.template and method.method != "last-linear":
+    if run.encoding.template and not method.needs_head:
         words = ", ".join(run.encoding.label_words or ())
         lines += ["", "## Prompt", "", _code(run.encoding.template), "", f"Label words: {_code(words)}"]
     lines += ["", "## Use", "", f"    explora eval {run.task} {folder}", "", _loading(run, folder, classes)]
@@ -71,10 +69,10 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
 
 
 def _loading(run: TrainRun, folder: Path, classes: int) -> str:
-    if run.method.method == "full":
+    if run.method.trains_base:
         model = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
         return _LOAD_FULL.format(folder=folder, model=model)
-    if run.method.method != "lora":
+    if run.method.peft_config() is None:
         return ""
     if classes:
         return _LOAD_CLASSES.format(folder=folder, classes=classes)

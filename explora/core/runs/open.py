@@ -11,20 +11,20 @@ from typing import Any
 import torch
 
 from explora.core.base.find import read_config
-from explora.core.base.weights import Base, base_digest, base_tokenizer, load_model, open_base
+from explora.core.base.weights import Base, base_digest, base_tokenizer, open_base
+from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import EMBEDDED
 from explora.core.config.run_config import (
     EncodingConfig,
-    MethodConfig,
     RuntimeConfig,
     TrainingConfig,
     TrainRun,
 )
-from explora.core.model.gpt2 import GPT2
+from explora.core.estimate.parameters import PEFT_PREFIX
+from explora.core.methods.full import Full
 from explora.core.runs.adapter import (
     CONFIG_FILE,
-    PREFIX,
     Header,
     foreign_method,
     is_adapter,
@@ -32,16 +32,16 @@ from explora.core.runs.adapter import (
 )
 from explora.core.runs.assemble import (
     FULL_HEADER,
+    Parts,
     Session,
-    add_head,
+    assemble,
     insert_adapter,
-    layers_beyond,
     make_task,
-    method_module,
 )
 from explora.core.runs.record import RECORD_FILE, read_record
 from explora.core.runtime.resolve import DTYPES
-from explora.errors import AdapterError
+from explora.core.training.checkpoint import trained_tensors
+from explora.errors import AdapterError, UsageError
 
 
 def default_source(task: str) -> Path | None:
@@ -88,20 +88,11 @@ def _open_model(
     header = _full_header(base)
     encoding = _encoding(header, task_name, asked, name)
     tokenizer = base_tokenizer(base, tokenizer_folder)
-    method = header.method if header else MethodConfig(method="full")
-    network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
-    network.compute_dtype = DTYPES[runtime.amp]
+    method = header.method if header else Full()
     labels = header.labels if header else base_labels(base)
     seed = _recorded_seed(base.folder if header else None)
-    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
-    if (task.head_classes() is not None) != (network.score is not None):
-        raise AdapterError(
-            f"{name} has {'no' if network.score is None else 'a'} classification head, which {task_name} "
-            f"{'needs' if network.score is None else 'does not use'}",
-            f"train one: explora train {task_name}" if network.score is None else "is it for another task?",
-        )
-    return Session(
-        model=network.eval(),
+    task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
+    parts = Parts(
         task=task,
         task_name=task_name,
         tokenizer=tokenizer,
@@ -112,6 +103,25 @@ def _open_model(
         label=base.label,
         source=base.folder,
     )
+    session = assemble(parts, runtime, dtype=DTYPES[runtime.amp], fresh_head=False)
+    _check_head(session, name)
+    session.model.eval()
+    return session
+
+
+def _check_head(session: Session, name: str) -> None:
+    """Raise AdapterError for a model with a head that the task does not use, or without one that it needs."""
+    has_head, needs_head = session.model.score is not None, session.task.head_classes() is not None
+    if needs_head and not has_head:
+        raise AdapterError(
+            f"{name} has no classification head, which {session.task_name} needs",
+            f"train one: explora train {session.task_name}",
+        )
+    if has_head and not needs_head:
+        raise AdapterError(
+            f"{name} has a classification head, which {session.task_name} does not use",
+            "is it for another task?",
+        )
 
 
 def base_labels(base: Base) -> tuple[str, ...]:
@@ -150,23 +160,13 @@ def _open_adapter(
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
     labels = header.labels if header else _numbered_labels(tensors)
     seed = _recorded_seed(folder)
-    task = make_task(task_name, tokenizer, encoding, method.method, base.shape.n_positions, seed, labels)
+    task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     if task.head_classes() == 0:
         raise AdapterError(
             f"{folder} has no score head, which {task_name} needs", f"explora train {task_name}"
         )
-    if (beyond := layers_beyond(method, base)) is not None:
-        raise AdapterError(
-            f"{folder} does not fit {base.label}: {beyond}", "name its base: --model NAME|FOLDER"
-        )
-    network = load_model(base, dtype=DTYPES[runtime.amp], device=torch.device(runtime.device))
-    network.compute_dtype = DTYPES[runtime.amp]
-    add_head(network, task)
-    method_module(method).apply(network, method)
-    insert_adapter(network, folder, method)
-    _check_alive(network, folder, header)
-    return Session(
-        model=network.eval(),
+    _check_fit(method, base, folder)
+    parts = Parts(
         task=task,
         task_name=task_name,
         tokenizer=tokenizer,
@@ -177,11 +177,28 @@ def _open_adapter(
         label=f"{folder} on {base.label}",
         source=folder,
     )
+    session = assemble(parts, runtime, dtype=DTYPES[runtime.amp])
+    insert_adapter(session.model, folder, method)
+    if header is None and method.is_untrained(trained_tensors(session.model)):
+        raise AdapterError(
+            f"{folder}: the adapter leaves the base as it is: {method.untrained}", "was it ever trained?"
+        )
+    session.model.eval()
+    return session
+
+
+def _check_fit(method: Method, base: Base, folder: Path) -> None:
+    try:
+        method.check_fit(base.shape)
+    except UsageError as error:
+        raise AdapterError(
+            f"{folder} does not fit {base.label}: {error.message}", "name its base: --model NAME|FOLDER"
+        ) from None
 
 
 def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
     """Return 0, 1, ... for the classes of a foreign adapter's head; none where it has no head."""
-    score = tensors.get(PREFIX + "score.weight")
+    score = tensors.get(PEFT_PREFIX + "score.weight")
     return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
 
 
@@ -202,15 +219,6 @@ def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where:
                 "leave the option out: it is stored with the adapter",
             )
     return dataclasses.replace(header.encoding, **asked)
-
-
-def _check_alive(model: GPT2, folder: Path, header: Header | None) -> None:
-    """Refuse a foreign adapter that does nothing: all its B are zero."""
-    b = [value for name, value in model.named_parameters() if name.endswith("lora_B")]
-    if header is None and b and not any(bool(value.any()) for value in b):
-        raise AdapterError(
-            f"{folder}: every lora_B is zero, so the adapter does nothing", "was it ever trained?"
-        )
 
 
 def _recorded(folder: Path) -> TrainRun | None:

@@ -18,8 +18,8 @@ from explora.core.data.splits import find_split
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
+    assemble_for_training,
     load_run_tokenizer,
-    open_for_training,
     restore_trained,
     save_trained,
 )
@@ -114,7 +114,7 @@ class Running:
         self.started, self.closing_seconds = time.monotonic() - spent, 0.0
         trains_tokenizer = run.from_scratch is not None and run.tokenizer is None
         tokenizer = self._own_tokenizer(replace) if trains_tokenizer else None
-        self.session, self.train, self.dev = open_for_training(run, tokenizer)
+        self.session, self.train, self.dev = assemble_for_training(run, tokenizer)
         if replace:
             shutil.rmtree(folder, ignore_errors=True)
         self.training = Training(
@@ -187,7 +187,9 @@ class Running:
 
     def _has_seen_enough(self, step: StepDone) -> bool:
         """Whether this is the step after which full fine-tuning can be compared with."""
-        if self.run.method.method != "lora" or len(self.first_steps) == AFTER_STEPS:
+        method, shape = self.run.method, self.session.model.shape
+        passes_blocks = method.first_trained_block(shape) < shape.n_layer
+        if method.trains_base or not passes_blocks or len(self.first_steps) == AFTER_STEPS:
             return False
         self.first_steps.append(step)
         return len(self.first_steps) == AFTER_STEPS
@@ -230,7 +232,7 @@ class Running:
         result = {
             "run": str(self.folder),
             "task": self.run.task,
-            "method": self.run.method.method,
+            "method": self.run.method.name,
             "model": session.base.label,
             "total": total,
             "trainable": trainable,

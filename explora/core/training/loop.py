@@ -126,7 +126,7 @@ class Training:
         self.steps_per_epoch: int = math.ceil(len(self.lengths) / self.group)
         wanted = run.training.max_steps
         self.steps: int = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
-        self.optimizers: list[Optimizer] = make_optimizers(self.model, run.optimizer)
+        self.optimizers: list[Optimizer] = make_optimizers(self.model, run.method, run.optimizer)
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         self.factor = schedule_factor(run.optimizer, self.steps)
         self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(

@@ -1,7 +1,7 @@
 """The optimizers and the learning-rate schedule.
 
-AdamW decays the base's matrices only: adapters, heads, biases and norms are left alone. Muon (Jordan et
-al. 2024) takes the blocks' matrices where it is asked for, at the scale of AdamW's updates.
+AdamW decays what the method names, the base's matrices; adapters, heads, biases and norms have no decay. Muon
+(Jordan et al. 2024), if chosen, updates the blocks' matrices at the scale of AdamW's updates.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from explora.core.config.method import Method
 from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import AdamW, Optimizer
 from explora.errors import UsageError
 
 
-def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[Optimizer]:
+def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> list[Optimizer]:
     """Return the optimizers of everything that requires a gradient; each parameter is in exactly one."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    matrices = [value for name, value in trained if _is_base_matrix(name, value)]
-    rest = [value for name, value in trained if not _is_base_matrix(name, value)]
+    decayed = {name for name, value in trained if method.decays(name, value.dim())}
+    matrices = [value for name, value in trained if name in decayed]
+    rest = [value for name, value in trained if name not in decayed]
     if config.optimizer == "adamw":
         return [make_adamw(matrices, rest, config)]
-    in_blocks = [value for name, value in trained if _is_base_matrix(name, value) and name.startswith("h.")]
+    in_blocks = [value for name, value in trained if name in decayed and name.startswith("h.")]
     if not in_blocks:
         raise UsageError("muon updates the matrices of the blocks, and this method trains none", "use adamw")
     muon = torch.optim.Muon(
@@ -37,10 +39,6 @@ def make_optimizers(model: GPT2, config: OptimizerConfig) -> list[Optimizer]:
     )
     chosen = {id(value) for value in in_blocks}
     return [muon, make_adamw([value for value in matrices if id(value) not in chosen], rest, config)]
-
-
-def _is_base_matrix(name: str, value: nn.Parameter) -> bool:
-    return value.dim() == 2 and "lora_" not in name and not name.startswith("score")
 
 
 def make_adamw(decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> AdamW:

@@ -13,7 +13,7 @@ from explora.core.bench.lessons import Learned, Lesson
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
 from explora.core.bench.run import Bench
-from explora.core.runs.assemble import open_for_training
+from explora.core.runs.assemble import assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.loop import StepDone, Training
 from explora.errors import TrainingError
@@ -38,7 +38,7 @@ def test_the_score_is_that_of_a_real_training(tiny_base, tiny_data, tmp_path):
     run = tiny_run(tiny_base, tiny_data, "text", max_steps=8, schedule="constant")
     run = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
     got = Learned.from_json(learn(lesson(run)))
-    session, train, dev = open_for_training(run)
+    session, train, dev = assemble_for_training(run)
     training = Training(session.model, session.task, run, train.examples, dev.examples, tmp_path)
     steps = (event for event in training.events() if isinstance(event, StepDone))
     assert next(event for event in steps if event.step == 8)

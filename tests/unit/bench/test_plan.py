@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from explora.core.bench import run as running
-from explora.core.bench.measurements import Contender, Setting, varying
+from explora.core.bench.measurements import BenchSetting, Contender, varying
 from explora.core.bench.plan import MOST_CELLS, Plan
 from explora.core.bench.run import Bench
 from explora.core.bench.shared_rows import sample
@@ -62,7 +62,7 @@ def test_nothing_is_learned_from_filled_rows_or_random_weights():
 
 
 def test_only_what_differs_is_named():
-    one = Setting(batch_size=4, length=None, amp="off", grad_checkpoint=False)
+    one = BenchSetting(batch_size=4, length=None, amp="off", grad_checkpoint=False)
     other = dataclasses.replace(one, amp="bf16", length=64)
     assert varying([one, one]) == []
     assert other.described(varying([one, other])) == "length 64, precision bf16"

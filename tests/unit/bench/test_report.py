@@ -14,9 +14,10 @@ from explora.core.bench.measurements import Contender
 from explora.core.bench.report import as_html, as_markdown, check_report, write_report
 from explora.core.bench.rows import Outcome, summarise
 from explora.core.bench.run import Result
-from explora.core.config.run_config import MethodConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from explora.errors import UsageError
 from tests.cells_here import found, learned
+from tests.tiny_models import make_method
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -24,7 +25,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def result(**changes: object) -> Result:
     outcomes = [
         Outcome(
-            contender=Contender(run=TrainRun(task="paraphrase", method=MethodConfig(method=method))),
+            contender=Contender(run=TrainRun(task="paraphrase", method=make_method(method))),
             found=(found(100, 1000), found(120, 1100)) if method != "last-linear" else (),
             error="out of <memory>" if method == "last-linear" else None,
             learned=learned(0.8) if method != "last-linear" else None,

@@ -18,13 +18,17 @@ from explora.core.bench.measurements import FEWEST_STEPS, Cell, Measurement
 from explora.core.bench.other_load import OtherLoad
 from explora.core.bench.protocol import ask, reason_of
 from explora.core.bench.shared_rows import sample, write_sample
-from explora.core.config.registry import METHODS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.method import Method
+from explora.core.config.registry import METHODS, Shape
+from explora.core.config.values import Blocks
 from explora.core.data.batching import WINDOW
 from explora.core.data.splits import Row as DataRow
 from explora.core.estimate.flop import step_flop
+from explora.core.methods.full import Full
+from explora.core.methods.last_linear import LastLinear
+from explora.core.methods.lora import LoRA
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.assemble import open_for_training, save_trained
+from explora.core.runs.assemble import assemble_for_training, save_trained
 from explora.core.tasks.contract import Example
 from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.loop import StepDone, Training
@@ -39,7 +43,7 @@ from tests.tiny_models import PAIRS, randomise, tiny_run
 def test_a_cell_measures_every_task_with_every_method(task, method, tiny_base, tiny_data, tmp_path):
     run = tiny_run(tiny_base, tiny_data, task, method=method)
     found = Measurement.from_json(measure(cell(run).to_json()))
-    session, _, _ = open_for_training(run)
+    session, _, _ = assemble_for_training(run)
     save_trained(session, tmp_path / "saved", best_step=0)
     file = next((tmp_path / "saved").glob("*model.safetensors"))
     assert found.checkpoint_bytes == file.stat().st_size
@@ -57,7 +61,7 @@ def test_a_cell_is_the_real_training(tiny_base, tiny_data, tmp_path):
     session, run, examples = open_cell(wanted)
     clocked = ClockedTraining(session, run, examples)
     losses = [clocked.step() for _ in range(8)]
-    real, train, dev = open_for_training(run)
+    real, train, dev = assemble_for_training(run)
     training = Training(real.model, real.task, run, train.examples, dev.examples, tmp_path / "checkpoint")
     events = [event for event in training.events() if isinstance(event, StepDone)][:8]
     assert losses == [event.loss for event in events]
@@ -119,7 +123,7 @@ def test_rows_are_filled_to_a_length(tiny_base, tiny_data):
 
 
 def test_a_cell_survives_json(tiny_base, tiny_data):
-    asked = cell(tiny_run(tiny_base, tiny_data, layers=(0, 1)), length=9)
+    asked = cell(tiny_run(tiny_base, tiny_data, layers=Blocks.parse("0-1")), length=9)
     assert Cell.from_json(json.loads(json.dumps(asked.to_json()))) == asked
 
 
@@ -137,9 +141,9 @@ def test_the_sample_has_the_largest_batch_and_every_label(tiny_base, tiny_data, 
 
 def test_cells_read_what_the_sample_holds(tiny_base, tiny_data, tmp_path):
     run = tiny_run(tiny_base, tiny_data, "sonnet")
-    _, train, _ = open_for_training(run)
+    _, train, _ = assemble_for_training(run)
     config = write_sample(sample(train.examples, [run]), tmp_path / "data")
-    _, again, _ = open_for_training(dataclasses.replace(run, data=config))
+    _, again, _ = assemble_for_training(dataclasses.replace(run, data=config))
     assert sorted(example.ids for example in again.examples) == sorted(
         example.ids for example in train.examples
     )
@@ -152,12 +156,12 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.mkldnn._linear_po
 ONEDNN = {PRODUCTS[-1]: lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]}
 
 
-def counted_flop(method: MethodConfig, shape: Shape, tokens: int) -> float:
+def counted_flop(method: Method, shape: Shape, tokens: int) -> float:
     """What torch counts in the products with weights of one step of language modelling."""
     from explora.core.model.cross_entropy import tied_cross_entropy
 
     model = randomise(GPT2(shape))
-    load_implementation(METHODS[method.method].implementation).apply(model, method)
+    method.apply(model)
     ids = torch.randint(shape.vocab_size, (2, tokens // 2))
     with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
         hidden = model(ids).reshape(tokens, -1)
@@ -169,7 +173,7 @@ def counted_flop(method: MethodConfig, shape: Shape, tokens: int) -> float:
 def test_flop_of_full_fine_tuning_are_those_that_torch_counts():
     shape, method = (
         Shape(n_layer=3, n_head=2, n_embd=32, n_positions=64, vocab_size=200),
-        MethodConfig(method="full"),
+        Full(),
     )
     assert step_flop(shape, method, 48, 48) == counted_flop(method, shape, 48)
 
@@ -177,14 +181,14 @@ def test_flop_of_full_fine_tuning_are_those_that_torch_counts():
 @pytest.mark.parametrize("layers", [None, (3, 5)])
 def test_flop_of_lora_are_about_those_that_torch_counts(layers):
     shape = Shape(n_layer=6, n_head=2, n_embd=128, n_positions=64, vocab_size=100)
-    method = MethodConfig(rank=1, layers=layers)
+    method = LoRA(rank=1, layers=layers)
     assert step_flop(shape, method, 48, 48) == pytest.approx(counted_flop(method, shape, 48), rel=0.08)
 
 
 def test_flop_of_a_frozen_model_are_those_of_the_forward_pass():
     shape = Shape(n_layer=12, n_head=12, n_embd=768)
-    assert step_flop(shape, MethodConfig(method="last-linear"), 1, 0) == 2 * 12 * 12 * 768**2
-    assert step_flop(shape, MethodConfig(), 1, 0) == 4 * 12 * 12 * 768**2
+    assert step_flop(shape, LastLinear(), 1, 0) == 2 * 12 * 12 * 768**2
+    assert step_flop(shape, LoRA(), 1, 0) == 4 * 12 * 12 * 768**2
 
 
 # --- processes ------------------------------------------------------------------------------------

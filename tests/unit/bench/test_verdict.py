@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from explora.core.bench.measurements import Contender, Measurement
-from explora.core.bench.rows import Outcome, Row, summarise
+from explora.core.bench.rows import BenchRow, Outcome, summarise
 from explora.core.bench.verdict import verdict
-from explora.core.config.run_config import MethodConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from tests.cells_here import found, learned
+from tests.tiny_models import make_method
 
 
 def contender(
@@ -22,12 +23,12 @@ def contender(
     amp: str = "bf16",
     length: int | None = None,
 ) -> Contender:
-    run = TrainRun(task="paraphrase", method=MethodConfig(method=method, rank=rank))
+    run = TrainRun(task="paraphrase", method=make_method(method, rank=rank))
     runtime = dataclasses.replace(run.runtime, amp=amp, threads=2)
     return Contender(run=dataclasses.replace(run, runtime=runtime), stack=stack, length=length)
 
 
-def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[Row]:
+def rows_of(**speeds: tuple[Contender, list[Measurement]]) -> list[BenchRow]:
     outcomes = [Outcome(contender=who, found=tuple(what), error=None) for who, what in speeds.values()]
     return summarise(outcomes, "tiny")
 

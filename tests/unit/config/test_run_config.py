@@ -10,25 +10,30 @@ from typing import Any
 import pytest
 
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import METHODS, TASKS, Shape
+from explora.core.config.registry import METHODS, TASKS, Shape, method_class
 from explora.core.config.run_config import (
-    CHOICES,
     CONCERNS,
+    WHOLE,
     DataConfig,
     EncodingConfig,
-    MethodConfig,
     OptimizerConfig,
     RuntimeConfig,
     TrainingConfig,
     TrainRun,
+    all_settings,
     foreign_settings,
+    method_settings,
+    methods_with,
     settings_in,
     settings_of,
-    validate,
 )
+from explora.core.config.validation import validate
+from explora.core.config.values import Blocks
+from explora.core.methods.full import Full
+from explora.core.methods.last_linear import LastLinear
+from explora.core.methods.lora import LoRA
 from explora.errors import UsageError
-
-PAIRS = [(task, method) for task, row in TASKS.items() for method in METHODS if method not in row.refused]
+from tests.tiny_models import PAIRS
 
 # No field at its default, so that one that is lost on the way is seen.
 UNUSUAL = TrainRun(
@@ -36,8 +41,14 @@ UNUSUAL = TrainRun(
     model="gpt2-xl",
     tokenizer="words",
     from_scratch=Shape(n_layer=1, n_head=2, n_embd=4, n_positions=8, vocab_size=300),
-    method=MethodConfig(
-        method="full", rank=3, alpha=0.1, lora_dropout=0.3, targets=("query", "mlp-up"), layers=(0, 1)
+    method=LoRA(
+        rank=3,
+        alpha=0.1,
+        lora_dropout=0.3,
+        targets=("query", "mlp-up"),
+        layers=Blocks.parse("0-1"),
+        rank_pattern={"attn.c_attn": 2},
+        alpha_pattern={"h.1.mlp.c_fc": 0.2},
     ),
     data=DataConfig(data="é.csv", dev="d.csv", columns={"label": "y"}, format="msr", skip_bad=True),
     encoding=EncodingConfig(template='{sentence1}\n"{sentence2}"', label_words=("oui", "non"), max_length=9),
@@ -74,7 +85,7 @@ UNUSUAL = TrainRun(
 
 def test_the_unusual_run_has_no_default_in_it() -> None:
     usual = settings_of(TrainRun(task="text"))
-    assert [name for name, value in settings_of(UNUSUAL).items() if value == usual[name]] == []
+    assert [name for name, value in settings_of(UNUSUAL).items() if value == usual[name]] == ["method"]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +107,25 @@ def test_floats_survive_to_the_last_bit() -> None:
 
 
 def test_field_names_are_unique_across_the_concerns() -> None:
-    names = [field.name for kind in CONCERNS.values() for field in dataclasses.fields(kind)]
-    assert len(names) == len(set(names))
-    assert set(CHOICES) <= set(names)
+    kinds = [*CONCERNS.values()]
+    for method in METHODS:
+        names = [field.name for kind in [*kinds, method_class(method)] for field in dataclasses.fields(kind)]
+        assert len([*WHOLE, "method", "task", *names]) == len({*WHOLE, "method", "task", *names})
+
+
+def test_methods_agree_on_the_type_of_a_setting_that_they_share() -> None:
+    """One option serves them all."""
+    for name, setting in method_settings().items():
+        for method in methods_with(name):
+            own = all_settings(method_class(method))[name]
+            assert (own.kind, own.about.parse) == (setting.kind, setting.about.parse)
+
+
+def test_every_setting_says_what_it_does() -> None:
+    for method in METHODS:
+        for setting in all_settings(method_class(method)).values():
+            assert setting.about.help.endswith(".") and setting.about.help[0].isupper()
+            assert setting.about.default or setting.show(setting.default) != "none"
 
 
 @pytest.mark.parametrize(
@@ -133,8 +160,11 @@ def test_field_names_are_unique_across_the_concerns() -> None:
         ({"task": "text", "data": {"columns": {"a": 1}}}, "run.data.columns.a should be of type str, not 1"),
         ({"task": "text", "method": {"targets": "key"}}, "run.method.targets should be a list, not 'key'"),
         ({"task": "text", "method": {"targets": [1]}}, "run.method.targets should be of type str, not 1"),
-        ({"task": "text", "method": {"layers": [1]}}, "run.method.layers should be a list of 2, not [1]"),
-        ({"task": "text", "method": {"layers": [0, 1, 2]}}, "run.method.layers should be a list of 2"),
+        ({"task": "text", "method": {"layers": [1]}}, "run.method.layers should be blocks like '0-3,7', not"),
+        ({"task": "text", "method": {"layers": [3, 2]}}, "run.method.layers should be blocks like"),
+        ({"task": "text", "method": {"method": "full", "rank": 3}}, "run.method has no setting 'rank'"),
+        ({"task": "text", "method": {"method": "nosuch"}}, "method 'nosuch' is not one of"),
+        ({"task": "text", "method": {"method": 3}}, "run.method.method should be of type str, not 3"),
         ([], "run should be an object, not []"),
     ],
 )
@@ -159,7 +189,7 @@ def test_options_win_over_the_file_over_the_method_over_the_task_over_the_field(
     assert (run.training.epochs, origins["epochs"]) == (8, "option")
     assert (run.training.batch_size, origins["batch_size"]) == (5, "config file")
     row = TASKS["sentiment"]
-    rate, length = row.by_method["full"]["learning_rate"], row.defaults["max_length"]
+    rate, length = Full.learning_rate, row.defaults["max_length"]
     assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "sentiment with full")
     assert (run.encoding.max_length, origins["max_length"]) == (length, "sentiment")
     assert (run.optimizer.clip, origins["clip"]) == (1.0, "default")
@@ -167,9 +197,10 @@ def test_options_win_over_the_file_over_the_method_over_the_task_over_the_field(
 
 def test_the_default_of_a_method_wins_over_that_of_the_task() -> None:
     """Nothing else given: last-linear on sentiment has epochs of its own."""
-    assert TASKS["sentiment"].defaults["epochs"] != TASKS["sentiment"].by_method["last-linear"]["epochs"]
+    epochs = LastLinear.defaults("sentiment")["epochs"]
+    assert TASKS["sentiment"].defaults["epochs"] != epochs
     run, origins = resolve("sentiment", {"method": "last-linear"})
-    assert run.training.epochs == TASKS["sentiment"].by_method["last-linear"]["epochs"]
+    assert run.training.epochs == epochs
     assert origins["epochs"] == "sentiment with last-linear"
 
 
@@ -178,15 +209,15 @@ def test_a_file_that_names_a_default_still_wins_over_the_task() -> None:
     rate = OptimizerConfig().learning_rate
     file = settings_in({"task": "text", "method": {"method": "full"}, "optimizer": {"learning_rate": rate}})
     run, origins = resolve("text", {}, file)
-    assert run.method.method == "full"
+    assert run.method.name == "full"
     assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "config file")
 
 
 def test_a_file_may_leave_settings_to_the_task() -> None:
     run, origins = resolve("text", {}, settings_in({"task": "text", "method": {"method": "full"}}))
-    rate = TASKS["text"].by_method["full"]["learning_rate"]
+    rate = Full.learning_rate
     assert (run.optimizer.learning_rate, origins["learning_rate"]) == (rate, "text with full")
-    assert run.method.targets == TASKS["text"].defaults["targets"]
+    assert run.training.batch_size == TASKS["text"].defaults["batch_size"]
 
 
 def test_a_recorded_run_decides_every_setting() -> None:
@@ -199,8 +230,10 @@ def test_a_recorded_run_decides_every_setting() -> None:
 @pytest.mark.parametrize(("task", "method"), PAIRS)
 def test_every_origin_tells_the_truth(task: str, method: str) -> None:
     run, origins = resolve(task, {"method": method})
-    row, fields, flat = TASKS[task], settings_of(TrainRun(task=task)), settings_of(run)
-    sources = {task: row.defaults, f"{task} with {method}": row.by_method[method], "default": fields}
+    row, flat = TASKS[task], settings_of(run)
+    fields = settings_of(TrainRun(task=task, method=method_class(method)()))
+    own = method_class(method).defaults(task)
+    sources = {task: row.defaults, f"{task} with {method}": own, "default": fields}
     assert origins.pop("method") == "option"
     assert origins.keys() == flat.keys() - {"method"}
     for name, origin in origins.items():
@@ -213,11 +246,9 @@ def test_every_method_has_a_learning_rate_of_its_own(task: str, method: str) -> 
 
 
 def test_registry_defaults_are_settings() -> None:
-    known = settings_of(TrainRun(task="text"))
-    for row in TASKS.values():
-        for defaults in (row.defaults, *row.by_method.values()):
-            assert defaults.keys() <= known.keys()
-    assert all(set(row.settings) <= known.keys() for row in METHODS.values())
+    for task, method in PAIRS:
+        known = all_settings(method_class(method))
+        assert {*TASKS[task].defaults, *method_class(method).defaults(task)} <= known.keys()
 
 
 # --- the learning rate of a narrow base -----------------------------------------------------------
@@ -229,7 +260,7 @@ def rate_for(width: int, options: dict[str, Any], file: dict[str, Any] | None = 
 
 
 def test_a_default_rate_grows_as_the_base_gets_narrower() -> None:
-    default = TASKS["text"].by_method["lora"]["learning_rate"]
+    default = LoRA.learning_rate
     assert rate_for(768, {}) == (default, "text with lora")
     assert rate_for(256, {}) == (pytest.approx(3 * default), "text with lora, for a width of 256")
     assert rate_for(1600, {})[0] == pytest.approx(0.48 * default)
@@ -252,38 +283,49 @@ def test_fitting_changes_the_rate_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [(task, method) for task, row in TASKS.items() for method in row.refused]
+    ("task", "method"),
+    [(task, method) for task in TASKS for method in METHODS if (task, method) not in PAIRS],
 )
 def test_a_refused_method_is_refused_with_the_reason(task: str, method: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(task, {"method": method})
-    assert TASKS[task].refused[method] in caught.value.message
+    assert TASKS[task].refuses(method_class(method)) in caught.value.message
 
 
-LORA_OPTIONS = {"alpha": 4.0, "lora_dropout": 0.1, "targets": ("key",), "layers": (0, 1), "rank": 4}
+def test_some_method_is_refused_by_some_task() -> None:
+    assert TASKS["sonnet"].refuses(method_class("last-linear"))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
-@pytest.mark.parametrize("name", LORA_OPTIONS)
+LORA_OPTIONS = {
+    "alpha": 4.0,
+    "lora_dropout": 0.1,
+    "targets": ("key",),
+    "layers": Blocks.parse("0-1"),
+    "rank": 4,
+    "rank_pattern": {"attn.c_attn": 2},
+    "alpha_pattern": {"h.1.attn.c_attn": 3.0},
+}
+FOREIGN = [(method, name) for method in METHODS for name in LORA_OPTIONS if method not in methods_with(name)]
+
+
+@pytest.mark.parametrize(("method", "name"), FOREIGN)
 def test_an_option_of_another_method_is_refused(method: str, name: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve("sentiment", {"method": method, name: LORA_OPTIONS[name]})
-    assert caught.value.message == f"{method} has no {name.replace('_', '-')}: that belongs to lora"
+    users = ", ".join(methods_with(name))
+    assert caught.value.message == f"{method} has no {name.replace('_', '-')}: that belongs to {users}"
     assert settings_of(resolve("sentiment", {name: LORA_OPTIONS[name]})[0])[name] == LORA_OPTIONS[name]
 
 
-def test_every_setting_of_a_method_is_tried_above() -> None:
-    fields = {field.name for field in dataclasses.fields(MethodConfig)} - {"method"}
-    assert LORA_OPTIONS.keys() == fields
-    assert foreign_settings("full", [*fields, "epochs"]) == [*fields]
-    assert foreign_settings("lora", fields) == []
+def test_every_setting_of_lora_is_tried_above() -> None:
+    assert LORA_OPTIONS.keys() == {field.name for field in dataclasses.fields(LoRA)}
+    assert [*foreign_settings(Full, [*LORA_OPTIONS, "epochs"])] == [*LORA_OPTIONS]
+    assert [*foreign_settings(LoRA, LORA_OPTIONS)] == []
 
 
-def test_what_a_task_or_a_recorded_run_says_of_lora_is_no_obstacle() -> None:
+def test_what_a_recorded_run_says_of_lora_is_no_obstacle_to_another_method() -> None:
     file = settings_in(resolve("sentiment", LORA_OPTIONS)[0].to_json())
-    run = resolve("sentiment", {"method": "full"}, file)[0]
-    assert run.method.method == "full"
-    assert run.method.targets == ("key",)
+    assert resolve("sentiment", {"method": "full"}, file)[0].method == Full()
 
 
 def test_an_option_for_lora_with_a_recorded_full_run_is_refused() -> None:
@@ -312,7 +354,7 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("method", "lorra", "method 'lorra' is not one of lora, full, last-linear; did you mean lora?"),
+        ("method", "lorra", "method 'lorra' is not one of lora, full, last-linear"),
         ("optimizer", "sgd", "optimizer 'sgd' is not one of adamw, muon"),
         (
             "schedule",
@@ -336,8 +378,8 @@ NAN, INFINITY = float("nan"), float("inf")
         ("weight_decay", INFINITY, "weight-decay must be at least 0, not inf"),
         ("clip", -1.0, "clip must be at least 0, not -1.0"),
         ("clip", NAN, "clip must be at least 0, not nan"),
-        ("seed", -1, "seed must be at least 0, not -1"),
-        ("seed", 2**63, "seed must be below 2^63"),
+        ("seed", -1, "seed must be at least 0 and below 2^63, not -1"),
+        ("seed", 2**63, "seed must be at least 0 and below 2^63"),
         ("lora_dropout", 1.0, "lora-dropout must be in [0, 1), not 1.0"),
         ("dropout", -0.1, "dropout must be in [0, 1), not -0.1"),
         ("dropout", NAN, "dropout must be in [0, 1), not nan"),
@@ -352,8 +394,11 @@ NAN, INFINITY = float("nan"), float("inf")
         ("targets", ("key", "key"), "targets must be distinct and at least one: 'key,key'"),
         ("targets", ("keys",), "no target 'keys'; did you mean key?"),
         ("targets", ("c_attn", "key"), "c_attn is one adapter on query, key and value together"),
-        ("layers", (3, 2), "layers 3-2 is not a range of blocks"),
-        ("layers", (-1, 2), "layers -1-2 is not a range of blocks"),
+        ("layers", Blocks([]), "layers none is not a list of blocks"),
+        ("layers", Blocks([-1, 2]), "layers -1,2 is not a list of blocks"),
+        ("rank_pattern", {"mlp.c_fc": 4}, "rank-pattern: no adapter on 'mlp.c_fc'"),
+        ("rank_pattern", {"h.0.attn.c_attn": 0}, "rank-pattern: h.0.attn.c_attn must be positive, not 0"),
+        ("alpha_pattern", {"attn.c_attn": NAN}, "alpha-pattern: attn.c_attn must be positive, not nan"),
         ("label_words", ("yes", "yes"), "label words are two different words"),
     ],
 )
@@ -405,9 +450,31 @@ def test_a_shape_that_cannot_be_is_refused(size: dict[str, int], message: str) -
         resolve("text", {"method": "full", "from_scratch": shape})
 
 
+OLD_LORA = {
+    "method": "lora",
+    "rank": 3,
+    "alpha": None,
+    "lora_dropout": 0.0,
+    "targets": ["key"],
+    "layers": [1, 3],
+}
+
+
+def test_files_of_format_1_open() -> None:
+    """Every run had LoRA's settings, and layers were a first and a last block."""
+    run = TrainRun.from_json({"task": "text", "method": OLD_LORA})
+    assert run.method == LoRA(rank=3, targets=("key",), layers=Blocks([1, 2, 3]))
+    assert TrainRun.from_json({"task": "text", "method": OLD_LORA | {"method": "full"}}).method == Full()
+
+
+def test_blocks_have_a_text_form() -> None:
+    for text in ("0", "0-3", "0-1,3", "2,4,6-8"):
+        assert str(Blocks.parse(text)) == text
+
+
 def test_scale_is_alpha_by_rank_and_two_by_default() -> None:
-    assert MethodConfig(rank=5).scale == 2
-    assert MethodConfig(rank=4, alpha=1.0).scale == 0.25
+    assert LoRA(rank=5).scale == 2
+    assert LoRA(rank=4, alpha=1.0).scale == 0.25
 
 
 def test_every_default_is_valid() -> None:

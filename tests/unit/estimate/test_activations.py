@@ -7,9 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from explora.core.config.registry import METHODS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.registry import Shape
+from explora.core.config.values import Blocks
 from explora.core.estimate.activations import Half, Work, attention, feed_forward
+from explora.core.methods.full import Full
+from explora.core.methods.last_linear import LastLinear
+from explora.core.methods.lora import LoRA
 from explora.core.model.gpt2 import GPT2
 from tests.kept_tensors import kept_bytes
 from tests.tiny_models import randomise
@@ -17,12 +20,12 @@ from tests.tiny_models import randomise
 SHAPE = Shape(n_layer=3, n_head=4, n_embd=32, n_positions=640, vocab_size=100)
 ALL = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 METHODS_TRIED = {
-    "full": MethodConfig(method="full"),
-    "key and value": MethodConfig(rank=8),
-    "all six": MethodConfig(rank=16, targets=ALL),
-    "mlp-up alone": MethodConfig(rank=4, targets=("mlp-up",)),
-    "dropped": MethodConfig(rank=4, targets=("c_attn", "mlp-down"), lora_dropout=0.1),
-    "one block": MethodConfig(rank=4, targets=("attn-out",), layers=(1, 1)),
+    "full": Full(),
+    "key and value": LoRA(rank=8),
+    "all six": LoRA(rank=16, targets=ALL),
+    "mlp-up alone": LoRA(rank=4, targets=("mlp-up",)),
+    "dropped": LoRA(rank=4, targets=("c_attn", "mlp-down"), lora_dropout=0.1),
+    "one block": LoRA(rank=4, targets=("attn-out",), layers=Blocks.parse("1-1")),
 }
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 CLOSE = 0.03  # indices of the asked positions and masks are left out
@@ -33,7 +36,7 @@ def make_model(work: Work) -> GPT2:
     dtype = DTYPES[work.number]
     model.to(torch.float32 if work.is_full else dtype)
     model.compute_dtype = dtype
-    load_implementation(METHODS[work.method.method].implementation).apply(model, work.method)
+    work.method.apply(model)
     return model.train()
 
 
@@ -100,7 +103,5 @@ def test_a_line_too_few_is_noticed() -> None:
 def test_nothing_is_kept_below_the_lowest_adapter() -> None:
     found = halves(work_of("one block", 2, (3, 20), one_position=False))
     assert [half.size > 0 for half in found] == [False, False, True, True, True, True]
-    frozen = dataclasses.replace(
-        work_of("one block", 2, (3, 20), True), method=MethodConfig(method="last-linear")
-    )
+    frozen = dataclasses.replace(work_of("one block", 2, (3, 20), True), method=LastLinear())
     assert sum(half.size for half in halves(frozen)) == 0

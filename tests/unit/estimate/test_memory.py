@@ -15,6 +15,7 @@ from explora.core.bench.measurements import Cell
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import MODELS, Shape
 from explora.core.config.run_config import TrainRun
+from explora.core.config.values import Blocks
 from explora.core.estimate import activations, memory
 from explora.core.estimate.memory import predict
 from explora.core.model import attention, cross_entropy
@@ -86,7 +87,7 @@ def test_packed_weights_are_there_twice() -> None:
     checkpointing = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, grad_checkpoint=True))
     matrices = 12 * 12 * 768**2
     assert predict(run, GPT2, 64).weights - predict(checkpointing, GPT2, 64).weights == 2 * matrices
-    top = dataclasses.replace(run, method=dataclasses.replace(run.method, layers=(9, 11)))
+    top = dataclasses.replace(run, method=dataclasses.replace(run.method, layers=Blocks.parse("9-11")))
     assert predict(top, GPT2, 64).weights < predict(run, GPT2, 64).weights
 
 

@@ -2,19 +2,23 @@
 
 import pytest
 
+from explora.core.config.method import Method
 from explora.core.config.registry import MODELS, Shape
-from explora.core.config.run_config import MethodConfig
-from explora.core.estimate.parameters import base_tensors, check_rank, count, file_bytes, file_tensors
+from explora.core.config.values import Blocks
+from explora.core.estimate.parameters import base_tensors, count, file_bytes, file_tensors
+from explora.core.methods.full import Full
+from explora.core.methods.last_linear import LastLinear
+from explora.core.methods.lora import LoRA
 from explora.errors import UsageError
 
 GPT2 = MODELS["gpt2"].shape
 ALL = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
-FULL = MethodConfig(method="full")
-LAST_LINEAR = MethodConfig(method="last-linear")
+FULL = Full()
+LAST_LINEAR = LastLinear()
 
 
-def lora(rank: int, *targets: str, layers: tuple[int, int] | None = None) -> MethodConfig:
-    return MethodConfig(rank=rank, targets=targets, layers=layers)
+def lora(rank: int, *targets: str, layers: Blocks | None = None) -> Method:
+    return LoRA(rank=rank, targets=targets, layers=layers)
 
 
 @pytest.mark.parametrize(
@@ -42,21 +46,21 @@ def test_totals_of_the_published_models(name: str, total: int) -> None:
         (lora(8, "c_attn", "attn-out"), 442_368),
         (lora(8, "c_attn", "attn-out", "mlp-down"), 811_008),
         (lora(8, "c_attn", "attn-out", "mlp-up", "mlp-down"), 1_179_648),
-        (lora(8, "key", "value", layers=(6, 11)), 294_912 // 2),
-        (lora(8, "key", "value", layers=(11, 11)), 294_912 // 12),
+        (lora(8, "key", "value", layers=Blocks.parse("6-11")), 294_912 // 2),
+        (lora(8, "key", "value", layers=Blocks.parse("11-11")), 294_912 // 12),
         (FULL, 124_439_808),
         (LAST_LINEAR, 0),
     ],
 )
-def test_what_methods_train_on_gpt2(method: MethodConfig, trainable: int) -> None:
+def test_what_methods_train_on_gpt2(method: Method, trainable: int) -> None:
     counted = count(GPT2, method)
     assert counted.trainable == trainable
     assert counted.total == 124_439_808
     assert counted.share == trainable / 124_439_808
 
 
-@pytest.mark.parametrize("method", [lora(8, "c_attn"), FULL, LAST_LINEAR], ids=lambda m: m.method)
-def test_a_head_adds_a_row_for_each_class_to_what_is_trained(method: MethodConfig) -> None:
+@pytest.mark.parametrize("method", [lora(8, "c_attn"), FULL, LAST_LINEAR], ids=lambda m: m.name)
+def test_a_head_adds_a_row_for_each_class_to_what_is_trained(method: Method) -> None:
     without, with_head = count(GPT2, method), count(GPT2, method, classes=5)
     assert with_head.trainable - without.trainable == 5 * 768
     assert with_head.total == without.total
@@ -65,7 +69,7 @@ def test_a_head_adds_a_row_for_each_class_to_what_is_trained(method: MethodConfi
 
 def test_parts_of_a_tiny_base_by_hand() -> None:
     tiny = Shape(n_layer=2, n_head=1, n_embd=4, n_positions=8, vocab_size=10)
-    parts = count(tiny, lora(3, "query", "value", "mlp-down", layers=(1, 1))).parts
+    parts = count(tiny, lora(3, "query", "value", "mlp-down", layers=Blocks.parse("1-1"))).parts
     assert {name: (part.total, part.trainable) for name, part in parts.items()} == {
         "wte": (10 * 4, 0),
         "wpe": (8 * 4, 0),
@@ -106,16 +110,31 @@ def test_the_header_is_part_of_the_file() -> None:
     assert file_bytes({}, {}) == 8 + 24  # the length, then {"__metadata__":{}} padded to a multiple of eight
 
 
-@pytest.mark.parametrize("layers", [(6, 12), (12, 12)])
-def test_blocks_that_the_base_lacks_are_a_usage_error(layers: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match="the base has 12") as caught:
-        count(GPT2, lora(8, "key", layers=layers))
+@pytest.mark.parametrize("layers", ["6-12", "12"])
+def test_blocks_that_the_base_lacks_are_a_usage_error(layers: str) -> None:
+    with pytest.raises(UsageError, match="of a base that has blocks 0-11") as caught:
+        count(GPT2, lora(8, "key", layers=Blocks.parse(layers)))
     assert "0 to 11" in caught.value.hint
 
 
 def test_a_rank_that_no_matrix_has_is_refused() -> None:
     shape = MODELS["gpt2"].shape
-    check_rank(shape, MethodConfig(rank=768))
-    check_rank(shape, MethodConfig(method="full", rank=769))
+    LoRA(rank=768).check_fit(shape)
     with pytest.raises(UsageError, match="rank 769 is more than the matrices of this base have"):
-        check_rank(shape, MethodConfig(rank=769))
+        LoRA(rank=769).check_fit(shape)
+    with pytest.raises(UsageError, match="rank 800"):
+        LoRA(rank_pattern={"attn.c_attn": 800}).check_fit(shape)
+
+
+def test_ranks_by_module_are_counted() -> None:
+    """key and value of c_attn at rank 4 in block 3, at rank 8 elsewhere; mlp.c_fc at rank 2."""
+    method = LoRA(
+        rank=8,
+        targets=("key", "value", "mlp-up"),
+        rank_pattern={"h.3.attn.c_attn": 4, "mlp.c_fc": 2},
+    )
+    assert count(GPT2, method).trainable == (11 * 8 + 4) * 2 * (768 + 768) + 12 * 2 * (768 + 4 * 768)
+    assert file_tensors(GPT2, method)["base_model.model.transformer.h.3.attn.c_attn.lora_A.weight"] == (
+        8,
+        768,
+    )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import MethodConfig
-from explora.core.methods import lora
-from explora.core.methods.lora import LoRALinear, _AddLowRank, adapted_modules
+from explora.core.config.values import Blocks
+from explora.core.methods.lora import LoRA
+from explora.core.methods.lora_layers import LoRALinear, _AddLowRank, merge_adapters
 from explora.core.model.gpt2 import GPT2, Conv1D
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=20)
@@ -131,12 +131,12 @@ def fill(layer: nn.Module, seed: int = 3) -> None:
 def test_before_training_the_output_is_exactly_the_base_s(parts: tuple[int, ...] | None) -> None:
     x, base = torch.randn(2, 3, 6), linear()
     expected = base(x)
-    assert torch.equal(LoRALinear.from_base(base, parts, MethodConfig(rank=2))(x), expected)
+    assert torch.equal(LoRALinear(base, parts, 2)(x), expected)
 
 
 @pytest.mark.parametrize("parts", [None, *PARTS])
 def test_merged_equals_unmerged(parts: tuple[int, ...] | None) -> None:
-    x, layer = torch.randn(2, 3, 6), LoRALinear.from_base(linear(), parts, MethodConfig(rank=2, alpha=3.0))
+    x, layer = torch.randn(2, 3, 6), LoRALinear(linear(), parts, 2, scale=3.0 / 2)
     fill(layer)
     before, base = layer(x), layer.base_layer(x)
     merged = layer.merged()(x)
@@ -145,7 +145,7 @@ def test_merged_equals_unmerged(parts: tuple[int, ...] | None) -> None:
 
 
 def test_a_part_changes_its_own_columns_alone() -> None:
-    x, layer = torch.randn(4, 6), LoRALinear.from_base(linear(), (1,), MethodConfig(rank=2))
+    x, layer = torch.randn(4, 6), LoRALinear(linear(), (1,), 2)
     fill(layer)
     query, key, value = (layer(x) != layer.base_layer(x)).split(4, dim=1)
     assert key.all()
@@ -155,7 +155,7 @@ def test_a_part_changes_its_own_columns_alone() -> None:
 
 def test_merging_adds_in_fp32_and_casts_last() -> None:
     base = linear().to(torch.bfloat16)
-    layer = LoRALinear.from_base(base, (2,), MethodConfig(rank=2))
+    layer = LoRALinear(base, (2,), 2)
     fill(layer)
     exact = base.weight.float()
     exact[:, 8:] += layer.scale * (layer.lora_B[0] @ layer.lora_A).detach().T
@@ -164,7 +164,7 @@ def test_merging_adds_in_fp32_and_casts_last() -> None:
 
 
 def test_dropout_acts_on_the_adapter_s_input_while_training_alone() -> None:
-    layer = LoRALinear.from_base(linear(), None, MethodConfig(rank=2, lora_dropout=0.5))
+    layer = LoRALinear(linear(), None, 2, dropout=0.5)
     fill(layer)
     x = torch.randn(64, 6)
     without = layer.eval()(x)
@@ -181,7 +181,7 @@ def test_dropout_acts_on_the_adapter_s_input_while_training_alone() -> None:
 # The model
 
 
-def model(targets: tuple[str, ...], layers: tuple[int, int] | None = None, classes: int = 0) -> GPT2:
+def model(targets: tuple[str, ...], layers: Blocks | None = None, classes: int = 0) -> GPT2:
     built = GPT2(SHAPE)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -189,14 +189,14 @@ def model(targets: tuple[str, ...], layers: tuple[int, int] | None = None, class
             value.normal_(0, 0.2, generator=generator)
     if classes:
         built.score = nn.Linear(SHAPE.n_embd, classes, bias=False)
-    lora.apply(built, MethodConfig(rank=2, targets=targets, layers=layers))
+    LoRA(rank=2, targets=targets, layers=layers).apply(built)
     return built
 
 
 def test_targets_become_modules_with_parts() -> None:
-    assert adapted_modules(("value", "key")) == {"attn.c_attn": (1, 2)}
-    assert adapted_modules(("c_attn", "mlp-down")) == {"attn.c_attn": None, "mlp.c_proj": None}
-    assert adapted_modules(("attn-out",)) == {"attn.c_proj": None}
+    assert LoRA(targets=("value", "key")).modules() == {"attn.c_attn": (1, 2)}
+    assert LoRA(targets=("c_attn", "mlp-down")).modules() == {"attn.c_attn": None, "mlp.c_proj": None}
+    assert LoRA(targets=("attn-out",)).modules() == {"attn.c_proj": None}
 
 
 @pytest.mark.parametrize("targets", [("key", "value"), ("c_attn",), ALL_SEPARATE])
@@ -205,7 +205,7 @@ def test_only_adapters_and_the_head_receive_gradients(targets: tuple[str, ...]) 
     fill(adapted)
     adapted.classify(adapted(IDS)).sum().backward()
     moved = {name for name, value in adapted.named_parameters() if value.grad is not None}
-    per_block = len(adapted_modules(targets)) * 2
+    per_block = len(LoRA(targets=targets).modules()) * 2
     assert all(name == "score.weight" or name.endswith(("lora_A", "lora_B")) for name in moved)
     assert len(moved) == 3 * per_block + 1
     assert all(bool(value.grad.any()) for value in adapted.parameters() if value.grad is not None)
@@ -214,7 +214,7 @@ def test_only_adapters_and_the_head_receive_gradients(targets: tuple[str, ...]) 
 def test_the_whole_model_before_training_is_exactly_the_base() -> None:
     adapted = model(ALL_SEPARATE)
     before = adapted(IDS)
-    lora.merge(adapted)
+    merge_adapters(adapted)
     assert torch.equal(before, adapted(IDS))
     assert not any(isinstance(module, LoRALinear) for module in adapted.modules())
 
@@ -224,13 +224,13 @@ def test_the_whole_model_merged_equals_unmerged() -> None:
     base = adapted(IDS)
     fill(adapted)
     before = adapted(IDS)
-    lora.merge(adapted)
+    merge_adapters(adapted)
     assert torch.allclose(adapted(IDS), before, atol=1e-4)
     assert not torch.allclose(base, before, atol=1e-1)
 
 
-@pytest.mark.parametrize("layers", [None, (1, 2), (2, 2), (0, 1)])
-def test_the_backward_pass_stops_below_the_lowest_adapter(layers: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("layers", [None, Blocks([1, 2]), Blocks([2]), Blocks([0, 2])])
+def test_the_backward_pass_stops_below_the_lowest_adapter(layers: Blocks | None) -> None:
     adapted = model(("key", "value"), layers)
     needed: dict[int, bool] = {}
     for number, block in enumerate(adapted.h):

@@ -8,25 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from explora.core.config.method import Method
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import MethodConfig
-from explora.core.methods import full, lora
+from explora.core.config.values import Blocks
 from explora.core.methods.freezing import freeze
+from explora.core.methods.full import Full
+from explora.core.methods.lora import LoRA
 from explora.core.model.gpt2 import GPT2, Conv1D
 from explora.core.model.onednn import uses_onednn
 from tests.tiny_models import randomise
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=32, n_positions=24, vocab_size=41)
-LORA = MethodConfig(method="lora", rank=4, targets=("key", "value", "mlp-down"))
+LORA = LoRA(rank=4, targets=("key", "value", "mlp-down"))
 
 pytestmark = pytest.mark.skipif(not uses_onednn(torch.zeros(1)), reason="this torch has no oneDNN products")
 
 
-def prepared(method: MethodConfig, dtype: torch.dtype = torch.float32) -> GPT2:
+def prepared(method: Method, dtype: torch.dtype = torch.float32) -> GPT2:
     model = randomise(GPT2(SHAPE)).to(dtype)
     model.compute_dtype = dtype
-    {"lora": lora, "full": full}[method.method].apply(model, method)
-    return randomise(model) if method.method == "lora" else model
+    method.apply(model)
+    return model if method.trains_base else randomise(model)
 
 
 def gradients(model: GPT2) -> dict[str, Tensor]:
@@ -40,12 +42,10 @@ def packed(model: GPT2) -> list[bool]:
     return [module.weight.is_mkldnn for module in model.modules() if isinstance(module, Conv1D)]
 
 
-@pytest.mark.parametrize("layers", [None, (1, 2)])
+@pytest.mark.parametrize("layers", [None, Blocks([1, 2])])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_lora_on_packed_weights_has_the_same_gradients(
-    layers: tuple[int, int] | None, dtype: torch.dtype
-) -> None:
-    model = prepared(MethodConfig(**{**vars(LORA), "layers": layers}), dtype)
+def test_lora_on_packed_weights_has_the_same_gradients(layers: Blocks | None, dtype: torch.dtype) -> None:
+    model = prepared(LoRA(**{**vars(LORA), "layers": layers}), dtype)
     twin = copy.deepcopy(model)
     twin.pack(twice=True)
     assert all(packed(twin))
@@ -70,20 +70,20 @@ def test_a_transposed_weight_that_is_not_transposed_would_be_seen() -> None:
 
 
 def test_blocks_below_the_first_gradient_are_packed_once() -> None:
-    model = prepared(MethodConfig(**{**vars(LORA), "layers": (2, 2)}))
+    model = prepared(LoRA(**{**vars(LORA), "layers": Blocks.parse("2-2")}))
     model.pack(twice=True)
     doubled = [module.transposed is not None for module in model.modules() if isinstance(module, Conv1D)]
     assert doubled == [False] * 8 + [True] * 4
 
 
 def test_without_room_for_two_only_what_no_gradient_passes_is_packed() -> None:
-    model = prepared(MethodConfig(**{**vars(LORA), "layers": (2, 2)}))
+    model = prepared(LoRA(**{**vars(LORA), "layers": Blocks.parse("2-2")}))
     model.pack(twice=False)
     assert packed(model) == [True] * 8 + [False] * 4
 
 
 def test_what_is_trained_is_not_packed() -> None:
-    model = prepared(MethodConfig(method="full"))
+    model = prepared(Full())
     model.pack(twice=True)
     assert not any(packed(model))
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from explora.core.config.registry import METHODS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig
+from explora.core.config.method import Method
+from explora.core.config.registry import Shape
+from explora.core.methods.full import Full
+from explora.core.methods.lora import LoRA
 from explora.core.model import gpt2 as model_module
 from explora.core.model.gpt2 import GPT2
 from explora.core.model.recompute import recomputed
@@ -22,24 +24,24 @@ from tests.tiny_models import randomise
 TINY = Shape(n_layer=2, n_head=2, n_embd=16, n_positions=24, vocab_size=31)
 ALL = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 TRIED = [
-    MethodConfig(method="full"),
-    MethodConfig(rank=4, targets=ALL),
-    MethodConfig(rank=4, targets=ALL, lora_dropout=0.5),
-    MethodConfig(rank=4),
+    Full(),
+    LoRA(rank=4, targets=ALL),
+    LoRA(rank=4, targets=ALL, lora_dropout=0.5),
+    LoRA(rank=4),
 ]
 
 
-def prepared(method: MethodConfig, dtype: torch.dtype) -> GPT2:
+def prepared(method: Method, dtype: torch.dtype) -> GPT2:
     torch.manual_seed(0)
     model = randomise(GPT2(TINY)).train()
     model.compute_dtype = dtype
-    if method.method != "full":
+    if not method.trains_base:
         model.to(dtype)
-    load_implementation(METHODS[method.method].implementation).apply(model, method)
+    method.apply(model)
     return model
 
 
-def gradients(method: MethodConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+def gradients(method: Method, dtype: torch.dtype) -> dict[str, Tensor]:
     model = prepared(method, dtype)
     torch.manual_seed(1)
     model(torch.arange(40).view(2, 20) % 31).float().square().sum().backward()
@@ -47,9 +49,9 @@ def gradients(method: MethodConfig, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", TRIED, ids=lambda method: f"{method.method}-{method.lora_dropout}")
+@pytest.mark.parametrize("method", TRIED, ids=lambda method: method.description)
 def test_gradients_have_the_same_bits(
-    method: MethodConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    method: Method, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = gradients(method, dtype)
     monkeypatch.setattr(model_module, "recomputed", lambda value, make: contextlib.nullcontext())

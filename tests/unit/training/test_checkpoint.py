@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import MethodConfig, OptimizerConfig
-from explora.core.methods import full, lora
+from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training import checkpoint
 from explora.core.training.checkpoint import (
@@ -26,7 +25,7 @@ from explora.core.training.checkpoint import (
 )
 from explora.core.training.optimizers import make_optimizers
 from explora.errors import AdapterError
-from tests.tiny_models import randomise
+from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
 PROGRESS = Progress(
@@ -46,8 +45,9 @@ SETUPS = [("lora", "adamw"), ("full", "adamw"), ("full", "muon")]
 def prepare(method: str, optimizer: str, rank: int = 2) -> tuple[GPT2, list[torch.optim.Optimizer]]:
     torch.manual_seed(0)
     model = randomise(GPT2(TINY))
-    (full if method == "full" else lora).apply(model, MethodConfig(method=method, rank=rank))
-    return model, make_optimizers(model, OptimizerConfig(optimizer=optimizer))
+    chosen = make_method(method, rank=rank)
+    chosen.apply(model)
+    return model, make_optimizers(model, chosen, OptimizerConfig(optimizer=optimizer))
 
 
 def train(model: GPT2, optimizers: list[torch.optim.Optimizer], steps: int) -> None:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from explora.core.config.registry import METHODS, Shape, load_implementation
-from explora.core.config.run_config import MethodConfig, OptimizerConfig
+from explora.core.config.method import Method
+from explora.core.config.registry import METHODS, Shape, method_class
+from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import AdamW, Optimizer
 from explora.core.training.optimizers import make_optimizers, schedule_factor
 from explora.errors import UsageError
-from tests.tiny_models import randomise
+from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
@@ -27,10 +28,12 @@ def prepared(method: str) -> GPT2:
     torch.manual_seed(0)
     model = randomise(GPT2(TINY))
     model.score = nn.Linear(TINY.n_embd, 3, bias=False)
-    load_implementation(METHODS[method].implementation).apply(
-        model, MethodConfig(method=method, rank=2, targets=ALL_TARGETS)
-    )
+    chosen(method).apply(model)
     return model
+
+
+def chosen(method: str) -> Method:
+    return make_method(method, rank=2, targets=ALL_TARGETS)
 
 
 def trained(model: GPT2) -> dict[str, nn.Parameter]:
@@ -57,16 +60,16 @@ def is_base_matrix(name: str) -> bool:
 @pytest.mark.parametrize("method", METHODS)
 def test_each_trained_parameter_is_in_exactly_one_optimizer(method: str) -> None:
     model = prepared(method)
-    found = decay_by_name(model, make_optimizers(model, OptimizerConfig()))
+    found = decay_by_name(model, make_optimizers(model, chosen(method), OptimizerConfig()))
     assert found.keys() == trained(model).keys()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_decay_is_on_base_matrices_alone(method: str) -> None:
     model = prepared(method)
-    found = decay_by_name(model, make_optimizers(model, OptimizerConfig(weight_decay=0.3)))
+    found = decay_by_name(model, make_optimizers(model, chosen(method), OptimizerConfig(weight_decay=0.3)))
     assert found == {name: 0.3 if is_base_matrix(name) else 0.0 for name in trained(model)}
-    if not METHODS[method].trains_base:
+    if not method_class(method).trains_base:
         assert set(found.values()) == {0.0}
 
 
@@ -82,7 +85,7 @@ def test_steps_are_those_of_adamw_by_hand(method: str) -> None:
     config = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, beta1=0.8, beta2=0.95)
     model = prepared(method)
     twin = copy.deepcopy(model)
-    optimizers = make_optimizers(model, config)
+    optimizers = make_optimizers(model, chosen(method), config)
     generator = torch.Generator().manual_seed(1)
     moments = {name: (torch.zeros_like(v), torch.zeros_like(v)) for name, v in trained(twin).items()}
     for step in range(1, 5):
@@ -163,7 +166,7 @@ def _adamw_by_hand(
 
 def test_muon_takes_the_matrices_of_the_blocks() -> None:
     model = prepared("full")
-    muon, adamw = make_optimizers(model, OptimizerConfig(optimizer="muon", weight_decay=0.2))
+    muon, adamw = make_optimizers(model, chosen("full"), OptimizerConfig(optimizer="muon", weight_decay=0.2))
     assert isinstance(muon, torch.optim.Muon)
     taken = decay_by_name(model, [muon])
     assert taken == {name: 0.2 for name in trained(model) if is_base_matrix(name) and name.startswith("h.")}
@@ -173,10 +176,10 @@ def test_muon_takes_the_matrices_of_the_blocks() -> None:
     assert taken.keys() | rest.keys() == trained(model).keys()
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.trains_base])
+@pytest.mark.parametrize("method", [name for name in METHODS if not method_class(name).trains_base])
 def test_muon_without_matrices_is_refused(method: str) -> None:
     with pytest.raises(UsageError, match="muon updates the matrices of the blocks"):
-        make_optimizers(prepared(method), OptimizerConfig(optimizer="muon"))
+        make_optimizers(prepared(method), chosen(method), OptimizerConfig(optimizer="muon"))
 
 
 # --- the schedule ---------------------------------------------------------------------------------

@@ -1,0 +1,134 @@
+"""The options of a command that stand for settings of a run, made from the settings' own descriptions.
+
+A command that is decorated with `with_settings` has one parameter `settings`: what the user gave, by setting
+name, parsed. Options that were not given are not in it, so that option > config file > task > field holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from explora.commands import _short_forms
+from explora.core.config.registry import DEFAULT_METHOD, METHODS, MODELS
+from explora.core.config.run_config import (
+    CONCERNS,
+    TrainRun,
+    field_names,
+    method_settings,
+    methods_with,
+)
+from explora.core.config.setting import Setting, settings_of_class
+
+PANELS = {
+    "data": "Data",
+    "encoding": "Data",
+    "optimizer": "Optimizer",
+    "training": "Training",
+    "runtime": "Machine",
+}
+TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
+
+MODEL = ("model", "tokenizer", "from_scratch")
+METHOD = ("method", *_short_forms.NAMES, *method_settings())
+DATA = (*field_names(CONCERNS["data"]), *field_names(CONCERNS["encoding"]))
+OPTIMIZER = tuple(field_names(CONCERNS["optimizer"]))
+TRAINING = tuple(field_names(CONCERNS["training"]))
+MACHINE = tuple(field_names(CONCERNS["runtime"]))
+
+_HINTS: dict[str, Any] = {
+    "method": Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            rich_help_panel="Method",
+            help=f"Training method: {', '.join(METHODS)} (default: {DEFAULT_METHOD}).",
+        ),
+    ],
+    **_short_forms.HINTS,
+}
+
+
+def _all_settings() -> dict[str, tuple[Setting, str]]:
+    """Return every setting of any run, by name, with its panel of --help."""
+    found = {item.name: (item, "Model") for item in settings_of_class(TrainRun)}
+    found |= {name: (item, "Method") for name, item in method_settings().items()}
+    for concern, kind in CONCERNS.items():
+        found |= {item.name: (item, PANELS[concern]) for item in settings_of_class(kind)}
+    return found
+
+
+SETTINGS = _all_settings()
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings, in the place of its parameter `settings`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        place = list(own).index("settings")
+        options = [_parameter(name) for name in names]
+        parameters = [*own.values()][:place] + options + [*own.values()][place + 1 :]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            settings = given({name: values.pop(name) for name in names})
+            command(**values, settings=settings)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the user gave, parsed; short forms become what they stand for."""
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: _parsed(name, value) for name, value in _short_forms.expand(known).items()}
+
+
+def _parsed(name: str, value: Any) -> Any:
+    parse = SETTINGS[name][0].about.parse if name in SETTINGS else None
+    return value if parse is None else parse(value)
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    hint = _HINTS.get(name) or _hint(*SETTINGS[name])
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def _hint(item: Setting, panel: str) -> Any:
+    """Return the annotation of an option, None where it is not given."""
+    about, kind = item.about, item.kind if item.kind in TEXT_FORM and item.about.parse is None else str
+    names = (f"--{item.spelled}/--no-{item.spelled}",) if kind is bool else (f"--{item.spelled}",)
+    metavar = "" if kind is bool else about.metavar or "|".join(about.choices) or None
+    words = tuple(MODELS) if item.name == "model" else about.choices
+    option = typer.Option(
+        *names, metavar=metavar, rich_help_panel=panel, help=_help(item), autocompletion=completion(words)
+    )
+    return Annotated[kind | None, option]
+
+
+def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
+    """Return what completes an option's value in a shell, None where nothing is known."""
+    if not words:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def _help(item: Setting) -> str:
+    """Return the help with the default and, for a setting of some methods, their names."""
+    facts = [f"default: {item.about.default or item.show(item.default)}"]
+    if item.name in method_settings() and (users := methods_with(item.name)) != list(METHODS):
+        facts.insert(0, ", ".join(users))
+    return f"{item.about.help.removesuffix('.')} ({'; '.join(facts)})."

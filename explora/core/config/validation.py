@@ -1,0 +1,34 @@
+"""Which values a run may have: the range of each setting, then what must fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import CONCERNS, TrainRun
+from explora.core.config.setting import check_settings
+from explora.errors import UsageError
+
+
+def validate(run: TrainRun) -> None:
+    """Raise UsageError, naming the setting, for values out of range or settings that exclude each other."""
+    for part in (run.method, *(getattr(run, concern) for concern in CONCERNS)):
+        check_settings(part)
+    run.method.validate()
+    if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
+        raise UsageError("label words are two different words: --label-words yes,no")
+    if run.from_scratch is None:
+        return
+    _validate_shape(run.from_scratch)
+    if run.task != "text" or not run.method.trains_base:
+        raise UsageError(
+            "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
+        )
+
+
+def _validate_shape(shape: Shape) -> None:
+    wrong = [name for name, size in dataclasses.asdict(shape).items() if size < 1]
+    if wrong:
+        raise UsageError(f"from-scratch: {', '.join(wrong)} must be at least 1")
+    if shape.n_embd % shape.n_head:
+        raise UsageError(f"from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}")
