@@ -152,6 +152,7 @@ def _load(base: Base, run: TrainRun) -> GPT2:
         seed=run.training.seed if run.from_scratch else 0,
     )
     model.compute_dtype = compute
+    model.grad_checkpoint = run.runtime.grad_checkpoint
     model.limit_plain_attention(run.runtime.plain_attention)
     return model
 
