@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from explora.core.config.registry import TARGETS, TASKS, Shape
 from explora.core.config.run_config import EncodingConfig, MethodConfig, TrainRun, validate
+from explora.core.files import write_atomically
 from explora.errors import AdapterError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -93,19 +94,12 @@ def write_adapter(
     """Write an adapter atomically, file by file; `trained` has the model's own names."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
     content = save(to_peft(tensors, header.method), metadata={"explora": header.to_json()})
-    _replace(folder / ADAPTER_FILE, content)
+    write_atomically(folder / ADAPTER_FILE, content)
     if header.method.method == "lora":
         config = peft_config(header, shape, base)
-        _replace(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(file)
+        write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def attention_parts(method: MethodConfig) -> tuple[int, ...]:

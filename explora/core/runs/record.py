@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import TrainRun, settings_in
+from explora.core.files import write_atomically
 from explora.errors import UsageError
 
 RECORD_FILE = "run.json"
@@ -27,15 +28,12 @@ class Record:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write run.json atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     value = {
         "config": record.run.to_json(),
         "result": finite(record.result),
         "machine": finite(record.machine),
     }
-    partial = folder / (RECORD_FILE + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD_FILE)
+    write_atomically(folder / RECORD_FILE, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -113,8 +111,7 @@ def open_metrics(folder: Path, step: int) -> MetricsLog:
     file = folder / METRICS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     kept = [line for line in lines if _step(line) <= step] if step else []
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_atomically(file, "".join(line + "\n" for line in kept))
     return MetricsLog(file)
 
 

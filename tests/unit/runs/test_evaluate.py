@@ -250,7 +250,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full_disk(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_predictions(file, session, evaluated(session, [{"id": "1", "prediction": "2"}]))
     assert file.read_bytes() == b"before"
