@@ -16,7 +16,7 @@ from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score
 from explora.core.runs.open import open_run
-from explora.core.runs.train import RunEvent, Running, check_folder
+from explora.core.runs.train import RunEvent, check_folder, start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.tasks.contract import Evaluation
 
@@ -29,10 +29,10 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
 
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
-    """Train into `folder`, yielding events; the last is a Completed, whose `result` is train's JSON."""
+    """Train into `folder`, yielding events; the last is a Completed with the TrainResult."""
     check_folder(folder, resume=False, overwrite=overwrite)
     resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
-    return Running(resolved, folder, replace=overwrite).events()
+    return start_run(resolved, folder, replace=overwrite).events()
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:

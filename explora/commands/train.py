@@ -95,12 +95,12 @@ def _execute(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.runs.train import Running, check_folder
+    from explora.core.runs.train import check_folder, start_run
 
     started = check_folder(folder, resume=resume, overwrite=overwrite)
     run = _with_runtime(run if started is None else _resumed(started, run, options))
     _show_settings(run, origins if started is None else {})
-    running = Running(run, folder, replace=overwrite, spent=time.monotonic() - began)
+    running = start_run(run, folder, replace=overwrite, spent=time.monotonic() - began)
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
         console.warn(f"skipped: {message}")
@@ -113,7 +113,7 @@ def _execute(
     warn_if_short(running)
     completed = follow(running)
     if json:
-        console.result_json(completed.result)
+        console.result_json(completed.result.to_json())
         return
     losses = read_losses(folder)
     console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
@@ -203,10 +203,10 @@ def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool)
 
 def _show_result(completed: Completed) -> None:
     result = completed.result
-    show_scores("dev score", completed.evaluation)
+    show_scores("dev score", result.evaluation)
     console.result(
-        f"{result['run']}: {result['trainable']:,} of {result['total']:,} parameters trained "
-        f"({result['share']:.2%}), best at step {result['best_step']} of {result['steps']}, "
-        f"{console.duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens/s, "
-        f"peak {console.size(result['peak_memory_bytes'])}"
+        f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "
+        f"({result.share:.2%}), best at step {result.best_step} of {result.steps}, "
+        f"{console.duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak {console.size(result.peak_memory_bytes)}"
     )

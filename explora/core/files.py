@@ -1,20 +1,76 @@
-"""Where explora keeps what it can make again."""
+"""The only module that replaces files: what it writes appears whole or not at all.
+
+After an error, or a kill, the old file or folder is still there. Partial files lie beside their targets, as a
+rename is atomic within one file system only.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/explora or ~/.cache/explora; it need not exist."""
+    """Return the folder for what can be computed again; it need not exist.
+
+    It is $XDG_CACHE_HOME/explora, or ~/.cache/explora.
+    """
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "explora"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file of the cache, so that whoever reads it meanwhile finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a whole file, text as UTF-8; its folders are created."""
+    with replacing(file) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # processes may write the same file
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield the path of a folder to create; at the end it replaces `folder` with all its content."""
+    with _scratch_beside(folder) as scratch:
+        yield scratch / "new"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.replace(scratch / "old")
+        (scratch / "new").replace(folder)
+
+
+@contextmanager
+def replacing_files_in(folder: Path) -> Iterator[Path]:
+    """Yield the path of a folder to create; at the end each of its files replaces the one in `folder`.
+
+    Other files in `folder` stay. If `folder` does not exist, it appears whole.
+    """
+    with _scratch_beside(folder) as scratch:
+        yield scratch / "new"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            (scratch / "new").replace(folder)
+            return
+        for file in sorted((scratch / "new").iterdir()):
+            file.replace(folder / file.name)
+
+
+@contextmanager
+def _scratch_beside(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the file system where `folder` is, or will be."""
+    near = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=near) as scratch:
+        yield Path(scratch)

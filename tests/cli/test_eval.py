@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from explora.core.config.registry import TASKS
-from explora.core.runs.train import Running
+from explora.core.runs.train import start_run
 from tests.tiny_models import finish, tiny_run
 
 Stdin = Callable[[str | bytes], None]
@@ -24,7 +24,7 @@ def runs(tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFact
     """A folder with a run of every task, each of a few steps."""
     folder = tmp_path_factory.mktemp("trained") / "runs"
     for task in TASKS:
-        finish(Running(tiny_run(tiny_base, tiny_data, task, **OPTIONS.get(task, {})), folder / task))
+        finish(start_run(tiny_run(tiny_base, tiny_data, task, **OPTIONS.get(task, {})), folder / task))
     return folder
 
 

@@ -18,7 +18,7 @@ from explora.console import clean
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.base.weights import write_model
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.train import Running
+from explora.core.runs.train import start_run
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run
 
 Stdin = Callable[[str | bytes], None]
@@ -30,7 +30,7 @@ def runs(tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFact
     """A folder with a run of a few steps for each of these tasks."""
     folder = tmp_path_factory.mktemp("trained") / "runs"
     for task in ("sonnet", "text", "sentiment"):
-        finish(Running(tiny_run(tiny_base, tiny_data, task, max_steps=1), folder / task))
+        finish(start_run(tiny_run(tiny_base, tiny_data, task, max_steps=1), folder / task))
     return folder
 
 

@@ -364,8 +364,8 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
 
     step = Training.take_step
 
-    def interrupted(training: Training, rows: list[int]) -> Any:
-        done = step(training, rows)
+    def interrupted(training: Training, rows: list[int], epoch: int) -> Any:
+        done = step(training, rows, epoch)
         if done.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return done

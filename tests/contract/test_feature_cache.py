@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from explora.core.config.run_config import TrainRun
 from explora.core.config.values import Blocks
 from explora.core.model.gpt2 import GPT2, Features
-from explora.core.runs.train import Completed, EvalDone, FeaturesDone, Finished, Running, StepDone
+from explora.core.runs.train import Completed, EvalDone, FeaturesDone, Finished, StepDone, start_run
 from explora.core.tasks.contract import Example
 from explora.core.training import feature_cache as feature_cache_module
 from explora.core.training.checkpoint import trained_tensors
@@ -54,7 +54,7 @@ class Trained:
     """The curve of a run, its dev scores and what it trained, at its last step."""
 
     def __init__(self, run: TrainRun, folder: Path) -> None:
-        running = Running(run, folder)
+        running = start_run(run, folder)
         self.cache = running.training.feature_cache
         self.losses: list[float] = []
         self.norms: list[float] = []
@@ -161,7 +161,7 @@ def test_the_model_goes_on_from_its_features(depth: int) -> None:
 def test_frozen_blocks_run_once_for_training_and_all_dev_scores(
     task: str, options: dict[str, Any], prepare: Prepare, tmp_path: Path
 ) -> None:
-    running = Running(prepare(task, epochs=3, **options), tmp_path / "run")
+    running = start_run(prepare(task, epochs=3, **options), tmp_path / "run")
     calls: list[int] = []
     running.session.model.h[0].register_forward_hook(lambda *_: calls.append(1))
     events, _ = finish(running)
@@ -178,7 +178,7 @@ def test_the_file_has_the_size_that_was_said_and_goes_with_the_run(
     case: str, amp: str, prepare: Prepare, tmp_path: Path
 ) -> None:
     task, options = CASES[case]
-    running = Running(prepare(task, amp=amp, **options), tmp_path / "run")
+    running = start_run(prepare(task, amp=amp, **options), tmp_path / "run")
     cache = running.training.feature_cache
     assert cache is not None and not cache.file.exists()
     examples = [*running.train.examples, *running.dev.examples]
@@ -210,11 +210,11 @@ def test_the_file_has_the_size_that_was_said_and_goes_with_the_run(
 def test_nothing_is_kept_where_nothing_is_gained(
     task: str, options: dict[str, Any], prepare: Prepare, tmp_path: Path
 ) -> None:
-    assert Running(prepare(task, **options), tmp_path / "run").training.feature_cache is None
+    assert start_run(prepare(task, **options), tmp_path / "run").training.feature_cache is None
 
 
 def test_an_epoch_and_a_step_are_enough(prepare: Prepare, tmp_path: Path) -> None:
-    assert Running(prepare("paraphrase", max_steps=7, **TOP), tmp_path / "run").training.feature_cache
+    assert start_run(prepare("paraphrase", max_steps=7, **TOP), tmp_path / "run").training.feature_cache
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_an_epoch_and_a_step_are_enough(prepare: Prepare, tmp_path: Path) -> Non
 def test_the_depth_is_that_of_the_first_trained_block(
     options: dict[str, Any], depth: int, prepare: Prepare, tmp_path: Path
 ) -> None:
-    running = Running(prepare("paraphrase", **options), tmp_path / "run")
+    running = start_run(prepare("paraphrase", **options), tmp_path / "run")
     assert running.session.model.frozen_depth() == depth
 
 
@@ -253,12 +253,12 @@ def test_a_full_disk_is_seen_before(
     spare = feature_cache_module.SPARE
     for free, fits in ((spare + size, True), (spare + size - 1, False), (0, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        cache = Running(run, tmp_path / str(free)).training.feature_cache
+        cache = start_run(run, tmp_path / str(free)).training.feature_cache
         assert cache is not None and cache.fits == fits
 
 
 def test_a_file_that_cannot_be_written_is_an_error_with_a_way_out(prepare: Prepare, tmp_path: Path) -> None:
-    running = Running(prepare("sentiment", method="last-linear"), tmp_path / "run")
+    running = start_run(prepare("sentiment", method="last-linear"), tmp_path / "run")
     (tmp_path / "run" / "checkpoint").write_text("in the way")
     with pytest.raises(TrainingError, match=r"features\.bin: File exists") as caught:
         next(running.events())
@@ -277,11 +277,11 @@ def adapter(folder: Path) -> bytes:
 def test_a_resumed_run_gives_the_same_bytes(case: str, step: int, prepare: Prepare, tmp_path: Path) -> None:
     task, options = CASES[case]
     run = prepare(task, **options, max_steps=13)
-    whole, _ = finish(Running(run, tmp_path / "whole"))
-    first = Running(run, tmp_path / "parts")
+    whole, _ = finish(start_run(run, tmp_path / "whole"))
+    first = start_run(run, tmp_path / "parts")
     begun = list(until_step(first, step))
     first.save()
-    rest, _ = finish(Running(run, tmp_path / "parts"))
+    rest, _ = finish(start_run(run, tmp_path / "parts"))
     losses = [event.loss for event in [*begun, *rest] if isinstance(event, StepDone)]
     assert losses == [event.loss for event in whole if isinstance(event, StepDone)]
     assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
@@ -292,13 +292,13 @@ def test_a_run_stopped_while_features_are_computed_starts_anew(
     saved: bool, prepare: Prepare, tmp_path: Path
 ) -> None:
     run = prepare("paraphrase", **TOP)
-    finish(Running(run, tmp_path / "whole"))
-    first = Running(run, tmp_path / "parts")
+    finish(start_run(run, tmp_path / "whole"))
+    first = start_run(run, tmp_path / "parts")
     assert all(isinstance(event, FeaturesDone) for event in islice(first.events(), 2))
     assert (tmp_path / "parts" / "checkpoint" / "features.bin").exists()
     if saved:  # by Ctrl-C, not by kill
         first.save()
-    second = Running(run, tmp_path / "parts")
+    second = start_run(run, tmp_path / "parts")
     assert second.resumed_at == 0
     finish(second)
     assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
@@ -306,9 +306,9 @@ def test_a_run_stopped_while_features_are_computed_starts_anew(
 
 def test_what_a_killed_run_left_behind_makes_room_for_itself(prepare: Prepare, tmp_path: Path) -> None:
     run = prepare("sentiment", method="last-linear")
-    first = Running(run, tmp_path / "run")
+    first = start_run(run, tmp_path / "run")
     list(until_step(first, 1))
-    again = Running(run, tmp_path / "run").training.feature_cache
+    again = start_run(run, tmp_path / "run").training.feature_cache
     assert again is not None and again.file.exists()
     assert again.free == pytest.approx(
         shutil.disk_usage(tmp_path).free + again.size - feature_cache_module.SPARE, rel=0.05

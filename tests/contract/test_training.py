@@ -34,6 +34,7 @@ from explora.core.runs.train import (
     Saved,
     StepDone,
     check_folder,
+    start_run,
 )
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import schedule_factor
@@ -56,13 +57,13 @@ def prepare(tiny_base: Path, tiny_data: Path) -> Prepare:
 
 
 def train(run: TrainRun, folder: Path) -> tuple[list[Event], Completed]:
-    return finish(Running(run, folder))
+    return finish(start_run(run, folder))
 
 
 def train_unscored(run: TrainRun, folder: Path) -> list[Event]:
     """Train without the last evaluation, which takes a sonnet's decoding."""
     return list(
-        itertools.takewhile(lambda event: not isinstance(event, Finished), Running(run, folder).events())
+        itertools.takewhile(lambda event: not isinstance(event, Finished), start_run(run, folder).events())
     )
 
 
@@ -115,7 +116,7 @@ def assert_same_run(folder: Path, expected: Path) -> None:
 def test_only_what_the_method_trains_gets_gradients_and_moves(
     task: str, method: str, prepare: Prepare, tmp_path: Path
 ) -> None:
-    running = Running(prepare(task, method), tmp_path / "run")
+    running = start_run(prepare(task, method), tmp_path / "run")
     model = running.session.model
     before = snapshot(model)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
@@ -158,7 +159,7 @@ def test_another_seed_gives_another_run(
 
 def interrupt(run: TrainRun, folder: Path, step: int, *, save: bool = True) -> None:
     """Train up to a step and stop there as a signal does, or as a kill does, which saves nothing."""
-    running = Running(run, folder)
+    running = start_run(run, folder)
     for event in running.events():
         if isinstance(event, StepDone) and event.step == step:
             break
@@ -201,7 +202,7 @@ def test_the_run_folder_opens_as_what_was_scored(
     session = open_run(task, str(folder), model=None, tokenizer=None, runtime=run.runtime)
     dev = session.task.load(run.data, "dev").examples
     assert session.task.dev_score(session.model, dev, 8) == pytest.approx(best.score, rel=1e-6)
-    assert completed.result["best_step"] == best.step
+    assert completed.result.best_step == best.step
 
 
 @pytest.mark.parametrize(("task", "method"), PAIRS)
@@ -209,7 +210,7 @@ def test_a_plain_loop_in_torch_gives_the_same_run(
     task: str, method: str, prepare: Prepare, tmp_path: Path
 ) -> None:
     run = prepare(task, method, clip=0.5, weight_decay=0.1, eval_every=2)
-    running = Running(run, tmp_path / "run")
+    running = start_run(run, tmp_path / "run")
     model, start = running.session.model, torch.get_rng_state()
     before = snapshot(model)
     events = itertools.takewhile(lambda event: not isinstance(event, Finished), running.events())
@@ -255,6 +256,20 @@ def plain_loop(run: TrainRun, running: Running) -> Iterator[tuple[float, float]]
         yield loss.item(), norm.item()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_rehearsal_between_two_steps_changes_no_bit(
+    method: str, prepare: Prepare, reference: Reference, tmp_path: Path
+) -> None:
+    running = start_run(prepare(method=method), tmp_path / "run")
+    for event in running.events():
+        if isinstance(event, StepDone) and event.step == 3:
+            with running.training.rehearsal():
+                done = [running.training.take_step([0, 1, 2], epoch=0) for _ in range(2)]
+            assert [step.learning_rate for step in done] == [0.0, 0.0]
+            assert done[0].loss != done[1].loss  # dropout draws random numbers
+    assert_same_run(tmp_path / "run", reference(prepare(method=method))[0])
+
+
 # --- the events -----------------------------------------------------------------------------------
 
 
@@ -269,14 +284,14 @@ def test_the_events_tell_the_whole_run(prepare: Prepare, reference: Reference) -
     rates = [run.optimizer.learning_rate * factor(step) for step in range(12)]
     assert [event.learning_rate for event in steps] == rates
     assert sum(event.tokens for event in steps[:6]) == sum(event.tokens for event in steps[6:])
-    assert completed.result["tokens"] == sum(event.tokens for event in steps)
+    assert completed.result.tokens == sum(event.tokens for event in steps)
     kinds = [type(event) for event in events if not isinstance(event, StepDone)]
     assert kinds == [EvalStarted, EvalDone, Saved] * 2 + [Finished]
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 12]
 
 
 def test_the_first_events_need_no_whole_run(prepare: Prepare, tmp_path: Path) -> None:
-    events = Running(prepare(), tmp_path / "run").events()
+    events = start_run(prepare(), tmp_path / "run").events()
     assert [event.step for event in itertools.islice(events, 3)] == [1, 2, 3]
 
 
@@ -287,7 +302,7 @@ def test_the_loss_falls(prepare: Prepare, tmp_path: Path) -> None:
 
 
 def test_the_longest_batch_comes_first(prepare: Prepare, tmp_path: Path) -> None:
-    running = Running(prepare("paraphrase"), tmp_path / "run")
+    running = start_run(prepare("paraphrase"), tmp_path / "run")
     padded: list[int] = []
     loss = running.session.task.loss
 
@@ -304,7 +319,7 @@ def test_the_longest_batch_comes_first(prepare: Prepare, tmp_path: Path) -> None
 def test_max_steps_is_the_number_of_steps(wanted: int, epochs: int, prepare: Prepare, tmp_path: Path) -> None:
     events, completed = train(prepare(max_steps=wanted), tmp_path / "run")
     steps = [event for event in events if isinstance(event, StepDone)]
-    assert len(steps) == completed.result["steps"] == wanted
+    assert len(steps) == completed.result.steps == wanted
     assert steps[-1].epoch == epochs - 1
     assert [event.step for event in events if isinstance(event, EvalDone)][-1] == wanted
 
@@ -321,14 +336,14 @@ def test_clipping_bounds_the_update_and_not_the_report(prepare: Prepare, tmp_pat
 def test_the_best_is_kept_and_not_the_last(prepare: Prepare, tmp_path: Path) -> None:
     """Scores are given, so that the best is at step 4; a run of four steps gives the same adapter."""
     steady = {"schedule": "constant", "warmup": 0.0, "eval_every": 2}
-    running = Running(prepare(**steady), tmp_path / "run")
+    running = start_run(prepare(**steady), tmp_path / "run")
     give_scores(running, [5.0, 3.0, 3.0, 4.0, 3.5, 3.1])
     _, completed = finish(running)
-    assert completed.result["best_step"] == 4
+    assert completed.result.best_step == 4
     session = open_run("text", str(tmp_path / "run"), model=None, tokenizer=None, runtime=running.run.runtime)
     dev = running.dev.examples
-    assert completed.result["scores"] == session.task.evaluate(session.model, dev, dev, 8).scores
-    short = Running(prepare(**steady, max_steps=4), tmp_path / "short")
+    assert completed.result.evaluation.scores == session.task.evaluate(session.model, dev, dev, 8).scores
+    short = start_run(prepare(**steady, max_steps=4), tmp_path / "short")
     give_scores(short, [5.0, 3.0])
     finish(short)
     assert trained_bytes(tmp_path / "run") == trained_bytes(tmp_path / "short")
@@ -343,13 +358,13 @@ def give_scores(running: Running, scores: list[float]) -> None:
 def test_patience_counts_evaluations_without_a_new_best(
     higher: bool, prepare: Prepare, tmp_path: Path
 ) -> None:
-    running = Running(prepare(eval_every=1, patience=2), tmp_path / "run")
+    running = start_run(prepare(eval_every=1, patience=2), tmp_path / "run")
     running.session.task.higher_is_better = higher
     scores = [1.0, 2.0, 1.0, 3.0, 3.0, 2.9, 7.0]
     give_scores(running, scores if higher else [-score for score in scores])
     events, completed = finish(running)
-    assert completed.result["stopped_early"] is True
-    assert (completed.result["steps"], completed.result["best_step"]) == (6, 4)
+    assert completed.result.stopped_early is True
+    assert (completed.result.steps, completed.result.best_step) == (6, 4)
     assert [event.best for event in events if isinstance(event, EvalDone)] == [
         True,
         True,
@@ -361,7 +376,7 @@ def test_patience_counts_evaluations_without_a_new_best(
 
 
 def test_without_patience_a_run_goes_to_its_end(reference: Reference, prepare: Prepare) -> None:
-    assert reference(prepare())[2].result["stopped_early"] is False
+    assert reference(prepare())[2].result.stopped_early is False
 
 
 # --- numbers that are none ------------------------------------------------------------------------
@@ -380,7 +395,7 @@ def test_too_high_a_learning_rate_stops_with_step_and_hint(prepare: Prepare, tmp
 def test_a_number_that_is_none_leaves_the_last_good_adapter(
     what: str, prepare: Prepare, tmp_path: Path
 ) -> None:
-    running = Running(prepare(eval_every=2), tmp_path / "run")
+    running = start_run(prepare(eval_every=2), tmp_path / "run")
     loss, calls = running.session.task.loss, itertools.count(1)
 
     def fails_at_the_fifth(model: GPT2, batch: Any) -> torch.Tensor:
@@ -406,13 +421,13 @@ def _infinite_slope(value: torch.Tensor) -> torch.Tensor:
 
 
 def test_scores_that_are_no_numbers_are_never_the_best(prepare: Prepare, tmp_path: Path) -> None:
-    running = Running(prepare(eval_every=2), tmp_path / "run")
+    running = start_run(prepare(eval_every=2), tmp_path / "run")
     give_scores(running, [math.nan, 4.0, math.nan, 5.0, math.inf, 4.5])
-    assert finish(running)[1].result["best_step"] == 4
+    assert finish(running)[1].result.best_step == 4
 
 
 def test_a_run_without_any_score_says_so(prepare: Prepare, tmp_path: Path) -> None:
-    running = Running(prepare(), tmp_path / "run")
+    running = start_run(prepare(), tmp_path / "run")
     give_scores(running, [math.nan] * 2)
     with pytest.raises(TrainingError, match="never a number"):
         finish(running)
@@ -472,7 +487,7 @@ def test_stopped_around_an_evaluation(
     kind: type, save: bool, prepare: Prepare, reference: Reference, tmp_path: Path
 ) -> None:
     run = prepare()
-    running = Running(run, tmp_path / "run")
+    running = start_run(run, tmp_path / "run")
     for event in running.events():
         if isinstance(event, kind):
             break
@@ -489,7 +504,7 @@ def test_an_evaluation_that_is_broken_off_is_made_again(
 ) -> None:
     """By an exception inside it, after which the state is saved: what a signal does."""
     run = prepare()
-    running = Running(run, tmp_path / "run")
+    running = start_run(run, tmp_path / "run")
 
     class Stopped(Exception):
         pass
@@ -513,15 +528,15 @@ def test_an_evaluation_that_is_broken_off_is_made_again(
 def test_patience_is_remembered(prepare: Prepare, tmp_path: Path) -> None:
     run = prepare(eval_every=1, patience=3)
     scores = [1.0, 2.0, 3.0, 4.0, 5.0]
-    running = Running(run, tmp_path / "run")
+    running = start_run(run, tmp_path / "run")
     give_scores(running, scores)
     for event in running.events():
         if isinstance(event, StepDone) and event.step == 3:
             break
     running.save()
-    again = Running(run, tmp_path / "run")
+    again = start_run(run, tmp_path / "run")
     give_scores(again, scores[2:])
-    assert finish(again)[1].result["steps"] == 4
+    assert finish(again)[1].result.steps == 4
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -553,14 +568,14 @@ def test_every_way_to_train_resumes_to_the_same_bytes(
 def test_the_loss_scale_is_resumed(prepare: Prepare, tmp_path: Path) -> None:
     """A scale that has come down, and its counter, decide the bits of the steps to come."""
     run = prepare(amp="fp16")
-    running = Running(run, tmp_path / "run")
+    running = start_run(run, tmp_path / "run")
     for event in running.events():
         if isinstance(event, StepDone) and event.step == 3:
             break
     running.training.scaler.update(64.0)
     expected = running.training.scaler.state_dict()
     running.save()
-    assert Running(run, tmp_path / "run").training.scaler.state_dict() == expected
+    assert start_run(run, tmp_path / "run").training.scaler.state_dict() == expected
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -652,7 +667,7 @@ def test_a_new_or_an_empty_folder_is_fine(tmp_path: Path, overwrite: bool) -> No
 def test_replacing_leaves_nothing_of_the_run_before(finished: Path, prepare: Prepare) -> None:
     (finished / "notes.txt").write_text("gone", encoding="utf-8")
     assert check_folder(finished, resume=False, overwrite=True) is None
-    finish(Running(prepare(method="full", max_steps=2), finished, replace=True))
+    finish(start_run(prepare(method="full", max_steps=2), finished, replace=True))
     assert not (finished / "notes.txt").exists()
     assert not (finished / "adapter_model.safetensors").exists()
     assert [line["step"] for line in metrics(finished)] == [1, 2, 2]
@@ -660,7 +675,7 @@ def test_replacing_leaves_nothing_of_the_run_before(finished: Path, prepare: Pre
 
 def test_replacing_also_forgets_the_resume_state(prepare: Prepare, tmp_path: Path) -> None:
     interrupt(prepare(), tmp_path / "run", step=3)
-    running = Running(prepare(), tmp_path / "run", replace=True)
+    running = start_run(prepare(), tmp_path / "run", replace=True)
     assert running.resumed_at == 0
 
 
@@ -668,7 +683,7 @@ def test_a_run_that_cannot_start_removes_nothing(finished: Path, prepare: Prepar
     kept = trained_bytes(finished)
     broken = dataclasses.replace(prepare(), data=DataConfig(data=str(finished / "no such file.txt")))
     with pytest.raises(DataError, match="no such file"):
-        Running(broken, finished, replace=True)
+        start_run(broken, finished, replace=True)
     assert trained_bytes(finished) == kept
 
 
@@ -679,6 +694,6 @@ def test_a_run_folder_called_like_a_model_is_still_the_folder(
     monkeypatch.chdir(tmp_path)
     run = prepare(method="full", max_steps=1)
     _, completed = train(run, Path("gpt2"))
-    assert completed.result["steps"] == 1
+    assert completed.result.steps == 1
     session = open_run("text", "./gpt2", model=None, tokenizer=None, runtime=run.runtime)
     assert session.header is not None and session.header.best_step == 1

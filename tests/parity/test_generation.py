@@ -18,7 +18,8 @@ from explora.core.config.registry import Shape
 from explora.core.generate import decode as generation
 from explora.core.generate.decode import LineCounter, Prompt, check_prompt, generate, stream
 from explora.core.generate.sampling import SamplingConfig
-from explora.core.model.gpt2 import GPT2, Cache
+from explora.core.model.gpt2 import GPT2
+from explora.core.model.kv_cache import KeyValueCache
 from explora.errors import DataError
 from tests.tiny_models import VOCABULARY, randomise
 
@@ -127,12 +128,14 @@ def test_a_cache_that_is_off_by_one_is_seen(model: GPT2, monkeypatch: pytest.Mon
     """The first token after a prompt is taken to stand one place early or late."""
     prompts = random_prompts([9, 7])
     expected = [their_tokens(model, prompt, 12) for prompt in prompts]
-    advance = Cache.advance
+    advance = KeyValueCache.advance
     monkeypatch.setattr(
-        Cache, "advance", lambda cache, n: advance(cache, n + shift if cache.span == 0 else n)
+        KeyValueCache, "advance", lambda cache, n: advance(cache, n + shift if cache.span == 0 else n)
     )
     monkeypatch.setattr(
-        generation, "Cache", lambda shape, rows, _, *rest: Cache(shape, rows, SHAPE.n_positions, *rest)
+        generation,
+        "KeyValueCache",
+        lambda shape, rows, _, *rest: KeyValueCache(shape, rows, SHAPE.n_positions, *rest),
     )
     found = continued(model, prompts, new=12)
     assert [tokens[0] for tokens in found] == [tokens[0] for tokens in expected]
@@ -177,10 +180,10 @@ def test_a_row_that_depends_on_others_is_seen(model: GPT2, monkeypatch: pytest.M
     if bug == "one generator":
         monkeypatch.setattr(generation, "row_generators", shared_generator)
     if bug == "unmasked pads":
-        monkeypatch.setattr(Cache, "mask", lambda cache: None)
+        monkeypatch.setattr(KeyValueCache, "mask", lambda cache: None)
     if bug == "rows mixed up":
-        keep = Cache.keep
-        monkeypatch.setattr(Cache, "keep", lambda cache, rows: keep(cache, rows.flip(0)))
+        keep = KeyValueCache.keep
+        monkeypatch.setattr(KeyValueCache, "keep", lambda cache, rows: keep(cache, rows.flip(0)))
     assert continued(model, prompts, WAYS["sampled"], 15, eos) != expected
 
 

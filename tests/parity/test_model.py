@@ -19,7 +19,8 @@ from explora.core.config.registry import MODELS, Shape
 from explora.core.model import gpt2 as model_module
 from explora.core.model.attention import KEPT_UP_TO, attend, causal_attention
 from explora.core.model.cross_entropy import tied_cross_entropy
-from explora.core.model.gpt2 import GPT2, MLP, Block, Cache
+from explora.core.model.gpt2 import GPT2, MLP, Block
+from explora.core.model.kv_cache import KeyValueCache
 from tests.kept_tensors import kept_bytes
 from tests.tiny_models import make_method, randomise
 
@@ -296,7 +297,7 @@ def test_logits_of_some_rows_are_those_of_all() -> None:
 def decode(model: GPT2, ids: Tensor, lengths: Tensor, steps: int, *, drop_row: bool = False) -> Tensor:
     """Read each row's first `lengths` tokens, then `steps` more one by one: (B, steps + 1, C)."""
     rows = len(ids)
-    cache = Cache(model.shape, rows, int(lengths.max()) + steps, torch.float32, model.device)
+    cache = KeyValueCache(model.shape, rows, int(lengths.max()) + steps, torch.float32, model.device)
     prompts = ids[:, : int(lengths.max())].clone()
     for row, length in enumerate(lengths.tolist()):
         prompts[row, length:] = 0  # padding on the right
@@ -332,7 +333,7 @@ def test_decoding_with_the_cache_equals_the_full_forward(lengths: list[int]) -> 
 @torch.no_grad()
 def test_a_prompt_read_whole_fills_the_cache_too() -> None:
     model, ids = fresh(), random_ids(TINY, 2, 10)
-    cache = Cache(TINY, 2, 10, torch.float32, model.device)
+    cache = KeyValueCache(TINY, 2, 10, torch.float32, model.device)
     model(ids[:, :9], cache=cache)
     cache.advance(torch.tensor([9, 9]))
     found = model(ids[:, 9:], cache=cache)
@@ -353,21 +354,21 @@ def test_a_bug_in_the_cache_fails_the_comparison(bug: str, monkeypatch: pytest.M
     model, ids, known = fresh(), random_ids(TINY, 3, 24), torch.tensor([1, 9, 4])
     expected = read_at_once(model, ids, known, steps=8)
     if bug == "mask":
-        monkeypatch.setattr(Cache, "mask", lambda self: None)  # the padding is attended to
+        monkeypatch.setattr(KeyValueCache, "mask", lambda self: None)  # the padding is attended to
     elif bug == "position":
-        advance = Cache.advance
+        advance = KeyValueCache.advance
         monkeypatch.setattr(
-            Cache, "advance", lambda self, lengths: advance(self, torch.full_like(lengths, 9))
+            KeyValueCache, "advance", lambda self, lengths: advance(self, torch.full_like(lengths, 9))
         )
-        monkeypatch.setattr(Cache, "mask", lambda self: None)
+        monkeypatch.setattr(KeyValueCache, "mask", lambda self: None)
     else:
-        whole = Cache.extend
+        whole = KeyValueCache.extend
 
-        def extend(self: Cache, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        def extend(self: KeyValueCache, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             self.even = True  # every row's token goes behind the longest
             return whole(self, layer, key, value)
 
-        monkeypatch.setattr(Cache, "extend", extend)
+        monkeypatch.setattr(KeyValueCache, "extend", extend)
     found = decode(model, ids, known, steps=8)
     assert float((found - expected).abs().max()) > 1e-2
 

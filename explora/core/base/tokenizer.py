@@ -17,6 +17,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from explora.core.files import write_atomically
 from explora.errors import DataError, UsageError, WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -94,15 +95,14 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
         specials = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END_OF_TEXT)
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             **specials,
         }
-        (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True), encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder / "tokenizer.json", self._inner.to_str(pretty=True))
+        write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from explora.core.base.find import (
 )
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.registry import Shape
-from explora.core.files import cache_folder, write_atomically
+from explora.core.files import cache_folder, replacing_files_in, write_atomically
 from explora.core.model.gpt2 import GPT2, LAYER_NORM_EPSILON
 from explora.errors import WeightsError
 
@@ -139,9 +138,7 @@ def write_model(
     A new folder appears whole or not at all; in a folder that exists each file is replaced whole.
     """
     assert (labels is None) == (SCORE not in tensors), "class names and a score head belong together"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        staged = Path(scratch) / "model"
+    with replacing_files_in(folder) as staged:
         tokenizer.save(staged)
         dtype = str(tensors["wte.weight"].dtype).removeprefix("torch.")
         _write_json(staged / CONFIG, _config(shape, tokenizer.eos, dtype, labels))
@@ -151,7 +148,6 @@ def write_model(
         contiguous = {keys[name]: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, staged / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(staged / CONFIG, staged / WEIGHTS)  # safetensors makes its files private
-        _move(staged, folder)
 
 
 # Reading
@@ -294,12 +290,3 @@ def _config(shape: Shape, eos: int, dtype: str, labels: Sequence[str] | None) ->
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _move(staged: Path, folder: Path) -> None:
-    """Put the staged folder in place: by one rename, or file by file into a folder that exists."""
-    if not folder.exists():
-        staged.replace(folder)
-        return
-    for file in sorted(staged.iterdir()):
-        file.replace(folder / file.name)

@@ -8,93 +8,70 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, cycle, islice
 from pathlib import Path
-from typing import Any, cast
-
-from torch import Tensor
+from typing import Any
 
 from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
 from explora.core.bench.measurements import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement
 from explora.core.bench.protocol import answer
+from explora.core.config.registry import TASKS
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
 from explora.core.estimate.flop import step_flop
 from explora.core.estimate.parameters import count as count_parameters
 from explora.core.machine.facts import peak_memory_bytes
-from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
-from explora.core.tasks.contract import Batch, Example, Task
-from explora.core.training.loop import Training
+from explora.core.tasks.contract import Example
+from explora.core.training.loop import StepDone, Training
 
 NO_CHECKPOINT = Path("no-such-folder")
 
 
-class _ClockedTask:
-    """A task with a clock on its batches and its loss; all else is the task's own."""
-
-    def __init__(self, task: Task, clock: Clock) -> None:
-        self.task, self.clock = task, clock
-        self.batch: Batch | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Make the batch, and remember it."""
-        with self.clock.phase("collate"):
-            self.batch = self.task.collate(examples, epoch)
-        return self.batch
-
-    def loss(self, model: GPT2, batch: Batch) -> Tensor:
-        """Compute the loss."""
-        with self.clock.phase("forward"):
-            return self.task.loss(model, batch)
-
-
-class ClockedTraining(Training):
-    """The training loop itself, step by step, that counts what it does; never evaluates, never saves."""
+class ClockedTraining:
+    """A training that is driven step by step under a clock, and counts its work; no evaluations, no files."""
 
     def __init__(self, session: Session, run: TrainRun, examples: Sequence[Example]) -> None:
         self.clock = Clock(session.model.device)
-        self.clocked = _ClockedTask(session.task, self.clock)
-        super().__init__(session.model, cast(Task, self.clocked), run, examples, (), NO_CHECKPOINT)
-        self.batches = endless_batches(self.lengths, run)
+        self.training = Training(
+            session.model, session.task, run, examples, (), NO_CHECKPOINT, self.clock.phase
+        )
+        self.batches = endless_batches(self.training.lengths, run)
         self.rows = hashlib.sha256()
         self.restart()
 
     def restart(self) -> None:
-        """Forget the clock and the counts."""
+        """Reset the clock and the counts."""
         self.clock.seconds.clear()
         self.taken = self.examples_seen = self.tokens = 0
         self.flop = 0.0
 
     def step(self) -> float:
         """Take the next step and return its loss."""
-        self.progress.epoch, rows = next(self.batches)
+        epoch, rows = next(self.batches)
         with self.clock.phase("step"):
-            done = self.take_step(rows)
-        batch = self.clocked.batch
-        assert batch is not None
-        self.rows.update(batch.input_ids.numpy().tobytes())
+            done = self.training.take_step(rows, epoch)
+        for row in rows:
+            self.rows.update(array("q", self.training.examples[row].ids).tobytes())
         self.taken += 1
         self.examples_seen += len(rows)
-        self.tokens += batch.tokens
-        head_tokens = batch.weight if batch.targets.dim() == 2 else 0
-        self.flop += step_flop(self.model.shape, self.run.method, batch.tokens, head_tokens)
+        self.tokens += done.tokens
+        self.flop += self._flop(done)
         return done.loss
 
-    def repeat_longest(self) -> None:
-        """Take the step with the longest batch, the first of all, once more; nothing is counted."""
-        self.progress.epoch, rows = next(endless_batches(self.lengths, self.run))
-        self.take_step(rows)
+    def _flop(self, done: StepDone) -> float:
+        run, shape = self.training.run, self.training.model.shape
+        head_tokens = done.items if TASKS[run.task].label is None else 0  # a label needs a row or two of it
+        return step_flop(shape, run.method, done.tokens, head_tokens)
 
-    def _update(self) -> float:
-        with self.clock.phase("optimizer"):
-            return super()._update()
+    def repeat_longest(self) -> None:
+        """Take the step with the longest batch, the very first one, again, without counting it."""
+        epoch, rows = next(endless_batches(self.training.lengths, self.training.run))
+        self.training.take_step(rows, epoch)
 
 
 def endless_batches(lengths: Sequence[int], run: TrainRun) -> Iterator[tuple[int, list[int]]]:
@@ -132,32 +109,33 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """Warm up, time the steps, and return the Measurement as JSON data."""
     baseline, cell = peak_memory_bytes(), Cell.from_json(request)
     session, run, examples = open_cell(cell)
-    training = ClockedTraining(session, run, examples)
+    clocked = ClockedTraining(session, run, examples)
     started = time.perf_counter()
-    losses = [training.step() for _ in range(WARMUP_STEPS)]
-    training.restart()
-    while not _enough(cell, training.taken, time.perf_counter() - started):
-        training.step()
-    device, seconds, sizes = training.model.device, dict(training.clock.seconds), _sizes(session)
+    losses = [clocked.step() for _ in range(WARMUP_STEPS)]
+    clocked.restart()
+    while not _enough(cell, clocked.taken, time.perf_counter() - started):
+        clocked.step()
+    model, optimizers, device = session.model, clocked.training.optimizers, session.model.device
+    seconds, sizes = dict(clocked.clock.seconds), _sizes(session)
     peak = device_peak_bytes(device)
     watching = watching_bytes()
-    tensors = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
+    tensors = tensor_parts(model, optimizers, clocked.clock, clocked.repeat_longest)
     return Measurement(
-        steps=training.taken,
-        examples=training.examples_seen,
-        tokens=training.tokens,
+        steps=clocked.taken,
+        examples=clocked.examples_seen,
+        tokens=clocked.tokens,
         seconds=seconds["step"],
         forward=seconds["forward"],
         backward=seconds["step"] - seconds["forward"] - seconds["optimizer"] - seconds["collate"],
         optimizer=seconds["optimizer"],
-        flop=training.flop,
+        flop=clocked.flop,
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        parts=memory_parts(tensors, training.model, training.optimizers, watching),
+        parts=memory_parts(tensors, model, optimizers, watching),
         matrix_peak=matrix_peak(DTYPES[run.runtime.amp], device),
         **sizes,
         first_loss=losses[0],
-        rows=training.rows.hexdigest(),
+        rows=clocked.rows.hexdigest(),
     ).to_json()
 
 

@@ -34,6 +34,7 @@ def learn(request: Mapping[str, Any]) -> dict[str, Any]:
     judges = _some(dev.examples, run.training.seed)
     with tempfile.TemporaryDirectory(prefix="explora-lesson-") as scratch:
         training = Training(session.model, session.task, run, train.examples, judges, Path(scratch))
+        training.plan_features()
         curve, in_time = _curve(training, session, lesson)
     return Learned(
         metric=session.task.metric,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from explora.core.files import write_atomically
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ def write_report(file: Path, command: str, tables: Sequence[ReportTable], result
     page = (
         as_html(command, tables, result) if file.suffix == ".html" else as_markdown(command, tables, result)
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(file)
+    write_atomically(file, page)
 
 
 def as_markdown(command: str, tables: Sequence[ReportTable], result: Result) -> str:

@@ -13,7 +13,8 @@ import torch
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.data.batching import in_length_order, pad
 from explora.core.generate.sampling import SamplingConfig, draw, row_generators
-from explora.core.model.gpt2 import GPT2, Cache
+from explora.core.model.gpt2 import GPT2
+from explora.core.model.kv_cache import KeyValueCache
 from explora.errors import DataError
 
 
@@ -76,7 +77,7 @@ def stream(
     """
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=model.device)
     capacity = min(model.shape.n_positions, int(lengths.max()) + max_new_tokens)
-    cache = Cache(model.shape, len(prompts), capacity, _cache_dtype(model), model.device)
+    cache = KeyValueCache(model.shape, len(prompts), capacity, _cache_dtype(model), model.device)
     input_ids = pad([prompt.ids for prompt in prompts], eos).to(model.device)
     hidden = model(input_ids, lengths - 1, cache)
     cache.advance(lengths)

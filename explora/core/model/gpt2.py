@@ -19,8 +19,9 @@ from explora.core.config.registry import Shape
 from explora.core.machine.malloc import return_freed_memory
 from explora.core.model.attention import attend, causal_attention, plain_is_faster
 from explora.core.model.gelu import gelu
+from explora.core.model.kv_cache import KeyValueCache
 from explora.core.model.onednn import affine, pack, packed_affine
-from explora.core.model.recompute import checkpointed, recomputed
+from explora.core.model.recompute import checkpointed, recompute_between
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -77,51 +78,6 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPSILON)
 
 
-class Cache:
-    """Keys and values of the tokens read so far; each row has its own length, the rest is masked.
-
-    Prompts are padded on the right: the first token that is decoded overwrites the first pad.
-    """
-
-    def __init__(self, shape: Shape, rows: int, capacity: int, dtype: torch.dtype, device: torch.device):
-        size = (shape.n_layer, rows, shape.n_head, capacity, shape.n_embd // shape.n_head)
-        self.keys = torch.zeros(size, dtype=dtype, device=device)  # (L, B, H, S, D)
-        self.values = torch.zeros(size, dtype=dtype, device=device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,)
-        self.span = 0  # the longest row
-        self.even = True  # all rows have the same length
-
-    def advance(self, lengths: Tensor) -> None:
-        """Set how many tokens of each row (B,) count."""
-        self.lengths = lengths
-        self.span = int(lengths.max())
-        self.even = int(lengths.min()) == self.span
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all but these rows."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.advance(self.lengths[rows])
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one new token a row, (B, H, 1, D), and return all up to it, (B, H, S, D)."""
-        keys, values = self.keys[layer], self.values[layer]
-        if self.even:
-            keys[:, :, self.span] = key[:, :, 0]
-            values[:, :, self.span] = value[:, :, 0]
-        else:
-            rows = torch.arange(len(key), device=key.device)
-            keys[rows, :, self.lengths] = key[:, :, 0].to(keys.dtype)
-            values[rows, :, self.lengths] = value[:, :, 0].to(values.dtype)
-        return keys[:, :, : self.span + 1], values[:, :, : self.span + 1]
-
-    def mask(self) -> Tensor | None:
-        """Return which stored tokens a row's new token sees, (B, 1, 1, S), or None for all."""
-        if self.even:
-            return None
-        seen = torch.arange(self.span + 1, device=self.lengths.device) <= self.lengths[:, None]
-        return seen[:, None, None, :]
-
-
 class Attention(nn.Module):
     """Masked multi-head self-attention with one fused projection for query, key and value."""
 
@@ -132,7 +88,7 @@ class Attention(nn.Module):
         self.c_attn: nn.Module = Conv1D(shape.n_embd, 3 * shape.n_embd)
         self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or to (B, 1, C) where only one position a row is asked for."""
         batch, length, width = x.shape
         projected = self.c_attn(x)  # (B, T, 3 C)
@@ -140,12 +96,9 @@ class Attention(nn.Module):
         parts = projected.view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         mask = None
-        if cache is not None and cache.span > 0:
+        if cache is not None:
             mask = cache.mask()
             key, value = cache.extend(self.layer, key, value)
-        elif cache is not None:
-            cache.keys[self.layer, :, :, :length] = key
-            cache.values[self.layer, :, :, :length] = value
         if positions is not None:
             query = query[torch.arange(batch, device=x.device), :, positions].unsqueeze(2)  # (B, H, 1, D)
             mask = (torch.arange(length, device=x.device) <= positions[:, None])[:, None, None, :]
@@ -166,10 +119,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        hidden = self.c_fc(x)  # (B, T, 4 C)
-        bent, kept = gelu(hidden), hidden.detach()
-        with recomputed(bent, lambda: gelu(kept)):
-            return self.c_proj(bent)  # type: ignore[no-any-return]
+        return recompute_between(gelu, self.c_proj, self.c_fc(x))
 
 
 class Block(nn.Module):
@@ -183,18 +133,16 @@ class Block(nn.Module):
         self.mlp = MLP(shape)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or to the (B, 1, C) of `positions`."""
-        normed, kept = self.ln_1(x), x.detach()
-        with recomputed(normed, lambda: self.ln_1(kept)):
-            attended = self.attn(normed, positions, cache)
-        if positions is not None:
-            x = x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)  # (B, 1, C)
-        x = x + self.drop(attended)
-        normed, middle = self.ln_2(x), x.detach()
-        with recomputed(normed, lambda: self.ln_2(middle)):
-            transformed: Tensor = x + self.drop(self.mlp(normed))
-        return transformed
+        attended = recompute_between(self.ln_1, self.attn, x, positions, cache)
+        x = _at(x, positions) + self.drop(attended)
+        return x + self.drop(recompute_between(self.ln_2, self.mlp, x))  # type: ignore[no-any-return]
+
+
+def _at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Return one position of each row of (B, T, C), as (B, 1, C); without `positions`, all of x."""
+    return x if positions is None else x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
@@ -225,7 +173,7 @@ class GPT2(nn.Module):
         return self.wte.weight.device
 
     def forward(
-        self, inputs: Tensor | Features, positions: Tensor | None = None, cache: Cache | None = None
+        self, inputs: Tensor | Features, positions: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Return the hidden states (B, T, C) of token ids (B, T), rows padded on the right, or of features.
 
@@ -246,14 +194,14 @@ class GPT2(nn.Module):
         x = self._embed(input_ids, None)
         return Features(self._through(x, 0, depth, positions, None), depth)
 
-    def _embed(self, input_ids: Tensor, cache: Cache | None) -> Tensor:
+    def _embed(self, input_ids: Tensor, cache: KeyValueCache | None) -> Tensor:
         start = cache.lengths[:, None] if cache is not None else 0
         place = start + torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,) or (B, T)
         embedded: Tensor = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
         return embedded
 
     def _through(
-        self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: Cache | None
+        self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
         """Map (B, T, C) through the blocks from `first` to before `end`."""
         last = len(self.h) - 1

@@ -1,4 +1,4 @@
-"""What is made again for the backward pass instead of being kept: some tensors, or all of a block."""
+"""Recompute in the backward pass, instead of saving: single tensors, or a whole block."""
 
 from __future__ import annotations
 
@@ -21,17 +21,29 @@ class _Recipe:
     shape: torch.Size
 
 
+def recompute_between(
+    inner: Callable[[Tensor], Tensor], outer: Callable[..., Tensor], x: Tensor, *arguments: Any
+) -> Tensor:
+    """Return outer(inner(x), *arguments), but save x for the backward pass instead of inner(x).
+
+    The backward pass calls `inner` once more, so it must be cheap and deterministic.
+    """
+    source, between = x.detach(), inner(x)
+    with recomputed(between, lambda: inner(source)):
+        return outer(between, *arguments)
+
+
 @contextmanager
 def recomputed(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """Within, whatever autograd would keep of `value`, in any shape, `make` gives to the backward pass.
+    """Inside this context, let autograd call `make` in the backward pass instead of saving `value`.
 
-    `make` must return the bits of `value`, and hold what it is made of: that is kept in its place. In a
-    checkpoint nothing is kept anyway, and hooks of ours would keep torch from seeing what there is.
+    `make` must return the same bits as `value`, and it keeps its inputs alive. A checkpointed block saves
+    nothing anyway, and torch must see its tensors as they are: there this context does nothing.
     """
     if _in_checkpoint.get() or not torch.is_grad_enabled():
         yield
         return
-    # Autograd holds on to the hooks, which must hold neither the value nor, once we are through, the recipe.
+    # Autograd keeps the hooks alive: they must refer neither to `value` nor, after the context, to `make`.
     address, size, recipes = value.data_ptr(), value.numel(), [make]
 
     def pack(kept: Tensor) -> Tensor | _Recipe:
@@ -47,7 +59,7 @@ def recomputed(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
 
 
 def checkpointed(block: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """Call a block, and once more in the backward pass; only its arguments are kept (Chen et al. 2016)."""
+    """Call a block with gradient checkpointing (Chen et al. 2016): save only its arguments, and rerun it."""
 
     def call(*given: Any) -> Tensor:
         token = _in_checkpoint.set(True)

@@ -22,6 +22,7 @@ from explora.core.config.run_config import EncodingConfig, TrainRun, method_to_j
 from explora.core.config.setting import check_settings
 from explora.core.config.validation import validate
 from explora.core.estimate.parameters import HEAD, PEFT_PREFIX, head_classes
+from explora.core.files import write_atomically
 from explora.errors import AdapterError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -78,18 +79,11 @@ def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, b
     """Write an adapter atomically, file by file; `trained` has the model's own names."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
     content = save(to_peft(tensors, header.method), metadata={"explora": header.to_json()})
-    _replace(folder / ADAPTER_FILE, content)
+    write_atomically(folder / ADAPTER_FILE, content)
     if (config := peft_config(header, base)) is not None:
-        _replace(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(file)
+        write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def peft_config(header: Header, base: str) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from explora.core.base.weights import (
 from explora.core.config.method import Method
 from explora.core.config.registry import TASKS, load_implementation
 from explora.core.config.run_config import EncodingConfig, RuntimeConfig, TrainRun
+from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (
     Header,
@@ -93,6 +94,7 @@ def assemble(
         parts.base, dtype=dtype, device=torch.device(runtime.device), dropout=dropout, seed=seed
     )
     model.compute_dtype = DTYPES[runtime.amp]
+    model.grad_checkpoint = runtime.grad_checkpoint
     model.limit_plain_attention(runtime.plain_attention)
     if fresh_head:
         _add_head(model, parts.task)
@@ -178,7 +180,7 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
     header = dataclasses.replace(session.header, best_step=best_step)
     if session.method.trains_base:
         write_trained_model(session, folder)
-        (folder / FULL_HEADER).write_text(header.to_json() + "\n", encoding="utf-8")
+        write_atomically(folder / FULL_HEADER, header.to_json() + "\n")
         return
     base = session.base.name or str(session.base.folder)
     write_adapter(folder, trained_tensors(session.model), header, base)

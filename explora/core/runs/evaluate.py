@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import DataConfig
+from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
 from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
@@ -99,7 +100,4 @@ def write_predictions(file: Path, session: Session, evaluation: Evaluation) -> N
         lines += [f"{item['id']}, {item['prediction']} " for item in evaluation.predictions]
     else:
         raise UsageError(f"{session.task_name} makes no predictions to write", "leave --predictions out")
-    partial = file.with_name(file.name + ".partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_atomically(file, "\n".join(lines) + "\n")

@@ -8,7 +8,6 @@ different orders differ by 1e-4 in fp32 though both are right.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from explora.core.base.find import CONFIG
 from explora.core.config.run_config import RuntimeConfig
 from explora.core.data.batching import pad
+from explora.core.files import replacing_folder
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import is_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
@@ -98,8 +98,7 @@ def merge_run(
         _require_equal(unmerged, _logits(session.model, probe), f"merging {run}")
         _round(session.model, dtype)
         expected = _logits(session.model, probe)
-    with _staging(folder) as scratch:
-        staged = scratch / "model"
+    with replacing_folder(folder) as staged:
         write_trained_model(session, staged, DTYPES[dtype])
         session.model.to("meta")  # its memory is for the one that is opened now
         reopened = _transformers_logits(staged, probe, session.model.score is not None)
@@ -107,7 +106,6 @@ def merge_run(
         result = _compare(unmerged, reopened, folder)
         _write_header(session, staged)
         _write_card(session, staged, dtype, result)
-        _put(staged, folder, scratch / "replaced")
     return result
 
 
@@ -238,21 +236,6 @@ def _compare(unmerged: Tensor, reopened: Tensor, folder: Path) -> Merged:
 
 
 # The folder
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """Yield a folder that goes away again, on the file system where `folder` will be."""
-    near = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=near) as scratch:
-        yield Path(scratch)
-
-
-def _put(staged: Path, folder: Path, replaced: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        folder.replace(replaced)
-    staged.replace(folder)
 
 
 def _write_header(session: Session, staged: Path) -> None:

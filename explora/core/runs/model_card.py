@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import TrainRun
+from explora.core.files import write_atomically
 
 _LOAD_CAUSAL = """\
     from peft import PeftModel
@@ -65,7 +66,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         words = ", ".join(run.encoding.label_words or ())
         lines += ["", "## Prompt", "", _code(run.encoding.template), "", f"Label words: {_code(words)}"]
     lines += ["", "## Use", "", f"    explora eval {run.task} {folder}", "", _loading(run, folder, classes)]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_atomically(folder / "README.md", "\n".join(lines))
 
 
 def _loading(run: TrainRun, folder: Path, classes: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import TrainRun, settings_in
+from explora.core.files import write_atomically
 from explora.errors import UsageError
 
 RECORD_FILE = "run.json"
@@ -27,15 +28,12 @@ class Record:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write run.json atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     value = {
         "config": record.run.to_json(),
         "result": finite(record.result),
         "machine": finite(record.machine),
     }
-    partial = folder / (RECORD_FILE + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD_FILE)
+    write_atomically(folder / RECORD_FILE, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -97,19 +95,24 @@ def read_losses(folder: Path) -> list[float]:
 
 
 class MetricsLog:
-    """metrics.jsonl, one line a logged step; opening it again drops what came after a step."""
+    """The log of a run, metrics.jsonl, with one line for each step and each evaluation."""
 
-    def __init__(self, folder: Path, keep_until: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = folder / METRICS_FILE
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        kept = [line for line in lines if _step(line) <= keep_until] if keep_until else []
-        self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
         with self.file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(finite(values), allow_nan=False) + "\n")
+
+
+def open_metrics(folder: Path, step: int) -> MetricsLog:
+    """Return the log of a run that goes on after `step`: later lines are dropped, for 0 all lines."""
+    file = folder / METRICS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    kept = [line for line in lines if _step(line) <= step] if step else []
+    write_atomically(file, "".join(line + "\n" for line in kept))
+    return MetricsLog(file)
 
 
 def _step(line: str) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
 from explora.core.data.documents import read_documents
 from explora.core.data.splits import find_split
+from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
@@ -25,7 +27,7 @@ from explora.core.runs.assemble import (
 )
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, Counterfactual, imagine_full
 from explora.core.runs.model_card import write_card
-from explora.core.runs.record import RECORD_FILE, MetricsLog, Record, read_record, write_record
+from explora.core.runs.record import RECORD_FILE, MetricsLog, Record, open_metrics, read_record, write_record
 from explora.core.tasks.contract import Evaluation, Split
 from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.loop import (
@@ -43,30 +45,91 @@ from explora.core.training.time_budget import fit_steps
 from explora.errors import TrainingError, UsageError
 
 CHECKPOINT = "checkpoint"
-LATEST = 1.02  # of the minutes that a run has, it is to be through
+LATEST = 1.02  # a run ends within this share of its minutes
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """So many steps fit into the minutes that the run has; the schedule is made for them."""
+    """The number of steps that fit into the minutes of the run; the schedule is made for them."""
 
     steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeIsUp:
-    """The machine became slower than it was when the steps were fitted: the run ends at this one."""
+    """The run ends at this step, because the machine has become slower than it was at the start."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completed:
-    """The result, as `train --json` prints it, and the dev evaluation it holds."""
+class TrainResult:
+    """The result of a finished run.
 
-    result: dict[str, Any]
+    total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
+    dev; seconds: training and evaluations, over all interruptions; evaluation: of the best step, on dev.
+    """
+
+    run: str
+    task: str
+    method: str
+    model: str
+    total: int
+    trainable: int
     evaluation: Evaluation
+    best_step: int
+    steps: int
+    stopped_early: bool
+    examples: int
+    skipped: int
+    seconds: float
+    tokens: int
+    peak_memory_bytes: int
+    full_fine_tuning: Counterfactual | None
+
+    @property
+    def share(self) -> float:
+        """Trained parameters per parameter of the base."""
+        return self.trainable / self.total
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens read per second of training."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as `train --json` prints it and run.json records it."""
+        found, full = self.evaluation, self.full_fine_tuning
+        return {
+            "run": self.run,
+            "task": self.task,
+            "method": self.method,
+            "model": self.model,
+            "total": self.total,
+            "trainable": self.trainable,
+            "share": self.share,
+            "scores": found.scores,
+            "intervals": {name: list(ends) for name, ends in found.intervals.items()},
+            "floors": dict(found.floors),
+            "best_step": self.best_step,
+            "steps": self.steps,
+            "stopped_early": self.stopped_early,
+            "examples": self.examples,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "full_fine_tuning": dataclasses.asdict(full) if full else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """The run is complete: its adapter, its record and its model card are written."""
+
+    result: TrainResult
 
 
 RunEvent = Event | Fitted | TimeIsUp | Counterfactual | Completed
@@ -102,55 +165,88 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | N
     return None
 
 
-class Running:
-    """A run under way; iterate `events()` and it is trained, the last event being Completed.
+def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> Running:
+    """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
-    It goes on from the resume state in the folder, where there is one. With `replace` what the folder
-    holds is removed first, once base and data have been read. `spent`: seconds of its time that are over.
+    With `replace`, the old content of the folder is removed once base and data have been read. `spent` is
+    the part of the run's time, in seconds, that is already over. Raises AdapterError, DataError and
+    UsageError for a state, data or a base that cannot be used.
+    """
+    started = time.monotonic() - spent
+    tokenizer = _own_tokenizer(run, folder, fresh=replace)
+    session, train, dev = assemble_for_training(run, tokenizer)
+    if replace:
+        shutil.rmtree(folder, ignore_errors=True)
+    training = Training(
+        session.model, session.task, run, train.examples, dev.examples, checkpoint=folder / CHECKPOINT
+    )
+    training.plan_features()
+    training.resume()
+    machine = describe_machine()
+    write_record(folder, Record(run=run, result={}, machine=machine))
+    log = open_metrics(folder, training.progress.step)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    return Running(
+        folder=folder,
+        session=session,
+        train=train,
+        dev=dev,
+        training=training,
+        log=log,
+        machine=machine,
+        started=started - training.progress.seconds,
+        resumed_at=training.progress.step,
+    )
+
+
+def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
+    """Return the tokenizer of a base from scratch, trained on the run's own text the first time.
+
+    None if the base brings a tokenizer, or the run names one.
+    """
+    if run.from_scratch is None or run.tokenizer is not None:
+        return None
+    known = None if fresh else load_run_tokenizer(folder)
+    if known is not None:
+        return known
+    text = find_split("text", run.data, "train").file
+    documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
+    return train_tokenizer(documents, run.from_scratch.vocab_size)
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A run under way. Iterate `events()` to train; the last event is Completed.
+
+    started: when the run began, on the monotonic clock, less the time before interruptions;
+    closing_seconds: time needed after the last step, 0 unless the steps were fitted to a time.
     """
 
-    def __init__(self, run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> None:
-        self.run, self.folder = run, folder
-        self.started, self.closing_seconds = time.monotonic() - spent, 0.0
-        trains_tokenizer = run.from_scratch is not None and run.tokenizer is None
-        tokenizer = self._own_tokenizer(replace) if trains_tokenizer else None
-        self.session, self.train, self.dev = assemble_for_training(run, tokenizer)
-        if replace:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.training = Training(
-            self.session.model,
-            self.session.task,
-            run,
-            self.train.examples,
-            self.dev.examples,
-            folder / CHECKPOINT,
-        )
-        self.resumed_at = self.training.progress.step
-        self.started -= self.training.progress.seconds
-        self.machine = describe_machine()
-        write_record(folder, Record(run=run, result={}, machine=self.machine))
-        self.log = MetricsLog(folder, self.resumed_at)
-        self.first_steps: list[StepDone] = []
-        self.counterfactual: Counterfactual | None = None
-        if tokenizer is not None:
-            tokenizer.save(folder)
+    folder: Path
+    session: Session
+    train: Split
+    dev: Split
+    training: Training
+    log: MetricsLog
+    machine: Mapping[str, Any]
+    started: float
+    resumed_at: int
+    closing_seconds: float = 0.0
+    first_steps: list[StepDone] = field(default_factory=list)
+    counterfactual: Counterfactual | None = None
 
-    def _own_tokenizer(self, fresh: bool) -> Tokenizer:
-        """Return the tokenizer of a base from scratch, trained on the run's own text the first time."""
-        known = None if fresh else load_run_tokenizer(self.folder)
-        if known is not None:
-            return known
-        assert self.run.from_scratch is not None
-        text = find_split("text", self.run.data, "train").file
-        documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
-        return train_tokenizer(documents, self.run.from_scratch.vocab_size)
+    @property
+    def run(self) -> TrainRun:
+        """The settings; the training owns them, and adds the number of steps that fit into a time."""
+        return self.training.run
 
     def save(self) -> None:
         """Write the resume state now: between two events, on a signal."""
         self.training.save()
 
     def events(self) -> Iterator[RunEvent]:
-        """Train; keep the best on disk as it is found; score it on dev at the end."""
+        """Train, keep the best adapter on disk, and score it on dev at the end."""
         minutes = self.run.training.max_minutes
         if minutes is not None and self.run.training.max_steps is None:
             yield from self._fit(60 * minutes)
@@ -170,7 +266,7 @@ class Running:
                 yield self._complete(event)
 
     def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
-        """Make the schedule for the steps that fit into `seconds` since the run was started."""
+        """Schedule the steps that fit into `seconds` since the run started."""
         yield from self.training.keep_features()
         try:
             found = fit_steps(self.training, self.started + seconds - time.monotonic())
@@ -178,15 +274,15 @@ class Running:
             _empty(self.folder)
             raise
         self.closing_seconds = found.closing_seconds
-        training = dataclasses.replace(self.run.training, max_steps=found.steps)
-        self.run = dataclasses.replace(self.run, training=training)
-        self.training.begin(self.run)
-        self.training.progress.seconds = time.monotonic() - self.started
-        write_record(self.folder, Record(run=self.run, result={}, machine=self.machine))
+        self.training.plan_steps(found.steps, time.monotonic() - self.started)
+        self._record({})
         yield Fitted(steps=found.steps)
 
+    def _record(self, result: Mapping[str, Any]) -> None:
+        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
+
     def _has_seen_enough(self, step: StepDone) -> bool:
-        """Whether this is the step after which full fine-tuning can be compared with."""
+        """Whether this step is the last one that the comparison with full fine-tuning needs."""
         method, shape = self.run.method, self.session.model.shape
         passes_blocks = method.first_trained_block(shape) < shape.n_layer
         if method.trains_base or not passes_blocks or len(self.first_steps) == AFTER_STEPS:
@@ -212,50 +308,48 @@ class Running:
         )
 
     def _keep(self, event: EvalDone) -> None:
-        """Log an evaluation and keep what gave the best one; a run stopped before this evaluates again."""
+        """Save the adapter if it is the best, and log the score; a run stopped earlier evaluates again."""
         if event.best:
             save_trained(self.session, self.folder, event.step)
         self.log.add({"step": event.step, event.metric: event.score, "best": event.best})
 
     def _complete(self, finished: Finished) -> Completed:
-        progress, session = finished.progress, self.session
-        if progress.best_step == 0:
+        """Score the best adapter on dev, and write the record and the model card."""
+        if finished.progress.best_step == 0:
             raise TrainingError("the dev score was never a number", "lower the learning rate: --lr")
+        session = self.session
         restore_trained(session, self.folder)
         session.model.eval()
         evaluation = session.task.evaluate(
             session.model, self.training.dev, self.train.examples, 2 * self.run.training.batch_size
         )
-        trainable = sum(value.numel() for value in trained_tensors(session.model).values())
-        own_head = session.model.score.weight.numel() if session.model.score is not None else 0
-        total = sum(value.numel() for value in plain_parameters(session)) - own_head
-        result = {
-            "run": str(self.folder),
-            "task": self.run.task,
-            "method": self.run.method.name,
-            "model": session.base.label,
-            "total": total,
-            "trainable": trainable,
-            "share": trainable / total,
-            "scores": evaluation.scores,
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "floors": dict(evaluation.floors),
-            "best_step": progress.best_step,
-            "steps": progress.step,
-            "stopped_early": finished.stopped_early or progress.step < (self.run.training.max_steps or 0),
-            "examples": len(self.train.examples),
-            "skipped": len(self.train.skipped) + len(self.dev.skipped),
-            "seconds": round(progress.seconds, 3),
-            "tokens": progress.tokens,
-            "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "full_fine_tuning": dataclasses.asdict(self.counterfactual) if self.counterfactual else None,
-        }
+        result = self._result(finished, evaluation)
         classes = 0 if session.model.score is None else session.model.score.out_features
-        write_card(self.folder, self.run, result, classes)
-        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
+        write_card(self.folder, self.run, result.to_json(), classes)
+        self._record(result.to_json())
         discard_checkpoint(self.folder / CHECKPOINT)
-        return Completed(result=result, evaluation=evaluation)
+        return Completed(result=result)
+
+    def _result(self, finished: Finished, evaluation: Evaluation) -> TrainResult:
+        model, progress, run = self.session.model, finished.progress, self.run
+        return TrainResult(
+            run=str(self.folder),
+            task=run.task,
+            method=run.method.name,
+            model=self.session.base.label,
+            total=sum(prod(size) for size in base_tensors(model.shape).values()),
+            trainable=sum(value.numel() for value in trained_tensors(model).values()),
+            evaluation=evaluation,
+            best_step=progress.best_step,
+            steps=progress.step,
+            stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
+            examples=len(self.train.examples),
+            skipped=len(self.train.skipped) + len(self.dev.skipped),
+            seconds=progress.seconds,
+            tokens=progress.tokens,
+            peak_memory_bytes=peak_memory_bytes(),
+            full_fine_tuning=self.counterfactual,
+        )
 
 
 def _empty(folder: Path) -> None:
@@ -264,11 +358,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(item)
         else:
             item.unlink()
-
-
-def plain_parameters(session: Session) -> list[Any]:
-    """Return the parameters of base and head, without adapters."""
-    return [value for name, value in session.model.named_parameters() if "lora_" not in name]
 
 
 __all__ = [
@@ -287,5 +376,7 @@ __all__ = [
     "Split",
     "StepDone",
     "TimeIsUp",
+    "TrainResult",
     "check_folder",
+    "start_run",
 ]

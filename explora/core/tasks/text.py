@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -27,7 +26,7 @@ from explora.core.data.batching import pad
 from explora.core.data.documents import read_documents
 from explora.core.data.splits import Row, find_split
 from explora.core.data.text_files import STDIN, check_is_file, name_of
-from explora.core.files import cache_folder
+from explora.core.files import cache_folder, replacing, write_atomically
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
@@ -195,25 +194,19 @@ def tokenise(source: str, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], in
     folder = cache_folder() / "tokens"
     ids_file, facts_file = folder / f"{name}.bin", folder / f"{name}.json"
     if not (ids_file.exists() and facts_file.exists()):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.{os.getpid()}.partial"
-        text_bytes = _write_ids(source, tokenizer, partial, kind)
-        facts_file.write_text(json.dumps({"file": source, "text_bytes": text_bytes}), encoding="utf-8")
-        partial.replace(ids_file)
+        with replacing(ids_file) as partial:
+            text_bytes = _write_ids(source, tokenizer, partial, kind)
+            write_atomically(facts_file, json.dumps({"file": source, "text_bytes": text_bytes}))
     text_bytes = int(json.loads(facts_file.read_text(encoding="utf-8"))["text_bytes"])
     return np.memmap(ids_file, dtype=kind, mode="r"), text_bytes
 
 
 def _write_ids(source: str, tokenizer: Tokenizer, target: Path, kind: np.dtype[np.integer]) -> int:
     text_bytes = 0
-    try:
-        with target.open("wb") as out:
-            for ids, size in _encoded(source, tokenizer, kind):
-                out.write(ids.tobytes())
-                text_bytes += size
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    with target.open("wb") as out:
+        for ids, size in _encoded(source, tokenizer, kind):
+            out.write(ids.tobytes())
+            text_bytes += size
     return text_bytes
 
 

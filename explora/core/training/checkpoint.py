@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
 from explora.errors import AdapterError
@@ -75,9 +76,7 @@ def save_checkpoint(
     target.mkdir(parents=True)
     save_file({key: value.contiguous() for key, value in tensors.items()}, target / "state.safetensors")
     (target / "state.json").write_text(json.dumps(plain), encoding="utf-8")
-    pointer = folder / "latest.partial"
-    pointer.write_text(name, encoding="utf-8")
-    pointer.replace(folder / "latest")
+    write_atomically(folder / "latest", name)
     if before:
         shutil.rmtree(folder / before, ignore_errors=True)
 

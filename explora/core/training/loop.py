@@ -1,11 +1,13 @@
-"""The training loop, a generator of events. It prints nothing and calls nobody back."""
+"""The training loop: a generator of events. It prints nothing and takes no callbacks for progress."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import torch
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Example, Task
+from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.adamw import Optimizer
 from explora.core.training.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
-from explora.core.training.feature_cache import plan_feature_cache
+from explora.core.training.feature_cache import FeatureCache, plan_feature_cache
 from explora.core.training.optimizers import make_optimizers, schedule_factor
 from explora.errors import TrainingError
 
@@ -27,7 +29,7 @@ FEATURES_FILE = "features.bin"
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesDone:
-    """The frozen blocks have read this many of the examples of train and dev, before the next step."""
+    """The frozen blocks have processed `examples` of all `of` examples, before the step after `step`."""
 
     step: int
     examples: int
@@ -36,12 +38,17 @@ class FeaturesDone:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """One optimizer step: loss per item in nats, tokens read in it, seconds it took."""
+    """One optimizer step was taken.
+
+    loss: mean over `items`, in nats; gradient_norm: before clipping; tokens: read, without padding;
+    seconds: the step took; steps: planned in total.
+    """
 
     step: int
     steps: int
     epoch: int
     loss: float
+    items: int
     learning_rate: float
     gradient_norm: float
     tokens: int
@@ -50,16 +57,17 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalStarted:
-    """An evaluation comes next; until its EvalDone the state to save is that after `step`."""
+    """An evaluation starts. Until its EvalDone, `save()` writes the state after `step`."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """The dev score after a step; `best` when it is better than all before.
+    """The dev score after a step; `best` if it is better than all earlier ones.
 
-    It counts once the next event is asked for: by then the caller has kept the best.
+    The loop records the evaluation when it is asked for the next event, so that the caller can first keep
+    the best adapter.
     """
 
     step: int
@@ -77,20 +85,29 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The run is complete; `stopped_early` when patience ran out."""
+    """The training is complete; `stopped_early` if patience ran out."""
 
     progress: Progress
     stopped_early: bool
 
 
 Event = FeaturesDone | StepDone | EvalStarted | EvalDone | Saved | Finished
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+def untimed(phase: str) -> AbstractContextManager[None]:
+    """Enter a phase of a step without measuring it."""
+    return nullcontext()
 
 
 class Training:
-    """A model, its optimizers and where they stand; iterate `events()` to train.
+    """The state of a training: model, optimizers, schedule and progress. Iterate `events()` to train.
 
-    The caller keeps the best adapter when an EvalDone says `best`, and may call `save()` between two
-    events: the steps that have been yielded by then are in the state.
+    Call `resume` and `plan_features` first where the training has a folder. When an EvalDone is `best`, the
+    caller keeps the adapter. Between two events the caller may `save()`: the state holds every step that
+    has been yielded.
+
+    `phase` is entered for the parts of a step: "collate", "forward" and "optimizer".
     """
 
     def __init__(
@@ -101,48 +118,77 @@ class Training:
         train: Sequence[Example],
         dev: Sequence[Example],
         checkpoint: Path,
+        phase: Phase = untimed,
     ) -> None:
-        self.model, self.task = model, task
-        self.examples, self.dev, self.folder = train, dev, checkpoint
+        self.model, self.task, self.run = model, task, run
+        self.examples, self.dev = train, dev
+        self.folder, self.phase = checkpoint, phase
         self.lengths = [len(example.ids) for example in train]
         self.trained = [value for value in model.parameters() if value.requires_grad]
-        self.begin(run)
-        # An epoch that is not repeated gains nothing from what is kept.
-        self.feature_cache = (
-            plan_feature_cache(model, task, run, train, dev, checkpoint / FEATURES_FILE)
-            if self.steps > self.steps_per_epoch or run.training.max_minutes is not None
-            else None
-        )
-        if has_checkpoint(checkpoint):
-            self.progress, scaler = load_checkpoint(checkpoint, model, self.optimizers)
-            if scaler:
-                self.scaler.load_state_dict(scaler)
-
-    def begin(self, run: TrainRun) -> None:
-        """Stand before the first step of `run`, with the weights as they are."""
-        self.run, self.progress = run, Progress()
-        self.model.grad_checkpoint = run.runtime.grad_checkpoint
-        self.group = run.training.batch_size * run.training.accumulate
-        self.steps_per_epoch: int = math.ceil(len(self.lengths) / self.group)
-        wanted = run.training.max_steps
-        self.steps: int = wanted if wanted is not None else run.training.epochs * self.steps_per_epoch
-        self.optimizers: list[Optimizer] = make_optimizers(self.model, run.method, run.optimizer)
-        self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.group = run.training.batch_size * run.training.accumulate  # examples of an optimizer step
+        self.steps_per_epoch = math.ceil(len(train) / self.group)
+        self.steps = run.training.max_steps or run.training.epochs * self.steps_per_epoch
+        self.learning_rate = run.optimizer.learning_rate
         self.factor = schedule_factor(run.optimizer, self.steps)
-        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
-            self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=run.runtime.amp == "fp16"
-        )
+        self.optimizers: list[Optimizer] = make_optimizers(model, run.method, run.optimizer)
+        self.scaler = self._loss_scaler()
+        self.progress = Progress()
+        self.feature_cache: FeatureCache | None = None
+
+    def _loss_scaler(self) -> torch.amp.GradScaler:
+        enabled = self.run.runtime.amp == "fp16"
+        return torch.amp.GradScaler(self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
+
+    def resume(self) -> None:
+        """Restore the saved state, if there is one. Raises AdapterError if it does not fit this run."""
+        if not has_checkpoint(self.folder):
+            return
+        self.progress, scaler = load_checkpoint(self.folder, self.model, self.optimizers)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+    def plan_features(self) -> None:
+        """Decide whether to cache the features of the frozen blocks: only if examples are read twice."""
+        if self.steps > self.steps_per_epoch or self.run.training.max_minutes is not None:
+            file = self.folder / FEATURES_FILE
+            self.feature_cache = plan_feature_cache(
+                self.model, self.task, self.run, self.examples, self.dev, file
+            )
+
+    def plan_steps(self, steps: int, seconds: float) -> None:
+        """Schedule `steps` steps in all, before the first one; `seconds` is the time used so far."""
+        settings = dataclasses.replace(self.run.training, max_steps=steps)
+        self.run = dataclasses.replace(self.run, training=settings)
+        self.steps, self.factor = steps, schedule_factor(self.run.optimizer, steps)
+        self.progress.seconds = seconds
 
     def end_here(self) -> None:
-        """Let the step just taken be the last: it is evaluated, and the training finished."""
+        """Make the step just taken the last one: the loop then evaluates and finishes."""
         self.steps = self.progress.step
 
     def save(self) -> None:
         """Write the resume state."""
         save_checkpoint(self.folder, self.model, self.optimizers, self.progress, self.scaler.state_dict())
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside this context, take real steps that change nothing.
+
+        The learning rate is zero. At the end optimizers, progress and random numbers are as before.
+        """
+        before = self.learning_rate, self.optimizers, self.scaler, self.progress
+        self.learning_rate = 0.0
+        self.optimizers = make_optimizers(self.model, self.run.optimizer)
+        self.scaler = self._loss_scaler()
+        self.progress = dataclasses.replace(self.progress)
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            self.learning_rate, self.optimizers, self.scaler, self.progress = before
+
     def events(self) -> Iterator[Event]:
-        """Train until done: a StepDone a step, an EvalDone and a Saved at each evaluation."""
+        """Train to the end. Yields a StepDone a step, and an EvalDone and a Saved at each evaluation."""
         seed, at = self.run.training.seed, self.progress
         yield from self.keep_features()
         order = epoch_batches(self.lengths, self.group, seed, at.epoch)
@@ -159,15 +205,15 @@ class Training:
             if at.batch == len(order):
                 at.epoch, at.batch = at.epoch + 1, 0
                 order = epoch_batches(self.lengths, self.group, seed, at.epoch)
-            yield self.take_step(order[at.batch])
-            if self._save_is_due() and not self._eval_is_due():  # which saves by itself
+            yield self.take_step(order[at.batch], at.epoch)
+            if self._save_is_due() and not self._eval_is_due():  # an evaluation saves by itself
                 self.save()
                 yield Saved(step=at.step)
         self.model.eval()
         yield Finished(progress=at, stopped_early=at.step < self.steps)
 
     def keep_features(self) -> Iterator[FeaturesDone]:
-        """Compute what the frozen blocks make of the examples, which then carry it; once."""
+        """Compute the features of all examples, if that is planned and not done, and attach them."""
         cache = self.feature_cache
         if cache is None or not cache.fits or self.examples[0].features is not None:
             return
@@ -191,26 +237,20 @@ class Training:
         patience = self.run.training.patience
         return patience is not None and self.progress.unimproved >= patience
 
-    def take_step(self, rows: Sequence[int]) -> StepDone:
-        """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size."""
-        started, at, size = time.perf_counter(), self.progress, self.run.training.batch_size
-        device = self.model.device
-        if not self.model.training:  # which visits every module
+    def take_step(self, rows: Sequence[int], epoch: int) -> StepDone:
+        """Take one optimizer step on the examples of `rows`, in micro-batches of the batch size.
+
+        Raises TrainingError if the loss or the gradient is not finite.
+        """
+        started, at = time.perf_counter(), self.progress
+        if not self.model.training:  # train() visits every module
             self.model.train()
-        batches = [
-            self.task.collate([self.examples[row] for row in rows[i : i + size]], at.epoch).to(device)
-            for i in range(0, len(rows), size)
-        ]
-        weight = max(1, sum(batch.weight for batch in batches))
+        batches = self._collate(rows, epoch)
+        items = max(1, sum(batch.weight for batch in batches))
         rate = self._set_learning_rate(at.step)
-        total = 0.0
-        for batch in batches:
-            loss = self.task.loss(self.model, batch) / weight
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise self._diverged(f"the loss is {total}")
-        norm = self._update()
+        loss = self._accumulate(batches, items)
+        with self.phase("optimizer"):
+            norm = self._update()
         seconds = time.perf_counter() - started
         tokens = sum(batch.tokens for batch in batches)
         at.step, at.batch = at.step + 1, at.batch + 1
@@ -218,25 +258,48 @@ class Training:
         return StepDone(
             step=at.step,
             steps=self.steps,
-            epoch=at.epoch,
-            loss=total,
+            epoch=epoch,
+            loss=loss,
+            items=items,
             learning_rate=rate,
             gradient_norm=norm,
             tokens=tokens,
             seconds=seconds,
         )
 
+    def _collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
+        size = self.run.training.batch_size
+        chosen = [self.examples[row] for row in rows]
+        with self.phase("collate"):
+            batches = [self.task.collate(chosen[i : i + size], epoch) for i in range(0, len(rows), size)]
+            return [batch.to(self.model.device) for batch in batches]
+
     def _set_learning_rate(self, step: int) -> float:
-        factor = self.factor(step)
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        return self.run.optimizer.learning_rate * factor
+        rate = self.learning_rate * self.factor(step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        return rate
+
+    def _accumulate(self, batches: Sequence[Batch], items: int) -> float:
+        """Add up the gradients of the mean loss over all `items`, and return that loss."""
+        total = 0.0
+        for batch in batches:
+            with self.phase("forward"):
+                loss = self.task.loss(self.model, batch) / items
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise self._diverged(f"the loss is {total}")
+        return total
 
     def _update(self) -> float:
-        """Clip, step, and forget the gradients; returns their norm before clipping."""
+        """Clip the gradients, step and drop the gradients. Returns their norm before clipping.
+
+        The only place that reads gradients: processes that share a step would reduce them here.
+        """
         for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it asks for param_groups alone
+            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it needs param_groups alone
         clip = self.run.optimizer.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
@@ -266,7 +329,7 @@ class Training:
         return score > best if self.task.higher_is_better else score < best
 
     def _accept(self, evaluated: EvalDone) -> None:
-        """Note an evaluation; until here it is as if it had not been made, and a resumed run repeats it."""
+        """Record an evaluation; a run that is resumed from before this point repeats it."""
         at = self.progress
         if evaluated.best:
             at.best_score, at.best_step = evaluated.score, evaluated.step
@@ -275,5 +338,5 @@ class Training:
 
 
 def discard_checkpoint(folder: Path) -> None:
-    """Remove the resume state and the kept features of a finished run."""
+    """Remove the resume state and the cached features of a finished run."""
     shutil.rmtree(folder, ignore_errors=True)

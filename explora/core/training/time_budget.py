@@ -1,44 +1,41 @@
-"""How many steps fit into a time: a rehearsal of the first steps, whose effects are undone."""
+"""How many steps fit into a time: measured by a rehearsal of the first steps."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 
-import torch
-
 from explora.core.data.batching import epoch_batches, in_length_order
 from explora.core.training.loop import Training
 from explora.errors import TrainingError
 
-WARMUP_STEPS = 2  # the first load kernels and have the longest batch
+WARMUP_STEPS = 2  # not timed: they load kernels, and the first has the longest batch
 FEWEST_STEPS = 5
-SHARE = 0.03  # of the time that is left is spent on rehearsing steps
+SHARE = 0.03  # of the time that is left goes into the rehearsal
 EVALUATED_BATCHES = 4
-MARGIN = 0.98  # of the time is planned for: a machine is seldom as fast later as it was at first
+MARGIN = 0.98  # of the time is planned for: machines become slower more often than faster
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBudget:
-    """How many steps fit, and how many seconds are needed after the last."""
+    """How many steps fit, and how many seconds are needed after the last one."""
 
     steps: int
     closing_seconds: float
 
 
 def fit_steps(training: Training, seconds: float) -> TimeBudget:
-    """Return how many steps, with their evaluations, take `seconds` here.
+    """Return how many steps, with their evaluations, take `seconds` on this machine.
 
-    The steps of the rehearsal have a learning rate of zero, so that no weight changes; optimizers and random
-    numbers are as before once `Training.begin` is called. Raises TrainingError where hardly a step fits.
+    Rehearses a few steps, which leave the training as it was. Raises TrainingError if too few steps fit.
     """
     started = time.monotonic()
-    with torch.random.fork_rng():
+    with training.rehearsal():
         step = _step_seconds(training, SHARE * seconds)
         evaluation = _evaluation_seconds(training)
     left = MARGIN * seconds - (time.monotonic() - started)
     every = training.run.training.eval_every or training.steps_per_epoch
-    closing = 2 * evaluation  # one comes after the last step, and one of the best at the end
+    closing = 2 * evaluation  # one after the last step, and one of the best adapter at the end
     steps = int((left - closing) / (step + evaluation / every))
     if steps < FEWEST_STEPS:
         missing = FEWEST_STEPS * (step + evaluation / every) + closing - left
@@ -51,12 +48,11 @@ def fit_steps(training: Training, seconds: float) -> TimeBudget:
 
 
 def _step_seconds(training: Training, seconds: float) -> float:
-    """Return the mean time of a step, of those that fit into `seconds`."""
-    training.base_rates = [0.0] * len(training.base_rates)
+    """Return the mean time of a step, over as many steps as fit into `seconds`."""
     batches = epoch_batches(training.lengths, training.group, training.run.training.seed, epoch=0)
     started, taken = time.monotonic(), 0
     for taken, rows in enumerate(batches, start=1 - WARMUP_STEPS):
-        training.take_step(rows)
+        training.take_step(rows, epoch=0)
         if taken == 0:
             started = time.monotonic()
         if taken >= FEWEST_STEPS and time.monotonic() - started >= seconds:
@@ -65,7 +61,7 @@ def _step_seconds(training: Training, seconds: float) -> float:
 
 
 def _evaluation_seconds(training: Training) -> float:
-    """Return about how long a dev score takes, from a few batches spread over the lengths."""
+    """Estimate the time of a dev score from a few batches, spread over the lengths."""
     size = 2 * training.run.training.batch_size
     batches = list(in_length_order([len(example.ids) for example in training.dev], size))
     chosen = batches[:: max(1, len(batches) // EVALUATED_BATCHES)]

@@ -103,9 +103,10 @@ def test_packed_weights_are_weights(tiny_base, tiny_data):
 def test_parts_of_a_real_step(tiny_base, tiny_data):
     def parts(**options: object) -> dict[str, int]:
         session, run, examples = open_cell(cell(tiny_run(tiny_base, tiny_data, "paraphrase", **options)))
-        training = ClockedTraining(session, run, examples)
-        training.step()
-        found = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
+        clocked = ClockedTraining(session, run, examples)
+        clocked.step()
+        optimizers = clocked.training.optimizers
+        found = tensor_parts(session.model, optimizers, clocked.clock, clocked.repeat_longest)
         weights = sum(value.numel() * value.element_size() for value in session.model.parameters())
         assert weights <= found["weights"] <= 2 * weights  # what is packed may be held twice
         return dict(found)

@@ -36,9 +36,9 @@ GPT2 = MODELS["gpt2"].shape
 def begin(run: TrainRun) -> ClockedTraining:
     """Take the first step, in which the optimizer makes its state."""
     session, run, examples = open_cell(Cell(run=run, length=LENGTH, steps=1, seconds=0.0))
-    training = ClockedTraining(session, run, examples)
-    training.step()
-    return training
+    clocked = ClockedTraining(session, run, examples)
+    clocked.step()
+    return clocked
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
@@ -48,8 +48,9 @@ def test_a_step_holds_what_is_predicted(
     tiny_base: Path, tiny_data: Path, task: str, method: str, amp: str, checkpointing: bool
 ) -> None:
     run = tiny_run(tiny_base, tiny_data, task, **METHODS[method], amp=amp, grad_checkpoint=checkpointing)
-    training = begin(run)
-    found = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
+    clocked = begin(run)
+    training = clocked.training
+    found = tensor_parts(training.model, training.optimizers, clocked.clock, clocked.repeat_longest)
     told = predict(run, SHAPE, LENGTH, evaluates=False)
     step = told.gradients + told.activations + told.temporaries
     # A poem's given lines take no part in the loss; on so small a model that is much of the logits.
@@ -66,7 +67,7 @@ def test_optimizer_bytes_are_those_of_its_state(
     tiny_base: Path, tiny_data: Path, method: str, optimizer: str
 ) -> None:
     run = tiny_run(tiny_base, tiny_data, "paraphrase", **METHODS[method], optimizer=optimizer)
-    state = [values for each in begin(run).optimizers for values in each.state.values()]
+    state = [values for each in begin(run).training.optimizers for values in each.state.values()]
     numbers = [value for values in state for value in values.values() if value.dim()]
     assert predict(run, SHAPE, LENGTH).optimizer == sum(value.nbytes for value in numbers)
 

@@ -15,7 +15,7 @@ from explora.core.config.method import Method
 from explora.core.config.registry import Shape
 from explora.core.methods.full import Full
 from explora.core.methods.lora import LoRA
-from explora.core.model import gpt2 as model_module
+from explora.core.model import recompute
 from explora.core.model.gpt2 import GPT2
 from explora.core.model.recompute import recomputed
 from tests.kept_tensors import kept_bytes
@@ -54,7 +54,7 @@ def test_gradients_have_the_same_bits(
     method: Method, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = gradients(method, dtype)
-    monkeypatch.setattr(model_module, "recomputed", lambda value, make: contextlib.nullcontext())
+    monkeypatch.setattr(recompute, "recomputed", lambda value, make: contextlib.nullcontext())
     kept = gradients(method, dtype)
     assert again.keys() == kept.keys()
     assert all(torch.equal(again[name], kept[name]) for name in kept)
@@ -63,7 +63,7 @@ def test_gradients_have_the_same_bits(
 def test_a_wrong_recipe_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = gradients(TRIED[0], torch.float32)
     monkeypatch.setattr(
-        model_module, "recomputed", lambda value, make: recomputed(value, lambda: make() * 1.001)
+        recompute, "recomputed", lambda value, make: recomputed(value, lambda: make() * 1.001)
     )
     wrong = gradients(TRIED[0], torch.float32)
     assert any(not torch.equal(right[name], wrong[name]) for name in right)
@@ -75,7 +75,7 @@ def test_much_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return kept_bytes(model, lambda: model(torch.zeros(2, 20, dtype=torch.long)))
 
     less = kept()
-    monkeypatch.setattr(model_module, "recomputed", lambda value, make: contextlib.nullcontext())
+    monkeypatch.setattr(recompute, "recomputed", lambda value, make: contextlib.nullcontext())
     assert less < 0.7 * kept()
 
 

@@ -19,7 +19,7 @@ from explora.core.data.splits import read_table
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score, write_predictions
 from explora.core.runs.open import open_run
-from explora.core.runs.train import Running
+from explora.core.runs.train import Running, TrainResult, start_run
 from explora.core.tasks.contract import Evaluation, Example
 from explora.errors import DataError, UsageError
 from tests.tiny_models import finish, tiny_run
@@ -33,8 +33,8 @@ def open_folder(task: str, folder: Path, **encoding: Any) -> Session:
     return open_run(task, str(folder), model=None, tokenizer=None, runtime=IN_FP32, encoding=encoding)
 
 
-def train(run: TrainRun, folder: Path) -> tuple[Running, dict[str, Any]]:
-    running = Running(run, folder)
+def train(run: TrainRun, folder: Path) -> tuple[Running, TrainResult]:
+    running = start_run(run, folder)
     _, completed = finish(running)
     return running, completed.result
 
@@ -81,8 +81,8 @@ def test_a_run_on_one_file_is_scored_on_the_tenth_it_was_not_trained_on(
     assert not [ids for ids in ids_of(dev) if ids in ids_of(running.train.examples)]
     scored = score(session, data, data, None, 3)
     assert scored.split == "dev"
-    assert scored.evaluation.scores == pytest.approx(result["scores"], rel=1e-4)
-    assert scored.evaluation.floors == pytest.approx(result["floors"])
+    assert scored.evaluation.scores == pytest.approx(result.evaluation.scores, rel=1e-4)
+    assert scored.evaluation.floors == pytest.approx(result.evaluation.floors)
 
 
 def test_a_folder_has_splits_and_a_file_is_taken_whole(
@@ -250,7 +250,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full_disk(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_predictions(file, session, evaluated(session, [{"id": "1", "prediction": "2"}]))
     assert file.read_bytes() == b"before"

@@ -12,7 +12,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import predict
 from explora.core.machine.facts import peak_memory_bytes
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, Counterfactual, imagine_full
-from explora.core.runs.train import Completed, Running, StepDone
+from explora.core.runs.train import Completed, Running, StepDone, start_run
 from explora.core.runtime.resolve import resolve_runtime
 
 
@@ -23,29 +23,37 @@ def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
 
 
 def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) -> None:
-    events = list(Running(run_of(rank=2), tmp_path).events())
+    events = list(start_run(run_of(rank=2), tmp_path).events())
     found = [number for number, event in enumerate(events) if isinstance(event, Counterfactual)]
     assert len(found) == 1
     assert sum(isinstance(event, StepDone) for event in events[: found[0]]) == AFTER_STEPS
     completed = events[-1]
     assert isinstance(completed, Completed)
-    assert completed.result["full_fine_tuning"] == dataclasses.asdict(events[found[0]])
+    assert completed.result.full_fine_tuning == events[found[0]]
 
 
 @pytest.mark.parametrize("options", [{"method": "full"}, {"rank": 2, "max_steps": AFTER_STEPS - 1}])
 def test_without_an_adapter_or_enough_steps_there_is_none(options: dict[str, object], tmp_path: Path) -> None:
-    events = list(Running(run_of(**options), tmp_path).events())
+    events = list(start_run(run_of(**options), tmp_path).events())
     assert not any(isinstance(event, Counterfactual) for event in events)
     completed = events[-1]
     assert isinstance(completed, Completed)
-    assert completed.result["full_fine_tuning"] is None
+    assert completed.result.full_fine_tuning is None
 
 
 @pytest.mark.parametrize("task", ["paraphrase", "sonnet"])
 def test_full_fine_tuning_takes_longer_and_more(task: str, tmp_path: Path) -> None:
-    training = Running(run_of(task, rank=2), tmp_path).training
+    training = start_run(run_of(task, rank=2), tmp_path).training
     step = StepDone(
-        step=1, steps=1000, epoch=0, loss=1.0, learning_rate=0.1, gradient_norm=1.0, tokens=600, seconds=0.5
+        step=1,
+        steps=1000,
+        epoch=0,
+        loss=1.0,
+        items=4,
+        learning_rate=0.1,
+        gradient_norm=1.0,
+        tokens=600,
+        seconds=0.5,
     )
     slow = dataclasses.replace(step, seconds=50.0)
     found = imagine_full(training, [slow] * 3 + [step] * 17)
@@ -59,8 +67,8 @@ def test_full_fine_tuning_takes_longer_and_more(task: str, tmp_path: Path) -> No
 
 
 def test_the_rest_of_the_run_is_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(Running(run_of(rank=2, dropout=0.1), tmp_path / "with").events())
+    list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "with").events())
     monkeypatch.setattr(Running, "_has_seen_enough", lambda self, step: False)
-    list(Running(run_of(rank=2, dropout=0.1), tmp_path / "without").events())
+    list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "without").events())
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from explora.core.config.precedence import resolve
-from explora.core.runs.record import MetricsLog, Record, read_config, read_record, write_record
+from explora.core.runs.record import Record, open_metrics, read_config, read_record, write_record
 from explora.errors import UsageError
 
 RUN = resolve("paraphrase", {"rank": 3, "template": 'é "{sentence1}" {sentence2}'})[0]
@@ -87,20 +87,20 @@ def steps(folder: Path) -> list[Any]:
 
 
 def logged(folder: Path, count: int) -> None:
-    log = MetricsLog(folder / "new", 0)
+    log = open_metrics(folder / "new", 0)
     for step in range(1, count + 1):
         log.add({"step": step, "loss": 1 / step})
 
 
 def test_each_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "new", 0)
+    log = open_metrics(tmp_path / "new", 0)
     assert steps(tmp_path / "new") == []
     log.add({"step": 1, "loss": 0.1 + 0.2})
     assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.30000000000000004}\n'
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
-    MetricsLog(tmp_path, 0).add({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
+    open_metrics(tmp_path, 0).add({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "gradient_norm": null}\n'
     write_record(tmp_path, Record(run=RUN, result={"intervals": {"f1": [float("nan"), 1.0]}}, machine={}))
     record = read_record(tmp_path)
@@ -110,7 +110,7 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 3, 5, 9])
 def test_opening_again_drops_what_came_after(tmp_path: Path, keep: int) -> None:
     logged(tmp_path, 5)
-    log = MetricsLog(tmp_path / "new", keep)
+    log = open_metrics(tmp_path / "new", keep)
     assert steps(tmp_path / "new") == list(range(1, min(keep, 5) + 1))
     log.add({"step": 17})
     assert steps(tmp_path / "new")[-1] == 17
@@ -120,5 +120,5 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
     logged(tmp_path, 5)
     file = tmp_path / "new" / "metrics.jsonl"
     file.write_text(file.read_text()[:-9], encoding="utf-8")
-    MetricsLog(tmp_path / "new", 5).add({"step": 5, "loss": 1.0})
+    open_metrics(tmp_path / "new", 5).add({"step": 5, "loss": 1.0})
     assert steps(tmp_path / "new") == [1, 2, 3, 4, 5]

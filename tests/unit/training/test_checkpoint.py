@@ -139,7 +139,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("saves_before", [1, 2])
 @pytest.mark.parametrize(
-    "moment", ["rmtree", "mkdir", "save_file", "asdict", "write_text", "write_text+1", "replace", "rmtree+1"]
+    "moment", ["rmtree", "mkdir", "save_file", "asdict", "write_text", "write_bytes", "replace", "rmtree+1"]
 )
 def test_a_kill_at_any_moment_leaves_a_complete_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, saves_before: int
@@ -160,7 +160,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
             return real(*arguments, **options)
         if name == "save_file":
             arguments[1].write_bytes(b"half a file")
-        elif name == "write_text":
+        elif name in ("write_text", "write_bytes"):
             real(arguments[0], arguments[1][: len(arguments[1]) // 2], **options)
         raise Killed
 

@@ -13,9 +13,11 @@ import torch
 
 from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
-from explora.core.runs.train import Completed, Fitted, Running, TimeIsUp
+from explora.core.runs.train import Completed, Fitted, TimeIsUp, start_run
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training import time_budget
+from explora.core.training.checkpoint import Progress
+from explora.core.training.loop import StepDone, Training
 from explora.errors import TrainingError, UsageError
 
 SETTINGS = {"rank": 2, "batch_size": 8, "threads": 1, "amp": "off", "dropout": 0.1}
@@ -27,7 +29,7 @@ def run_of(**options: object) -> TrainRun:
 
 
 def train(folder: Path, **options: object) -> list[object]:
-    return list(Running(run_of(**options), folder).events())
+    return list(start_run(run_of(**options), folder).events())
 
 
 def losses(folder: Path) -> list[float]:
@@ -59,26 +61,35 @@ def test_the_steps_are_recorded_so_that_the_run_can_be_repeated(tmp_path: Path) 
     completed = train(tmp_path, max_minutes=80 / 60)[-1]
     assert isinstance(completed, Completed)
     recorded = json.loads((tmp_path / "run.json").read_text())["config"]["training"]
-    assert recorded["max_steps"] == completed.result["steps"]
+    assert recorded["max_steps"] == completed.result.steps
     assert recorded["max_minutes"] == pytest.approx(80 / 60)
-    assert not completed.result["stopped_early"]
+    assert not completed.result.stopped_early
 
 
-def test_the_rehearsal_takes_real_steps_that_change_no_weight(tmp_path: Path) -> None:
-    running = Running(run_of(max_minutes=1.0), tmp_path)
+def test_the_rehearsal_takes_real_steps_that_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_run(run_of(max_minutes=1.0), tmp_path)
     before = [value.detach().clone() for value in running.training.trained]
     draws = torch.random.get_rng_state()
+    taken: list[StepDone] = []
+    step = Training.take_step
+    monkeypatch.setattr(
+        Training, "take_step", lambda *given, **more: taken.append(step(*given, **more)) or taken[-1]
+    )
     steps = time_budget.fit_steps(running.training, 600.0).steps
-    assert running.training.progress.step >= time_budget.FEWEST_STEPS
+    assert len(taken) >= time_budget.FEWEST_STEPS
     assert steps > 10
     assert all(torch.equal(a, b) for a, b in zip(before, running.training.trained, strict=True))
     assert torch.equal(draws, torch.random.get_rng_state())
+    assert running.training.progress == Progress()
+    assert not any(optimizer.state for optimizer in running.training.optimizers)
 
 
 def test_more_time_has_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_budget, "_step_seconds", lambda *given: 0.5)
     monkeypatch.setattr(time_budget, "_evaluation_seconds", lambda training: 10.0)
-    training = Running(run_of(max_minutes=1.0, eval_every=20), tmp_path).training
+    training = start_run(run_of(max_minutes=1.0, eval_every=20), tmp_path).training
     found = [time_budget.fit_steps(training, seconds).steps for seconds in (100.0, 200.0)]
     # 0.98 of the time, less two scores, in steps that carry a twentieth of a score each
     assert found == [pytest.approx((0.98 * seconds - 20) / 1.0, abs=1) for seconds in (100, 200)]
@@ -95,7 +106,7 @@ def test_too_little_time_is_said_before_anything_is_trained(tmp_path: Path) -> N
 def test_a_machine_that_becomes_slow_ends_the_run_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = Running(run_of(max_minutes=80 / 60), tmp_path)
+    running = start_run(run_of(max_minutes=80 / 60), tmp_path)
     events: list[object] = []
     for event in running.events():
         events.append(event)
@@ -104,14 +115,14 @@ def test_a_machine_that_becomes_slow_ends_the_run_in_time(
     assert sum(isinstance(event, TimeIsUp) for event in events) == 1
     completed = events[-1]
     assert isinstance(completed, Completed)
-    assert completed.result["steps"] == 1 and completed.result["stopped_early"]
+    assert completed.result.steps == 1 and completed.result.stopped_early
 
 
 def test_what_comes_after_the_last_step_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of 200 s at the end: a run that has spent most of its time stops at once, so that they fit."""
     monkeypatch.setattr(time_budget, "_step_seconds", lambda *given: 0.1)
     monkeypatch.setattr(time_budget, "_evaluation_seconds", lambda training: 100.0)
-    running = Running(run_of(max_minutes=10.0), tmp_path, spent=150.0)
+    running = start_run(run_of(max_minutes=10.0), tmp_path, spent=150.0)
     events: list[object] = []
     for event in running.events():
         events.append(event)
