@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from explora.core.config.registry import METHODS, TASKS
+from explora.core.config.registry import METHODS, TASKS, task_row
 from explora.core.config.run_config import (
     CONCERNS,
     TrainRun,
@@ -30,7 +30,7 @@ def resolve(
     `options` holds only what the user gave, by field name, `from_file` what the file names. Returns the
     run and, by field name, where each value came from. Raises UsageError for what cannot be.
     """
-    row, from_file = TASKS[task], from_file or {}
+    row, from_file = task_row(task), from_file or {}
     method = options.get("method", from_file.get("method", "lora"))
     _refuse_pointless(task, method, options)
     layers: list[tuple[str, Mapping[str, Any]]] = [

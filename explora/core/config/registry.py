@@ -6,8 +6,12 @@ To add a task, a method or a model size, add a row here and the file it names.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from explora.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +54,14 @@ class MethodRow:
 
     `settings` are the fields of `run_config.MethodConfig` that it obeys. `trains_base` says that the base
     weights themselves move, so that they are kept in fp32 and the result is a whole model folder rather
-    than an adapter.
+    than an adapter. `needs_head` says that it trains nothing but a classification head.
     """
 
     summary: str
     implementation: str
     settings: tuple[str, ...] = ()
     trains_base: bool = False
+    needs_head: bool = False
 
 
 METHODS: dict[str, MethodRow] = {
@@ -73,14 +78,37 @@ METHODS: dict[str, MethodRow] = {
     "last-linear": MethodRow(
         summary="only a fresh linear head on the frozen model",
         implementation="explora.core.methods.last_linear",
+        needs_head=True,
     ),
 }
 
 
+# How a file is read: functions `(source, row, config)` that yield parsed lines.
+ROWS = "explora.core.data.readers:read_rows"
+POEMS = "explora.core.data.readers:read_poems"
+DOCUMENTS = "explora.core.data.readers:read_documents"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """A task family: the columns of its files, and its defaults by method.
+    """Describe a task: what its files hold, how it answers, and its defaults by method.
 
+    Files:
+    `columns` are the required columns, `label` is the column of the label, `aliases` are other names of both.
+    `reader` is how a file is read. `split_files` names, by split and in order of preference, the files of a
+    folder that has one of the train files; other folders are searched for the name of the split.
+    `samples` is the folder of the sample data (default: the one inside the package).
+    `stream` says that the files are plain text, joined into one stream of tokens and cut into rows: the rows
+    are memory-mapped, evaluation uses the longest rows that the model reads, and a base can be trained from
+    scratch.
+
+    Answers:
+    `classes` is the number of classes (a default where the data decides), None for language modelling.
+    `own_head` says that a classification head answers, whatever the method; otherwise the tied head does.
+    `top_p` is the default of `generate` (None: 1). `floor_needs_train` says that the floor of the scores is
+    computed from training rows.
+
+    Settings:
     `defaults` are values of `explora.core.config.run_config` fields, by flat field name; `by_method` refines
     them, its learning rates for a width of 768. `refused` maps a method that makes no sense here to the
     reason.
@@ -91,9 +119,31 @@ class TaskRow:
     columns: tuple[str, ...]
     label: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
+    reader: str = ROWS
+    split_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    samples: Path | None = None
+    stream: bool = False
+    classes: int | None = None
+    own_head: bool = False
+    top_p: float | None = None
+    floor_needs_train: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def one_position(self) -> bool:
+        """Whether the answer to a row is read at one position, rather than at every token."""
+        return self.classes is not None
+
+    def head_classes(self, needs_head: bool, classes: int | None = None) -> int:
+        """Return the number of classes of the linear head that a method trains, 0 for no head.
+
+        `needs_head` is that of the method. `classes` is how many classes the data has, where that is known.
+        """
+        if self.classes is None or not (self.own_head or needs_head):
+            return 0
+        return classes or self.classes
 
 
 PARAPHRASE_TEMPLATE = 'Is "{sentence1}" a paraphrase of "{sentence2}"? Answer "yes" or "no": '
@@ -106,6 +156,7 @@ TASKS: dict[str, TaskRow] = {
         label="label",
         aliases={"is_duplicate": "label", "Quality": "label", "#1 String": "sentence1"}
         | {"#2 String": "sentence2", "question1": "sentence1", "question2": "sentence2"},
+        classes=2,
         defaults={
             "template": PARAPHRASE_TEMPLATE,
             "label_words": ("yes", "no"),
@@ -126,6 +177,8 @@ TASKS: dict[str, TaskRow] = {
         columns=("sentence",),
         label="label",
         aliases={"sentiment": "label", "text": "sentence"},
+        classes=5,  # as the Stanford Sentiment Treebank
+        own_head=True,
         defaults={
             "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 3,
@@ -142,6 +195,14 @@ TASKS: dict[str, TaskRow] = {
         summary="continue a poem from its first lines",
         implementation="explora.core.tasks.sonnet:Sonnet",
         columns=("text",),
+        reader=POEMS,
+        split_files={  # CS224N's: whole poems where there are some, not the first lines of the same ones
+            "train": ("sonnets.txt",),
+            "dev": ("TRUE_sonnets_held_out_dev.txt",),
+            "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
+        },
+        top_p=0.9,
+        floor_needs_train=True,
         defaults={
             "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 10,
@@ -158,6 +219,8 @@ TASKS: dict[str, TaskRow] = {
         summary="language modelling on plain text: adapt a base to your own, or train one",
         implementation="explora.core.tasks.text:Text",
         columns=("text",),
+        reader=DOCUMENTS,
+        stream=True,
         defaults={
             "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
             "epochs": 3,
@@ -179,6 +242,13 @@ TARGETS: dict[str, tuple[str, int | None]] = {
     "mlp-up": ("mlp.c_fc", None),
     "mlp-down": ("mlp.c_proj", None),
 }
+
+
+def task_row(name: str) -> TaskRow:
+    """Return the row of a task. Raises UsageError for a name that is not registered."""
+    if name in TASKS:
+        return TASKS[name]
+    raise UsageError(f"no task {name!r}{did_you_mean(name, TASKS)}", f"tasks: {', '.join(TASKS)}")
 
 
 def load_implementation(reference: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from explora.core.config.registry import EMBEDDED, METHODS, TARGETS, Shape
+from explora.core.config.registry import EMBEDDED, METHODS, TARGETS, Shape, task_row
 from explora.errors import UsageError, did_you_mean
 
 
@@ -272,7 +272,7 @@ def validate(run: TrainRun) -> None:
         raise UsageError("label words are two different words: --label-words yes,no")
     if run.from_scratch is not None:
         _validate_shape(run.from_scratch)
-    if run.from_scratch is not None and (run.task != "text" or run.method.method != "full"):
+    if run.from_scratch is not None and (not task_row(run.task).stream or run.method.method != "full"):
         raise UsageError(
             "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
         )
