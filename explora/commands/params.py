@@ -13,12 +13,14 @@ from explora.commands._parsing import given, parse_method, parse_size
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import METHODS, TASKS, Shape
 from explora.core.config.run_config import TrainRun, foreign_settings, spelled
-from explora.core.estimate.parameters import SENTIMENT_CLASSES, Count, check_rank, count, head_classes
+from explora.core.estimate.parameters import Count, check_rank, count
 from explora.core.runs.adapter import Header
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
 NO_DIGEST = "0" * 64
+
+WITH_HEAD = {name: row.classes for name, row in TASKS.items() if row.own_head}
 
 Classes = Annotated[
     int | None,
@@ -27,7 +29,8 @@ Classes = Annotated[
         metavar="N",
         min=2,
         rich_help_panel="Method",
-        help=f"How many classes sentiment tells apart (default {SENTIMENT_CLASSES}).",
+        help="Number of classes of a task with a classification head (default: "
+        f"{', '.join(f'{classes} for {name}' for name, classes in WITH_HEAD.items())}).",
     ),
 ]
 
@@ -101,8 +104,8 @@ def params(
 
     `explora params --model gpt2 --full --budget 2GB`
     """
-    if classes is not None and task != "sentiment":
-        raise UsageError(f"--classes belongs to sentiment; {task} has no classes to choose")
+    if classes is not None and task not in WITH_HEAD:
+        raise UsageError(f"--classes belongs to {', '.join(WITH_HEAD)}; {task} has no classes to choose")
     of_memory = {
         "lora_dropout": lora_dropout,
         "optimizer": optimizer,
@@ -183,7 +186,8 @@ def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
-    labels = tuple(str(label) for label in range(head_classes(run.task, run.method.method, classes)))
+    width = TASKS[run.task].head_classes(METHODS[run.method.method].needs_head, classes)
+    labels = tuple(map(str, range(width)))
     header = Header(
         task=run.task,
         method=run.method,

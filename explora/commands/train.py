@@ -17,9 +17,9 @@ from explora.commands._memory import warn_if_short
 from explora.commands._parsing import given, parse_method, shown
 from explora.commands._scores import show_scores
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import Shape
+from explora.core.config.registry import METHODS, TASKS, Shape
 from explora.core.config.run_config import TrainRun, settings_of, spelled
-from explora.core.estimate.parameters import check_rank, count, head_classes
+from explora.core.estimate.parameters import check_rank, count
 from explora.core.runs.record import read_config, read_losses
 from explora.errors import UsageError, did_you_mean
 
@@ -310,7 +310,7 @@ def _show_feature_cache(running: Running) -> None:
 
 
 def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool) -> None:
-    classes = head_classes(run.task, run.method.method)
+    classes = TASKS[run.task].head_classes(METHODS[run.method.method].needs_head)
     trainable = count(shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})

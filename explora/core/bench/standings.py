@@ -13,6 +13,7 @@ from explora.core.bench.lessons import Learned
 from explora.core.bench.measurements import Contender, Measurement
 from explora.core.bench.plan import Plan
 from explora.core.bench.rows import Outcome
+from explora.core.config.registry import TASKS
 from explora.errors import UsageError
 
 PEERS = ("transformers", "peft")
@@ -92,8 +93,10 @@ def _peer_of(group: Sequence[Contender]) -> Contender:
     if not lora:
         raise UsageError("--peer is compared with LoRA", "leave lora among the --methods")
     middle = lora[len(lora) // 2]
-    if middle.run.task == "sentiment":
-        raise UsageError("--peer knows no sentiment: its fresh head cannot start from the same weights")
+    if TASKS[middle.run.task].own_head:
+        raise UsageError(
+            f"--peer cannot compare {middle.run.task}: its fresh head cannot start from the same weights"
+        )
     if middle.run.runtime.amp == "fp16":
         raise UsageError("--peer runs in fp32 or bf16", "--amp off or --amp bf16")
     if missing := [name for name in PEERS if importlib.util.find_spec(name) is None]:

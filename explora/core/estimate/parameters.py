@@ -20,7 +20,6 @@ Tensors = dict[str, tuple[int, ...]]
 FLOAT32_BYTES = 4
 HEADER_ALIGNMENT = 8
 HEAD = "score"
-SENTIMENT_CLASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +51,6 @@ class Count:
     def share(self) -> float:
         """`trainable` as a fraction of `total`."""
         return self.trainable / self.total
-
-
-def head_classes(task: str, method: str, classes: int | None = None) -> int:
-    """How wide the task's own linear head is; 0 where the tied head answers.
-
-    Sentiment always has a head, of `classes` (SST's five unless told). Paraphrase answers by words, and
-    gets a two-way head when a head is all there is to train.
-    """
-    if task == "sentiment":
-        return classes or SENTIMENT_CLASSES
-    return 2 if method == "last-linear" else 0
 
 
 def count(shape: Shape, method: MethodConfig, classes: int = 0, header: str = "") -> Count:
