@@ -141,7 +141,7 @@ class Running:
         if known is not None:
             return known
         assert self.run.from_scratch is not None
-        text = find_split("text", self.run.data, "train").file
+        text = find_split(self.run.task, self.run.data, "train").file
         documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
         return train_tokenizer(documents, self.run.from_scratch.vocab_size)
 
