@@ -111,6 +111,15 @@ def test_a_prompt_begins_as_the_training_poems_do(make: Make, poems: list[Exampl
             assert make().prompt(poem(*lines[:given]) + "\n", 0).ids == example.ids[:end]
 
 
+@pytest.mark.parametrize(
+    ("given", "left"), [("Shall I", 14), ("a\nb\nc\n", 11), ("a\n" * 14, 1), ("a\n" * 20, 1)]
+)
+def test_a_continued_poem_has_fourteen_lines_and_at_least_one_is_new(
+    make: Make, given: str, left: int
+) -> None:
+    assert make().prompt(given, 3).lines == left
+
+
 def test_what_is_too_long_is_cut_with_its_breaks(make: Make, poems: list[Example]) -> None:
     short = make(max_length=200).load(SAMPLES, "dev").examples
     for whole, cut in zip(poems, short, strict=True):
