@@ -65,10 +65,6 @@ ENTAILMENT = TaskRow(
     samples=made_samples(),
     classes=3,
     own_head=True,
-    defaults={"targets": ("key", "value"), "epochs": 3, "batch_size": 8, "max_length": 128},
-    by_method={
-        "lora": {"learning_rate": 1e-3},
-        "full": {"learning_rate": 1e-4},
-        "last-linear": {"learning_rate": 1e-2},
-    },
+    defaults={"epochs": 3, "batch_size": 8, "max_length": 128},
+    by_method={method: {"learning_rate": 1e-3} for method in ("lora", "full", "last-linear")},
 )

@@ -11,7 +11,6 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,32 +22,39 @@ COMMON_WORDS = {"text"}  # also a column and a key of JSON: fine as a subscript 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A table of the registry, what it is called, and the folders and modules that may know its names."""
+    """A table of the registry, the implementation of each name, and who may know the names.
 
-    called: str
-    rows: Mapping[str, Any]
+    `homes` are folders and modules of the package.
+    """
+
+    table: str
+    implementations: Mapping[str, str]
     homes: tuple[str, ...]
 
     @property
-    def modules(self) -> set[str]:
-        """The modules of the implementations."""
-        return {row.implementation.partition(":")[0] for row in self.rows.values()}
+    def known(self) -> set[str]:
+        """The names, and the modules of the implementations."""
+        modules = {reference.partition(":")[0] for reference in self.implementations.values()}
+        return modules | self.implementations.keys()
 
 
 KINDS = [
-    Kind(called="TASKS", rows=TASKS, homes=("core/tasks", "core/config/registry.py")),
+    Kind(
+        table="TASKS",
+        implementations={name: row.implementation for name, row in TASKS.items()},
+        homes=("core/tasks", "core/config/registry.py"),
+    ),
 ]
 
 
 def found_in(source: str, kind: Kind) -> list[str]:
     """Return `line: name` for each name that something is decided by."""
-    known = kind.rows.keys() | kind.modules
     nodes = ast.walk(ast.parse(source))
     return [
         f"{node.lineno}: {name}"  # type: ignore[attr-defined]
         for node in nodes
         for name in _asked_by(node, kind)
-        if name in known
+        if name in kind.known
     ]
 
 
@@ -59,7 +65,7 @@ def _asked_by(node: ast.AST, kind: Kind) -> Iterator[object]:
             yield from _constants([node.left, *node.comparators])
         case ast.MatchValue():
             yield from _constants([node.value])
-        case ast.Subscript(value=ast.Name(id=table) | ast.Attribute(attr=table)) if table == kind.called:
+        case ast.Subscript(value=ast.Name(id=table) | ast.Attribute(attr=table)) if table == kind.table:
             yield from _constants([node.slice])
         case ast.Subscript():
             yield from _constants([node.slice]) - COMMON_WORDS
@@ -87,7 +93,7 @@ def strangers(kind: Kind) -> Iterator[Path]:
             yield module
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.called)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.table)
 def test_nothing_is_decided_by_a_name(kind: Kind) -> None:
     found = [
         f"{module.relative_to(PACKAGE)}:{place}"
