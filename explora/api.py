@@ -10,7 +10,6 @@ from typing import Any
 from explora.core.base.find import shape_of
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.run_config import DataConfig, RuntimeConfig, TrainRun
-from explora.core.generate.decode import Prompt
 from explora.core.generate.decode import generate as continue_prompts
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.assemble import Session
@@ -60,9 +59,7 @@ def generate(
     seed: int = 11711,
 ) -> list[str]:
     """Continue each prompt; the seed of a prompt is `seed` plus its number."""
-    encoded = [
-        Prompt(ids=session.task.prompt_ids(text), seed=seed + number) for number, text in enumerate(prompts)
-    ]
+    encoded = [session.task.prompt(text, seed + number) for number, text in enumerate(prompts)]
     chosen = sampling or SamplingConfig()
     found = continue_prompts(session.model, encoded, chosen, max_new_tokens, session.tokenizer)
     return [session.tokenizer.decode(item.ids) for item in found]

@@ -16,6 +16,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 
 
+def pytest_configure() -> None:
+    """Register a task that explora does not have: before collection, in each process of a parallel run."""
+    from explora.core.config.registry import TASKS
+    from tests.toy_task import ENTAILMENT
+
+    TASKS["entailment"] = ENTAILMENT
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a command left behind."""

@@ -14,7 +14,8 @@ from explora.core.base.weights import write_model
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import METHODS, TASKS, Shape, method_class
-from explora.core.config.run_config import TrainRun, field_names
+from explora.core.config.run_config import DataConfig, TrainRun, field_names
+from explora.core.data.splits import find_split
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import Completed, Event, Running
 
@@ -63,7 +64,7 @@ def write_tiny_data(folder: Path) -> None:
     """Write TASK/train.EXT and TASK/dev.EXT: a few of each task's sample rows, short ones."""
     for task in TASKS:
         for split, count in (("train", 22), ("dev", 5)):
-            source = next((SAMPLES / task).glob(f"*{split}*"))
+            source = Path(find_split(task, DataConfig(), split).file)
             target = folder / task / f"{split}{source.suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             text = source.read_text(encoding="utf-8")

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explora.core.config.run_config import DataConfig, registry
+from explora.core.config import registry
+from explora.core.config.run_config import DataConfig
 from explora.core.data.splits import Row
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Batch, Example, Setting, Split
+from explora.core.tasks.contract import Batch, Example, Split, TaskContext
 from explora.core.tasks.text import Rows, Text, tokenise
 
 # file -> how often its rows are in an epoch
@@ -85,9 +86,9 @@ class Joined(Rows):
 class TextWithAnswers(Text):
     """See the module."""
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        encode = setting.tokenizer.encode
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context)
+        encode = context.tokenizer.encode
         (self.space,), (yes,), (no,) = encode(" "), encode("yes"), encode("no")
         (spaced_yes,), (spaced_no,) = encode(" yes"), encode(" no")
         self.bare = {spaced_yes: yes, spaced_no: no}
@@ -101,10 +102,10 @@ class TextWithAnswers(Text):
         folder = Path(str(config.data)).parent
         parts: list[Sequence[Example]] = [plain.examples]
         for name, times in ANSWERED.items():
-            ids, _ = tokenise(str(folder / name), self.setting.tokenizer)
+            ids, _ = tokenise(str(folder / name), self.context.tokenizer)
             answered = self._with_bare_answers(ids)
-            starts = row_starts(answered, self.setting.tokenizer.eos, self.setting.max_length)
-            parts += [AnsweredRows(name, answered, starts, self.setting.max_length)] * times
+            starts = row_starts(answered, self.context.tokenizer.eos, self.context.max_length)
+            parts += [AnsweredRows(name, answered, starts, self.context.max_length)] * times
         return Split(examples=Joined(parts))
 
     def _with_bare_answers(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:

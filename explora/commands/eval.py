@@ -15,6 +15,7 @@ from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
 from explora.commands._scores import show_scores
 from explora.core.config.precedence import resolve
+from explora.core.config.registry import TASKS
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("dev", "test", "train")
 BATCH_SIZE = 32
-WHOLE_CONTEXT = 1 << 20  # more tokens than any model reads: text is scored on windows as long as it can
+WHOLE_CONTEXT = 1 << 20  # more tokens than any model reads: a stream is scored on windows as long as it can
 
 Split = Annotated[
     str | None,
@@ -87,7 +88,7 @@ def evaluate(
     rows = given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
     machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
     asked, _ = resolve(task, encoding | rows | machine)
-    if task == "text":
+    if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
     prepare_answers()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,18 +18,20 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
 from explora.core.config.precedence import resolve
-from explora.core.config.run_config import DataConfig
+from explora.core.config.registry import TASKS
 from explora.core.data.text_files import name_of, what_is_wrong
 from explora.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from explora.core.generate.decode import Prompt
     from explora.core.generate.sampling import SamplingConfig
     from explora.core.runs.assemble import Session
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
-SONNET_LINES = 14
 DEFAULT_SEED = 11711
 STDIN = name_of("-")
+WRITERS = [name for name, row in TASKS.items() if row.classes is None]
+TOP_P = [f"{row.top_p} for {name}" for name, row in TASKS.items() if row.top_p is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def generate(
             "--top-p",
             metavar="P",
             rich_help_panel="Sampling",
-            help="Keep the likeliest tokens that hold P (default 0.9 for sonnet, else 1).",
+            help=f"Keep the likeliest tokens that hold P (default {', '.join(TOP_P)}, else 1).",
         ),
     ] = None,
     repetition_penalty: Annotated[
@@ -140,7 +142,7 @@ def generate(
 
     from explora.core.generate.sampling import SamplingConfig
 
-    nucleus = top_p if top_p is not None else (0.9 if task == "sonnet" and not greedy else None)
+    nucleus = top_p if top_p is not None or greedy else TASKS[task].top_p
     sampling = SamplingConfig(
         temperature=1.0 if temperature is None else temperature,
         top_k=top_k,
@@ -161,7 +163,7 @@ def generate(
     if session.model.score is not None:
         raise UsageError(
             f"{session.label} classifies, it does not write",
-            f"explora eval {task}, or choose a sonnet or text run",
+            f"explora eval {task}, or choose a {' or '.join(WRITERS)} run",
         )
     merge_in_memory(session, DTYPES[runtime.amp])
     session.settle()
@@ -180,15 +182,8 @@ def generate(
 def _prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
     """Yield the prompts of whichever source was named."""
     if data is not None:
-        from explora.core.data.splits import read_table
-        from explora.core.tasks.sonnet import PROMPT_LINES
-
-        column = "text" if session.task_name in ("sonnet", "text") else None
-        if column is None:
-            raise UsageError(f"--data holds poems; {session.task_name} takes --prompt")
-        for row in read_table(data, session.task_name, DataConfig(data=data)).rows:
-            given = row.values[column].split("\n")[:PROMPT_LINES]
-            yield Asked(text="\n".join(given) + "\n", file=row.file, line=row.line)
+        for row, text in session.task.prompts(data):
+            yield Asked(text=text, file=row.file, line=row.line)
         return
     if prompt != "-":
         yield Asked(text=prompt or "", file="--prompt", line=0)
@@ -233,18 +228,16 @@ def _text_of(line: str, number: int) -> str:
     return text
 
 
-def _make_prompt(session: Session, asked: Asked, seed: int) -> Any:
-    from explora.core.generate.decode import Prompt, check_prompt
+def _make_prompt(session: Session, asked: Asked, seed: int) -> Prompt:
+    from explora.core.generate.decode import check_prompt
 
     if not asked.text.strip():
         raise DataError("the prompt is empty", "give at least a word", file=asked.file, line=asked.line)
     if wrong := what_is_wrong(asked.text):
         raise DataError(wrong, file=asked.file, line=asked.line)
-    ids = session.task.prompt_ids(asked.text)
-    check_prompt(ids, session.model.shape.n_positions, asked.file, asked.line)
-    if session.task_name != "sonnet":
-        return Prompt(ids=ids, seed=seed)
-    return Prompt(ids=ids, seed=seed, lines=max(1, SONNET_LINES - asked.text.count("\n")))
+    prompt = session.task.prompt(asked.text, seed)
+    check_prompt(prompt.ids, session.model.shape.n_positions, asked.file, asked.line)
+    return prompt
 
 
 def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_tokens: int, seed: int) -> None:

@@ -15,12 +15,14 @@ from explora.core.config.registry import METHODS, TASKS, Shape, method_class
 from explora.core.config.run_config import TrainRun, foreign_settings
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
-from explora.core.estimate.parameters import SENTIMENT_CLASSES, Count, count, head_classes
+from explora.core.estimate.parameters import Count, count
 from explora.core.runs.adapter import Header
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
 NO_DIGEST = "0" * 64
+
+WITH_HEAD = {name: row.classes for name, row in TASKS.items() if row.own_head}
 
 Classes = Annotated[
     int | None,
@@ -29,7 +31,8 @@ Classes = Annotated[
         metavar="N",
         min=2,
         rich_help_panel="Method",
-        help=f"How many classes sentiment tells apart (default {SENTIMENT_CLASSES}).",
+        help="Number of classes of a task with a classification head (default: "
+        f"{', '.join(f'{classes} for {name}' for name, classes in WITH_HEAD.items())}).",
     ),
 ]
 
@@ -96,8 +99,8 @@ def params(
 
     `explora params --model gpt2 --full --budget 2GB`
     """
-    if classes is not None and task != "sentiment":
-        raise UsageError(f"--classes belongs to sentiment; {task} has no classes to choose")
+    if classes is not None and task not in WITH_HEAD:
+        raise UsageError(f"--classes belongs to {', '.join(WITH_HEAD)}; {task} has no classes to choose")
     wants_memory = memory or budget is not None
     if not wants_memory:
         _refuse_idle([*settings, *(["length"] if length is not None else [])])
@@ -168,7 +171,8 @@ def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
-    labels = tuple(str(label) for label in range(head_classes(run.task, run.method.name, classes)))
+    width = TASKS[run.task].head_classes(run.method.needs_head, classes)
+    labels = tuple(map(str, range(width)))
     header = Header(
         task=run.task,
         method=run.method,

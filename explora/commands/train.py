@@ -15,10 +15,10 @@ from explora.commands._memory import warn_if_short
 from explora.commands._scores import show_scores
 from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import Shape
+from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_of
 from explora.core.config.setting import spelled
-from explora.core.estimate.parameters import count, head_classes
+from explora.core.estimate.parameters import count
 from explora.core.runs.record import read_config, read_losses
 from explora.errors import UsageError
 
@@ -190,7 +190,7 @@ def _show_feature_cache(running: Running) -> None:
 
 
 def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool) -> None:
-    classes = head_classes(run.task, run.method.name)
+    classes = TASKS[run.task].head_classes(run.method.needs_head)
     trainable = count(shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})

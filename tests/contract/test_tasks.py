@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, TASKS
+from explora.core.config.registry import METHODS, TASKS, task_row
 from explora.core.config.run_config import DataConfig, settings_of
-from explora.core.data.splits import find_split
+from explora.core.data.splits import find_split, read_table
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.tasks.contract import Batch, Evaluation, Example, Split
@@ -321,6 +321,40 @@ def test_rows_without_labels_get_predictions_and_no_scores(
     assert not any("label" in item for item in evaluation.predictions)
 
 
+def test_predictions_are_lines_of_a_file_or_refused(adapted: Prepared, evaluated: Evaluation) -> None:
+    task = adapted.session.task
+    if not evaluated.predictions:
+        with pytest.raises(UsageError, match="no predictions"):
+            task.prediction_lines(evaluated.predictions)
+        return
+    text = "\n".join(task.prediction_lines(evaluated.predictions))
+    assert all(str(item["id"]) in text for item in evaluated.predictions)
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_the_text_and_its_seed(adapted: Prepared) -> None:
+    session = adapted.session
+    prompt = session.task.prompt("The lamp\nand the oil\n", 7)
+    ids = [token for token in prompt.ids if token != session.tokenizer.eos]
+    assert session.tokenizer.decode(ids) == "The lamp\nand the oil\n"
+    assert prompt.seed == 7
+
+
+def test_the_rows_of_a_file_are_prompts_or_refused(adapted: Prepared) -> None:
+    name, task = adapted.session.task_name, adapted.session.task
+    file = find_split(name, SAMPLES, "dev").file
+    if TASKS[name].one_position:
+        with pytest.raises(UsageError, match=f"{name} takes --prompt"):
+            task.prompts(file)
+        return
+    rows = read_table(file, name, SAMPLES).rows
+    found = list(task.prompts(file))
+    assert [row for row, _ in found] == rows
+    assert all(row.values["text"].startswith(text.rstrip("\n")) for row, text in found)
+
+
 # --- the registry ---------------------------------------------------------------------------------
 
 
@@ -329,6 +363,23 @@ def test_a_head_has_as_many_classes_as_the_task_says(prepared: Prepared) -> None
     assert session.task.head_classes() == (
         None if session.model.score is None else session.model.score.out_features
     )
+
+
+def test_what_the_row_says_without_torch_is_what_the_task_does(prepared: Prepared) -> None:
+    session = prepared.session
+    task, row = session.task, TASKS[session.task_name]
+    needs_head = METHODS[session.method.method].needs_head
+    assert row.head_classes(needs_head, len(task.labels)) == (task.head_classes() or 0)
+    assert row.classes in (None, len(task.labels))
+    assert row.one_position == (task.collate(uneven(prepared.train.examples), 0).targets.dim() == 1)
+    assert not (row.own_head and task.candidates)
+    assert task.candidates is None or len(task.candidates) == len(task.labels)
+
+
+def test_a_task_that_is_not_registered_is_an_error() -> None:
+    for ask in (task_row, lambda name: resolve(name, {})):
+        with pytest.raises(UsageError, match="no task 'sentimant'; did you mean sentiment"):
+            ask("sentimant")
 
 
 @pytest.mark.parametrize("name", TASKS)

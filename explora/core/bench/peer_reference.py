@@ -19,7 +19,6 @@ from explora.core.bench.measurements import WARMUP_STEPS, Cell
 from explora.core.bench.protocol import answer
 from explora.core.runs.assemble import Session
 from explora.core.tasks.contract import Batch, Example
-from explora.core.tasks.paraphrase import Paraphrase
 
 NO_LOSS = -100  # the label that transformers leaves out of its loss
 
@@ -47,7 +46,7 @@ def export(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "base": str(session.base.folder or _write_base(session, Path(request["folder"]))),
         "batches": [_rows(session, chosen, batch) for chosen, batch in collated],
-        "candidates": session.task.label_rows.tolist() if isinstance(session.task, Paraphrase) else None,
+        "candidates": session.task.candidates,
         "pad": session.tokenizer.eos,
         "loss": loss,
     }
@@ -64,8 +63,8 @@ def _rows(session: Session, examples: Sequence[Example], batch: Batch) -> list[d
 
     A cloze becomes language modelling: the answer is one token more, and the only one with a label.
     """
-    if isinstance(session.task, Paraphrase):
-        answers = session.task.label_rows[batch.targets].tolist()
+    if (candidates := session.task.candidates) is not None:
+        answers = [candidates[target] for target in batch.targets.tolist()]
         return [_row([*row.ids, word], len(row.ids), 1) for row, word in zip(examples, answers, strict=True)]
     targets = [row[: len(example.ids)] for row, example in zip(batch.targets, examples, strict=True)]
     return [

@@ -20,6 +20,7 @@ from explora.core.bench.rows import BenchRow, summarise
 from explora.core.bench.shared_rows import sample, write_sample
 from explora.core.bench.standings import Group, Standing, groups_of
 from explora.core.bench.verdict import verdict
+from explora.core.config.registry import TASKS
 from explora.core.config.run_config import DataConfig
 from explora.core.machine.facts import describe_machine
 from explora.core.machine.malloc import TUNABLES
@@ -252,7 +253,7 @@ def _on_this_machine(plan: Plan) -> Plan:
 def _shared_data(examples: Sequence[Example], plan: Plan, folder: Path) -> DataConfig:
     """Plain text is a mapped file, which costs nobody anything; of anything else a sample is written out."""
     first = plan.contenders[0].run
-    if first.task == "text":
+    if TASKS[first.task].stream:
         return first.data
     by_size = {each.run.training.batch_size: each.run for each in plan.contenders}
     return write_sample(sample(examples, list(by_size.values())), folder)

@@ -13,7 +13,7 @@ from explora.core.bench.lessons import Learned
 from explora.core.bench.measurements import Contender, Measurement
 from explora.core.bench.plan import Plan
 from explora.core.bench.rows import Outcome
-from explora.core.config.registry import DEFAULT_METHOD
+from explora.core.config.registry import DEFAULT_METHOD, TASKS
 from explora.core.config.run_config import settings_of
 from explora.errors import UsageError
 
@@ -97,8 +97,10 @@ def _peer_of(group: Sequence[Contender]) -> Contender:
     default = [each for each in shared if each.run.method.name == DEFAULT_METHOD] or shared
     ranked = sorted(default, key=lambda each: settings_of(each.run).get("rank", 0))
     middle = ranked[len(ranked) // 2]
-    if middle.run.task == "sentiment":
-        raise UsageError("--peer knows no sentiment: its fresh head cannot start from the same weights")
+    if TASKS[middle.run.task].own_head:
+        raise UsageError(
+            f"--peer cannot compare {middle.run.task}: its fresh head cannot start from the same weights"
+        )
     if middle.run.runtime.amp == "fp16":
         raise UsageError("--peer runs in fp32 or bf16", "--amp off or --amp bf16")
     if missing := [name for name in PEERS if importlib.util.find_spec(name) is None]:

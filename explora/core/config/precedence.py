@@ -8,7 +8,7 @@ from typing import Any
 
 from explora.core.config.method import Method
 from explora.core.config.plain_json import refuse_unknown
-from explora.core.config.registry import DEFAULT_METHOD, TASKS, method_class
+from explora.core.config.registry import DEFAULT_METHOD, TASKS, method_class, task_row
 from explora.core.config.run_config import (
     CONCERNS,
     WHOLE,
@@ -36,7 +36,7 @@ def resolve(
     """
     from_file = from_file or {}
     name = options.get("method", from_file.get("method", DEFAULT_METHOD))
-    method, row = method_class(name), TASKS[task]
+    row, method = task_row(task), method_class(name)
     known = all_settings(method)
     refuse_unknown(options, {"method"} | known.keys() | method_settings().keys(), "the command")
     _refuse_pointless(task, method, options)

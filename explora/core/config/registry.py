@@ -6,7 +6,9 @@ To add a task, a method or a model size, add a row here and the file it names.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora.errors import UsageError, did_you_mean
@@ -67,10 +69,32 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
+# How a file is read: functions `(source, row, config)` that yield parsed lines.
+ROWS = "explora.core.data.readers:read_rows"
+POEMS = "explora.core.data.readers:read_poems"
+DOCUMENTS = "explora.core.data.readers:read_documents"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """A task family: the columns of its files, and its defaults by method.
+    """Describe a task: what its files hold, how it answers, and its defaults by method.
 
+    Files:
+    `columns` are the required columns, `label` is the column of the label, `aliases` are other names of both.
+    `reader` is how a file is read. `split_files` names, by split and in order of preference, the files of a
+    folder that has one of the train files; other folders are searched for the name of the split.
+    `samples` is the folder of the sample data (default: the one inside the package).
+    `stream` says that the files are plain text, joined into one stream of tokens and cut into rows: the rows
+    are memory-mapped, evaluation uses the longest rows that the model reads, and a base can be trained from
+    scratch.
+
+    Answers:
+    `classes` is the number of classes (a default where the data decides), None for language modelling.
+    `own_head` says that a classification head answers, whatever the method; otherwise the tied head does.
+    `top_p` is the default of `generate` (None: 1). `floor_needs_train` says that the floor of the scores is
+    computed from training rows.
+
+    Settings:
     `defaults` are values of `explora.core.config.run_config` fields, by flat field name; `by_method` refines
     them, its learning rates for a width of 768. `refused` maps a method that makes no sense here to the
     reason.
@@ -81,12 +105,34 @@ class TaskRow:
     columns: tuple[str, ...]
     label: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
+    reader: str = ROWS
+    split_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    samples: Path | None = None
+    stream: bool = False
+    classes: int | None = None
+    own_head: bool = False
+    top_p: float | None = None
+    floor_needs_train: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     no_head: str = ""
 
     def refuses(self, method: type[Method]) -> str:
         """Return why the task cannot be trained by a method; empty where it can."""
         return self.no_head if method.needs_head else ""
+
+    @property
+    def one_position(self) -> bool:
+        """Whether the answer to a row is read at one position, rather than at every token."""
+        return self.classes is not None
+
+    def head_classes(self, needs_head: bool, classes: int | None = None) -> int:
+        """Return the number of classes of the linear head that a method trains, 0 for no head.
+
+        `needs_head` is that of the method. `classes` is how many classes the data has, where that is known.
+        """
+        if self.classes is None or not (self.own_head or needs_head):
+            return 0
+        return classes or self.classes
 
 
 PARAPHRASE_TEMPLATE = 'Is "{sentence1}" a paraphrase of "{sentence2}"? Answer "yes" or "no": '
@@ -99,6 +145,7 @@ TASKS: dict[str, TaskRow] = {
         label="label",
         aliases={"is_duplicate": "label", "Quality": "label", "#1 String": "sentence1"}
         | {"#2 String": "sentence2", "question1": "sentence1", "question2": "sentence2"},
+        classes=2,
         defaults={
             "template": PARAPHRASE_TEMPLATE,
             "label_words": ("yes", "no"),
@@ -113,6 +160,8 @@ TASKS: dict[str, TaskRow] = {
         columns=("sentence",),
         label="label",
         aliases={"sentiment": "label", "text": "sentence"},
+        classes=5,  # as the Stanford Sentiment Treebank
+        own_head=True,
         defaults={
             "epochs": 3,
             "batch_size": 16,
@@ -123,6 +172,14 @@ TASKS: dict[str, TaskRow] = {
         summary="continue a poem from its first lines",
         implementation="explora.core.tasks.sonnet:Sonnet",
         columns=("text",),
+        reader=POEMS,
+        split_files={  # CS224N's: whole poems where there are some, not the first lines of the same ones
+            "train": ("sonnets.txt",),
+            "dev": ("TRUE_sonnets_held_out_dev.txt",),
+            "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
+        },
+        top_p=0.9,
+        floor_needs_train=True,
         defaults={
             "epochs": 10,
             "batch_size": 8,
@@ -135,6 +192,8 @@ TASKS: dict[str, TaskRow] = {
         summary="language modelling on plain text: adapt a base to your own, or train one",
         implementation="explora.core.tasks.text:Text",
         columns=("text",),
+        reader=DOCUMENTS,
+        stream=True,
         defaults={
             "epochs": 3,
             "batch_size": 8,
@@ -154,6 +213,13 @@ TARGETS: dict[str, tuple[str, int | None]] = {
     "mlp-up": ("mlp.c_fc", None),
     "mlp-down": ("mlp.c_proj", None),
 }
+
+
+def task_row(name: str) -> TaskRow:
+    """Return the row of a task. Raises UsageError for a name that is not registered."""
+    if name in TASKS:
+        return TASKS[name]
+    raise UsageError(f"no task {name!r}{did_you_mean(name, TASKS)}", f"tasks: {', '.join(TASKS)}")
 
 
 def load_implementation(reference: str) -> Any:

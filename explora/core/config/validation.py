@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from explora.core.config.registry import Shape
+from explora.core.config.registry import Shape, task_row
 from explora.core.config.run_config import CONCERNS, TrainRun
 from explora.core.config.setting import check_settings
 from explora.errors import UsageError
@@ -20,7 +20,7 @@ def validate(run: TrainRun) -> None:
     if run.from_scratch is None:
         return
     _validate_shape(run.from_scratch)
-    if run.task != "text" or not run.method.trains_base:
+    if not task_row(run.task).stream or not run.method.trains_base:
         raise UsageError(
             "--from-scratch trains every weight on plain text: train text --full --from-scratch ..."
         )

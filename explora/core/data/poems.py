@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from explora.core.data.tables import SKIP_HINT, Record
+from explora.core.data.tables import SKIP_HINT, ParsedLine
 from explora.core.data.text_files import what_is_wrong
 from explora.errors import DataError
 
@@ -15,7 +15,7 @@ _ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _NUMBER = re.compile(r"(\d{1,4}|[IVXLCDM]+)\.?")
 
 
-def parse_poems(lines: list[str], file: str) -> Iterator[Record | DataError]:
+def parse_poems(lines: list[str], file: str) -> Iterator[ParsedLine | DataError]:
     """Yield the poems of a text as rows with `id` and `text`, and a DataError for each bad one.
 
     Where numbers stand alone and ascend, a poem is what follows its number, and what comes before the

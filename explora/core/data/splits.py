@@ -5,31 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.resources
-import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from explora.core.config.registry import TASKS, TaskRow
+from explora.core.config.registry import TASKS, load_implementation
 from explora.core.config.run_config import DataConfig
-from explora.core.data import documents, known_datasets, poems, tables, text_files
-from explora.core.data.tables import ID, Record
+from explora.core.data import known_datasets, text_files
+from explora.core.data.readers import DELIMITED_SUFFIXES, JSONL_SUFFIXES, Parsed
+from explora.core.data.tables import ID
 from explora.errors import DataError, UsageError, did_you_mean
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE = 0.1
 
-_TABLE_SUFFIXES = (".csv", ".tsv")
-_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
-_SUFFIXES = (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES, ".txt", ".xz", ".gz")
-
-# CS224N's sonnets: whole poems where there are some, not the first lines of the same ones.
-_COURSE_SONNETS = {
-    "train": ("sonnets.txt",),
-    "dev": ("TRUE_sonnets_held_out_dev.txt",),
-    "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
-}
+_SUFFIXES = (*DELIMITED_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".xz", ".gz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,17 +58,18 @@ def read_table(source: str, task: str, config: DataConfig) -> Table:
     Raises DataError for a file that cannot be read and for the first bad row; with `config.skip_bad`
     bad rows are left out and reported in `skipped`.
     """
-    file = text_files.name_of(source)
+    file, row = text_files.name_of(source), TASKS[task]
+    parsed_lines: Parsed = load_implementation(row.reader)(source, row, config)
     rows, skipped = [], []
-    for record in _records(source, task, config):
-        if not isinstance(record, DataError):
-            line, values = record
+    for parsed in parsed_lines:
+        if not isinstance(parsed, DataError):
+            line, values = parsed
             name = values.pop(ID, "") or str(line)
             rows.append(Row(file=file, line=line, id=name, values=values))
         elif config.skip_bad:
-            skipped.append(record.message)
+            skipped.append(parsed.message)
         else:
-            raise record
+            raise parsed
     if not rows:
         raise DataError("no rows" if not skipped else f"no good row; the first: {skipped[0]}", file=file)
     return Table(rows=rows, skipped=skipped)
@@ -136,21 +127,26 @@ def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
 def _root(task: str, data: str | None) -> tuple[Path, bool]:
     """Return the folder or file of the data, and whether it was fetched and is pinned."""
     if data is None:
-        return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task, False
+        return TASKS[task].samples or _packaged_samples(task), False
     if data in known_datasets.SOURCES:
         located = known_datasets.locate(data)
         return located.path, located.fetched
     return Path(data), False
 
 
+def _packaged_samples(task: str) -> Path:
+    return Path(str(importlib.resources.files("explora"))) / "assets" / "samples" / task
+
+
 def _file_of(folder: Path, task: str, split: str) -> Path:
-    """Return the one file of a folder whose name has the split as a word, else as a part of one."""
+    """Return the file of a split: by the task's own names, else the one file named after the split.
+
+    The name of the split is looked for as a word, then as a part of one.
+    """
     files = (item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
     names = sorted(item.name for item in files if item.suffix.lower() in _SUFFIXES)
-    if task == "sonnet" and "sonnets.txt" in names:
-        course = [name for name in _COURSE_SONNETS[split] if name in names]
-        if course:
-            return folder / course[0]
+    if own := _own_name(task, split, names):
+        return folder / own
     word = re.compile(rf"(?<![a-z]){split}(?![a-z])", re.IGNORECASE)
     found = [n for n in names if word.search(n)] or [n for n in names if split in n.lower()]
     if len(found) == 1:
@@ -159,6 +155,14 @@ def _file_of(folder: Path, task: str, split: str) -> Path:
     problem = f"one file with {split!r} in its name is expected, {len(found)} found; there are: {there}"
     hint = f"explora eval {task} --data FILE" if split == "test" else "--data FILE --dev FILE"
     raise DataError(problem, f"name the file: {hint}", file=str(folder))
+
+
+def _own_name(task: str, split: str, names: list[str]) -> str | None:
+    """Return the file that has one of the task's own names for a split, where its train file is there."""
+    own = TASKS[task].split_files
+    if not any(name in names for name in own.get("train", ())):
+        return None
+    return next((name for name in own.get(split, ()) if name in names), None)
 
 
 def _part(rows: list[Row], split: str, seed: int, file: str) -> list[Row]:
@@ -172,37 +176,3 @@ def dev_indices(count: int, seed: int) -> frozenset[int]:
     """Choose the tenth of `count` rows (at least one) that is dev; the same for a seed on every machine."""
     ranked = sorted(range(count), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
     return frozenset(ranked[: max(1, round(count * DEV_SHARE))])
-
-
-def _records(source: str, task: str, config: DataConfig) -> Iterator[Record | DataError]:
-    """Yield the records of a source in whichever format it has."""
-    row = TASKS[task]
-    suffix = Path(source).suffix.lower()
-    if task == "text" and suffix not in (*_TABLE_SUFFIXES, *_JSONL_SUFFIXES):
-        yield from ((line, {"text": text}) for line, text in documents.numbered_documents(source))
-        return
-    file, text = text_files.name_of(source), text_files.read_text(source)
-    lines = io.StringIO(text, newline="").readlines()
-    if suffix in _JSONL_SUFFIXES or (suffix not in _TABLE_SUFFIXES and tables.is_jsonl(text)):
-        yield from _as_poems(tables.parse_jsonl(lines, row, config.columns, file), task)
-    elif task == "sonnet" and suffix not in _TABLE_SUFFIXES:
-        yield from poems.parse_poems(lines, file)
-    else:
-        yield from _as_poems(_delimited(lines, row, config, file, suffix), task)
-
-
-def _delimited(
-    lines: list[str], row: TaskRow, config: DataConfig, file: str, suffix: str
-) -> Iterator[Record | DataError]:
-    msr = config.format == "msr" or tables.is_msr(lines[0])
-    delimiter = "\t" if msr or suffix == ".tsv" else tables.delimiter_of(lines)
-    return tables.parse_delimited(lines, row, config.columns, file, delimiter=delimiter, quoted=not msr)
-
-
-def _as_poems(records: Iterator[Record | DataError], task: str) -> Iterator[Record | DataError]:
-    """Give the poems of a table the form of those of a text."""
-    for record in records:
-        if task == "sonnet" and not isinstance(record, DataError):
-            line, values = record
-            record = line, values | {"text": poems.poem(values["text"].split("\n"))}
-        yield record

@@ -26,7 +26,7 @@ ID = "id"
 SKIP_HINT = "--skip-bad leaves bad rows out and reports them"
 
 # Where a row starts (1-based physical line), and its values by canonical column.
-Record = tuple[int, dict[str, str]]
+ParsedLine = tuple[int, dict[str, str]]
 Columns = dict[str, str]  # canonical column -> its name in the file
 
 _CS224N_ID = re.compile(r"[0-9a-f]{25}")
@@ -57,7 +57,7 @@ def parse_delimited(
     *,
     delimiter: str,
     quoted: bool = True,
-) -> Iterator[Record | DataError]:
+) -> Iterator[ParsedLine | DataError]:
     """Yield the rows of a delimited table, and a DataError for each bad one.
 
     `lines` keep their line ends; `given` maps canonical columns to the file's names. Raises DataError
@@ -90,7 +90,7 @@ def parse_delimited(
 
 def parse_jsonl(
     lines: list[str], row: TaskRow, given: Mapping[str, str], file: str
-) -> Iterator[Record | DataError]:
+) -> Iterator[ParsedLine | DataError]:
     """Yield the rows of a JSON Lines table, and a DataError for each bad one; blank lines are nothing.
 
     Raises DataError when no object has a required column.
@@ -240,7 +240,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _checked(values: Mapping[str, str], columns: Columns, file: str, number: int) -> Record | DataError:
+def _checked(values: Mapping[str, str], columns: Columns, file: str, number: int) -> ParsedLine | DataError:
     """Return the record with its values stripped, or what is wrong with the first bad one."""
     stripped = {name: text.strip().replace("\r\n", "\n") for name, text in values.items()}
     for canonical, text in stripped.items():

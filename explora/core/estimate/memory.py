@@ -20,7 +20,6 @@ from explora.core.estimate.parameters import (
     FLOAT32_BYTES,
     base_tensors,
     block_modules,
-    head_classes,
     trained_shapes,
 )
 
@@ -75,11 +74,11 @@ def predict(
 ) -> Memory:
     """Predict the peak of training a run, its amp resolved, on rows of `length` tokens.
 
-    `shape` is the base's; `classes` is how many sentiment tells apart (default: SST's five); `runtime` is
+    `shape` is the base's; `classes` is how many classes the data has (default: the task's); `runtime` is
     what Python and torch take, where that has been measured; `evaluates`: dev rows are read as well, in
     batches of twice the size.
     """
-    head = head_classes(run.task, run.method.name, classes)
+    head = TASKS[run.task].head_classes(run.method.needs_head, classes)
     step = _Step(run, shape, length, head, 2 if evaluates else 1)
     most = max(step.moments(), key=lambda moment: moment.size)
     return Memory(
@@ -105,7 +104,7 @@ class _Step:
             length=length,
             number=NUMBER_BYTES[run.runtime.amp],
             dropout=run.training.dropout,
-            one_position=TASKS[run.task].label is not None,
+            one_position=TASKS[run.task].one_position,
             checkpointed=run.runtime.grad_checkpoint,
             plain_up_to=run.runtime.plain_attention,
         )

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from math import prod
 
 from explora.core.config.method import Method, Tensors
-from explora.core.config.registry import Shape, method_class
+from explora.core.config.registry import Shape
 
 FLOAT32_BYTES = 4
 HEADER_ALIGNMENT = 8
 HEAD = "score"
 PEFT_PREFIX = "base_model.model."
-SENTIMENT_CLASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +49,6 @@ class Count:
     def share(self) -> float:
         """`trainable` as a fraction of `total`."""
         return self.trainable / self.total
-
-
-def head_classes(task: str, method: str, classes: int | None = None) -> int:
-    """How wide the task's own linear head is; 0 where the tied head answers.
-
-    Sentiment always has a head, of `classes` (SST's five unless told). Paraphrase answers by words, and
-    gets a two-way head when a head is all there is to train.
-    """
-    if task == "sentiment":
-        return classes or SENTIMENT_CLASSES
-    return 2 if method_class(method).needs_head else 0
 
 
 def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> Count:

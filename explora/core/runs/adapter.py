@@ -21,7 +21,7 @@ from explora.core.config.registry import METHODS, TASKS, method_class
 from explora.core.config.run_config import EncodingConfig, TrainRun, method_to_json
 from explora.core.config.setting import check_settings
 from explora.core.config.validation import validate
-from explora.core.estimate.parameters import HEAD, PEFT_PREFIX, head_classes
+from explora.core.estimate.parameters import HEAD, PEFT_PREFIX
 from explora.core.files import write_atomically
 from explora.errors import AdapterError, UsageError, did_you_mean
 
@@ -91,7 +91,7 @@ def peft_config(header: Header, base: str) -> dict[str, Any] | None:
     own = header.method.peft_config()
     if own is None:
         return None
-    has_head = head_classes(header.task, header.method.name, len(header.labels)) > 0
+    has_head = TASKS[header.task].head_classes(header.method.needs_head, len(header.labels)) > 0
     return own | {
         "task_type": "SEQ_CLS" if has_head else "CAUSAL_LM",
         "base_model_name_or_path": base,

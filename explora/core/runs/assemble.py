@@ -31,7 +31,7 @@ from explora.core.runs.adapter import (
     write_adapter,
 )
 from explora.core.runtime.resolve import DTYPES, set_seed
-from explora.core.tasks.contract import Setting, Split, Task
+from explora.core.tasks.contract import Split, Task, TaskContext
 from explora.core.training.checkpoint import trained_tensors
 
 FULL_HEADER = "explora.json"
@@ -120,10 +120,16 @@ def make_task(
     labels: tuple[str, ...] = (),
 ) -> Task:
     """Build a task of the registry."""
-    setting = Setting(
-        tokenizer=tokenizer, encoding=encoding, method=method.name, context=context, seed=seed, labels=labels
+    task_context = TaskContext(
+        name=name,
+        tokenizer=tokenizer,
+        encoding=encoding,
+        needs_head=method.needs_head,
+        n_positions=context,
+        seed=seed,
+        labels=labels,
     )
-    task: Task = load_implementation(TASKS[name].implementation)(setting)
+    task: Task = load_implementation(TASKS[name].implementation)(task_context)
     return task
 
 

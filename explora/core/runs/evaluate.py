@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from explora.core.config.registry import TASKS
 from explora.core.config.run_config import DataConfig
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
@@ -76,7 +77,7 @@ def _rows(
 
 def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
     """Return training examples where they can still be found; without them a floor is left out."""
-    if session.task_name != "sonnet":
+    if not TASKS[session.task_name].floor_needs_train:
         return []
     try:
         return session.task.load(replace(trained_on, skip_bad=True), "train").examples
@@ -90,14 +91,6 @@ def write_predictions(file: Path, session: Session, evaluation: Evaluation) -> N
 
     if file.suffix == ".jsonl":
         lines = [json.dumps(item, ensure_ascii=False) for item in evaluation.predictions]
-    elif session.task_name == "sonnet":
-        lines = ["--Generated Sonnets-- ", ""]
-        for item in evaluation.predictions:
-            lines += ["", str(item["id"]), f"{item['prompt']}{item['sampled']}", ""]
-    elif evaluation.predictions:
-        title = "Predicted_Is_Paraphrase" if session.task_name == "paraphrase" else "Predicted_Sentiment"
-        lines = [f"id \t {title} "]
-        lines += [f"{item['id']}, {item['prediction']} " for item in evaluation.predictions]
     else:
-        raise UsageError(f"{session.task_name} makes no predictions to write", "leave --predictions out")
+        lines = session.task.prediction_lines(evaluation.predictions)
     write_atomically(file, "\n".join(lines) + "\n")

@@ -76,7 +76,7 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
     sample = min(LARGEST_SAMPLE, numbers // SHARE_OF_MODEL)
     more = shape.n_layer * _trained_block_seconds(training, ids, sample)
     more -= _pass_seconds(model, _read_by(training, ids))
-    if TASKS[run.task].label is None:  # every token meets the head, which is (V, C) and would be trained
+    if not TASKS[run.task].one_position:  # every token meets the head, which is (V, C) and would be trained
         more += _gradient_seconds(ids.numel(), model) * shape.vocab_size / (4 * shape.n_embd)
     embeddings = (shape.vocab_size + shape.n_positions) * shape.n_embd
     more += _lookup_seconds(shape.n_embd, sample, model.device) * embeddings / sample

@@ -210,7 +210,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
     known = None if fresh else load_run_tokenizer(folder)
     if known is not None:
         return known
-    text = find_split("text", run.data, "train").file
+    text = find_split(run.task, run.data, "train").file
     documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
     return train_tokenizer(documents, run.from_scratch.vocab_size)
 

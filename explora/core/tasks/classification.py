@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from explora.core.config.registry import TASKS
 from explora.core.config.run_config import DataConfig
 from explora.core.data.batching import in_length_order, pad
 from explora.core.data.splits import Row, Table, load_split, read_table
+from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import (
     Batch,
     Evaluation,
     Example,
-    Setting,
     Split,
+    TaskContext,
     encode_rows,
     stack_features,
 )
 from explora.core.tasks.metrics import Score, accuracy, macro_f1, majority, positive_f1
-from explora.errors import DataError
+from explora.errors import DataError, UsageError
 
 
 class Classification(ABC):
-    """A task whose answer is one of `labels`; a subclass encodes rows and names the class logits."""
+    """A task whose answer is one of `labels`; a subclass encodes rows.
 
-    name: str
+    `prediction_column` is the second column of a file of predictions.
+    """
+
     metric = "accuracy"
     higher_is_better = True
+    candidates: tuple[int, ...] | None = None
+    prediction_column = "Prediction"
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.labels = setting.labels
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
+        self.labels = context.labels
 
-    @abstractmethod
     def head_classes(self) -> int | None:
-        """See the contract."""
+        """Return the number of labels where a classification head answers."""
+        own_head = TASKS[self.context.name].own_head or self.context.needs_head
+        return len(self.labels) if own_head else None
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return the token ids of each row."""
 
-    @abstractmethod
     def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
         """Return fp32 logits (B, classes) from the hidden states (B, C) of the last tokens."""
+        return model.classify(hidden)
 
     def canonical(self, label: str) -> str:
         """Return the one spelling of a label: 3.0 is 3."""
@@ -60,14 +67,14 @@ class Classification(ABC):
 
     def load(self, config: DataConfig, split: str) -> Split:
         """See the contract. Train labels that are all the same raise DataError."""
-        table = load_split(self.name, config, split, self.setting.seed)
+        table = load_split(self.context.name, config, split, self.context.seed)
         if split == "train":
             self._learn_labels(table.rows)
         return self._split(table, config)
 
     def read(self, source: str, config: DataConfig) -> Split:
         """See the contract."""
-        return self._split(read_table(source, self.name, config), config)
+        return self._split(read_table(source, self.context.name, config), config)
 
     def _learn_labels(self, rows: Sequence[Row]) -> None:
         found = {self.canonical(row.values["label"]) for row in rows if "label" in row.values}
@@ -103,16 +110,20 @@ class Classification(ABC):
             column="label",
         )
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Return the ids of a prompt, as it is."""
-        return self.setting.tokenizer.encode(text)
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a prompt as it is."""
+        return Prompt(ids=self.context.tokenizer.encode(text), seed=seed)
+
+    def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
+        """Raise UsageError: there is nothing to continue in a row."""
+        raise UsageError(f"--data holds poems; {self.context.name} takes --prompt")
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Targets are the classes, -1 where a row has none."""
         lengths = torch.tensor([len(example.ids) for example in examples])
         targets = torch.tensor([-1 if example.label is None else example.label for example in examples])
         return Batch(
-            input_ids=pad([example.ids for example in examples], self.setting.tokenizer.eos),
+            input_ids=pad([example.ids for example in examples], self.context.tokenizer.eos),
             targets=targets,
             positions=lengths - 1,
             weight=len(examples),
@@ -163,6 +174,13 @@ class Classification(ABC):
             floors={name: score.value for name, score in floors.items()},
             predictions=predictions,
         )
+
+    def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return a header, then the id and the answer of each row."""
+        return [
+            f"id \t {self.prediction_column} ",
+            *(f"{item['id']}, {item['prediction']} " for item in predictions),
+        ]
 
     def _scores(self, answers: Sequence[int], gold: Sequence[int]) -> dict[str, Score]:
         scores = {"accuracy": accuracy(answers, gold), "macro_f1": macro_f1(answers, gold)}

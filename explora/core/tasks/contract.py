@@ -6,7 +6,7 @@ evaluation. It never sees the optimizer, and asks the model only for the logits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,8 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.data.splits import Row, Table
+from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
 from explora.errors import DataError
+
+PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,36 +121,54 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
     return Split(examples=examples, skipped=skipped)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a task is built with. `context` is the model's, `labels` are empty until learned or read."""
+def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
+    """Yield each row with the first lines of its text, as a prompt."""
+    for row in table.rows:
+        yield row, "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """Hold what a task is built with.
+
+    `name` is the task's name in the registry. `needs_head` is that of the method. `n_positions` is the
+    longest row that the model reads. `labels` are empty until they are learned or read.
+    """
+
+    name: str
     tokenizer: Tokenizer
     encoding: EncodingConfig
-    method: str
-    context: int
+    needs_head: bool
+    n_positions: int
     seed: int
     labels: tuple[str, ...] = ()
 
     @property
     def max_length(self) -> int:
         """How many tokens of a text the model and the setting allow."""
-        return min(self.encoding.max_length, self.context)
+        return min(self.encoding.max_length, self.n_positions)
 
 
 class Task(Protocol):
-    """The contract; `metric` names the score that picks the best adapter, by `higher_is_better`."""
+    """Define what a task does.
+
+    `metric` names the score that picks the best adapter, by `higher_is_better`. `labels` names the classes.
+    `candidates` are the tokens, one for each class, among which the tied head chooses; None where the whole
+    vocabulary or a head of the task's own answers.
+    """
 
     metric: str
     higher_is_better: bool
     labels: tuple[str, ...]
+    candidates: tuple[int, ...] | None
 
-    def __init__(self, setting: Setting) -> None: ...
+    def __init__(self, context: TaskContext) -> None: ...
 
     def head_classes(self) -> int | None:
         """Return the number of classes of the `score` head this task trains, or None for the tied head.
 
-        The head looks at the `positions` of a batch and nowhere else.
+        The head looks at the `positions` of a batch and nowhere else. The number agrees with
+        `TaskRow.head_classes`, which knows it without torch.
         """
 
     def load(self, config: DataConfig, split: str) -> Split:
@@ -159,8 +180,14 @@ class Task(Protocol):
     def read(self, source: str, config: DataConfig) -> Split:
         """Read and encode all of one file, or of stdin for "-"."""
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Return the ids of a text that the model shall continue, begun as the training texts begin."""
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a text to be continued: it begins as the training texts do, and knows where to stop."""
+
+    def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
+        """Yield each row of a file with the text that it gives as a prompt.
+
+        Raises UsageError for a task whose rows are no prompts, before anything is read.
+        """
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Make a batch, its features by `stack_features`.
@@ -179,3 +206,9 @@ class Task(Protocol):
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
         """Score a split in full; `train` gives the floor of a task that needs it."""
+
+    def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the lines of a file of predictions, in the submission format of the CS224N course.
+
+        Raises UsageError for a task that makes no predictions.
+        """

@@ -15,7 +15,7 @@ from torch import Tensor
 from explora.core.data.splits import Row
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.classification import Classification
-from explora.core.tasks.contract import Setting
+from explora.core.tasks.contract import TaskContext
 from explora.errors import DataError, UsageError
 
 FIELDS = {"sentence1", "sentence2"}
@@ -25,15 +25,16 @@ SPELLINGS = {"1": "1", "yes": "1", "true": "1", "0": "0", "no": "0", "false": "0
 class Paraphrase(Classification):
     """See the module; class 1 is a paraphrase."""
 
-    name = "paraphrase"
+    prediction_column = "Predicted_Is_Paraphrase"
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context)
         self.labels = ("0", "1")
-        self.template = setting.encoding.template or ""
+        self.template = context.encoding.template or ""
         self._check_template()
-        yes, no = setting.encoding.label_words or ("yes", "no")
-        self.label_rows = torch.tensor([self._label_row(no), self._label_row(yes)])
+        yes, no = context.encoding.label_words or ("yes", "no")
+        self.candidates = (self._label_row(no), self._label_row(yes))
+        self.label_rows = torch.tensor(self.candidates)
 
     def _check_template(self) -> None:
         try:
@@ -52,7 +53,7 @@ class Paraphrase(Classification):
     def _label_row(self, word: str) -> int:
         """Return the token of a label word: after a space of the template as it is, else with its own."""
         spaced = word if self.template[-1:].isspace() else " " + word
-        ids = self.setting.tokenizer.encode(spaced)
+        ids = self.context.tokenizer.encode(spaced)
         if len(ids) != 1:
             raise UsageError(
                 f"the label word {word!r} is {len(ids)} tokens of this base, not one",
@@ -65,26 +66,22 @@ class Paraphrase(Classification):
         plain = super().canonical(label).lower()
         return SPELLINGS.get(plain, label)
 
-    def head_classes(self) -> int | None:
-        """Two for --last-linear, else the tied head."""
-        return 2 if self.setting.method == "last-linear" else None
-
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
         """Fill the template; where that is too long the sentences are cut, the longer one first."""
         prompts = [self.template.format_map(row.values) for row in rows]
-        encoded = self.setting.tokenizer.encode_batch(prompts)
+        encoded = self.context.tokenizer.encode_batch(prompts)
         return [
-            ids if len(ids) <= self.setting.max_length else self._cut(row)
+            ids if len(ids) <= self.context.max_length else self._cut(row)
             for row, ids in zip(rows, encoded, strict=True)
         ]
 
     def _cut(self, row: Row) -> list[int]:
-        tokenizer = self.setting.tokenizer
+        tokenizer = self.context.tokenizer
         sentences = {name: tokenizer.encode(row.values[name]) for name in sorted(FIELDS)}
         while any(sentences.values()):
             texts = {name: _whole_characters(tokenizer.decode(ids)) for name, ids in sentences.items()}
             ids = tokenizer.encode(self.template.format_map(texts))
-            excess = len(ids) - self.setting.max_length
+            excess = len(ids) - self.context.max_length
             if excess <= 0:
                 return ids
             longer = max(sentences, key=lambda name: len(sentences[name]))
@@ -92,16 +89,16 @@ class Paraphrase(Classification):
             kept = len(sentences[longer]) - max(1, min(excess, gap or excess // 2))
             sentences[longer] = sentences[longer][: max(0, kept)]
         raise DataError(
-            f"the template leaves no room for the sentences in {self.setting.max_length} tokens",
+            f"the template leaves no room for the sentences in {self.context.max_length} tokens",
             "raise --max-length or shorten the template",
             file=row.file,
             line=row.line,
         )
 
     def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
-        """The logits of no and yes."""
+        """Return the logits of no and yes, by the head where there is one."""
         if model.score is not None:
-            return model.classify(hidden)
+            return super().class_logits(model, hidden)
         return model.logits(hidden, self.label_rows.to(hidden.device))
 
 

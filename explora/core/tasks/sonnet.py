@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -23,12 +23,14 @@ from explora.core.generate.sampling import SamplingConfig
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import (
+    PROMPT_LINES,
     Batch,
     Evaluation,
     Example,
-    Setting,
     Split,
+    TaskContext,
     encode_rows,
+    first_lines,
     stack_features,
 )
 from explora.core.tasks.metrics import Score, bleu, chrf, perplexity
@@ -37,7 +39,6 @@ from explora.errors import DataError
 SONNET_LINES = 14
 MOST_GIVEN = 12
 GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
-PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
 MAX_NEW_TOKENS = 256
 FLOOR_DRAWS = 20
 SAMPLED = SamplingConfig(temperature=1.0, top_p=0.9)
@@ -49,9 +50,10 @@ class Sonnet:
     metric = "perplexity"
     higher_is_better = False
     labels: tuple[str, ...] = ()
+    candidates: tuple[int, ...] | None = None
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
 
     def head_classes(self) -> int | None:
         """The tied head."""
@@ -59,21 +61,22 @@ class Sonnet:
 
     def load(self, config: DataConfig, split: str) -> Split:
         """See the contract."""
-        table = load_split("sonnet", config, split, self.setting.seed)
+        table = load_split(self.context.name, config, split, self.context.seed)
         return encode_rows(table, self.encode, skip_bad=config.skip_bad)
 
     def read(self, source: str, config: DataConfig) -> Split:
         """See the contract."""
-        return encode_rows(read_table(source, "sonnet", config), self.encode, skip_bad=config.skip_bad)
+        table = read_table(source, self.context.name, config)
+        return encode_rows(table, self.encode, skip_bad=config.skip_bad)
 
     def encode(self, row: Row) -> Example:
         """Encode a poem line by line; what is beyond the longest allowed is cut off.
 
         Raises DataError where that leaves less than the lines that are given when it is continued.
         """
-        lines = self.setting.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
-        eos = self.setting.tokenizer.eos
-        ids = [eos, *(token for line in lines for token in line), eos][: self.setting.max_length]
+        lines = self.context.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
+        eos = self.context.tokenizer.eos
+        ids = [eos, *(token for line in lines for token in line), eos][: self.context.max_length]
         ends = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
         breaks = tuple(at for at in ends if at <= len(ids))
         given = min(PROMPT_LINES, len(lines))
@@ -86,13 +89,18 @@ class Sonnet:
             )
         return Example(row=row, ids=ids, breaks=breaks)
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Return the ids of a prompt, as the training poems begin."""
-        return [self.setting.tokenizer.eos, *self.setting.tokenizer.encode(text)]
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a prompt, begun as the training poems begin; the poem stops after fourteen lines."""
+        ids = [self.context.tokenizer.eos, *self.context.tokenizer.encode(text)]
+        return Prompt(ids=ids, seed=seed, lines=max(1, SONNET_LINES - text.count("\n")))
+
+    def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
+        """Yield each poem of a file with its first lines."""
+        return first_lines(read_table(source, self.context.name, DataConfig(data=source)))
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Targets are the tokens after the first k lines; k is drawn from seed, epoch and poem."""
-        input_ids = pad([example.ids for example in examples], self.setting.tokenizer.eos)
+        input_ids = pad([example.ids for example in examples], self.context.tokenizer.eos)
         targets = torch.full_like(input_ids, -100)
         for row, example in enumerate(examples):
             start, end = self._given(example, epoch), len(example.ids)
@@ -109,7 +117,7 @@ class Sonnet:
 
     def _given(self, example: Example, epoch: int) -> int:
         """Return how many tokens are given in this epoch: end-of-text and k whole lines."""
-        generator = random.Random(f"{self.setting.seed} {epoch} {example.row.line}")
+        generator = random.Random(f"{self.context.seed} {epoch} {example.row.line}")
         given = generator.randint(0, min(MOST_GIVEN, len(example.breaks) - 1))
         return example.breaks[given - 1] if given else 1
 
@@ -156,6 +164,13 @@ class Sonnet:
             predictions=predictions,
         )
 
+    def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the poems, each under its number: the given lines and the sampled continuation."""
+        lines = ["--Generated Sonnets-- ", ""]
+        for item in predictions:
+            lines += ["", str(item["id"]), f"{item['prompt']}{item['sampled']}", ""]
+        return lines
+
     def _continue(
         self, model: GPT2, examples: Sequence[Example], sampling: SamplingConfig, batch_size: int
     ) -> list[str]:
@@ -164,9 +179,9 @@ class Sonnet:
             given = min(PROMPT_LINES, len(example.breaks))
             ids = example.ids[: example.breaks[given - 1]]
             lines = max(1, SONNET_LINES - given)
-            prompts.append(Prompt(ids=ids, seed=self.setting.seed + example.row.line, lines=lines))
-        found = generate(model, prompts, sampling, MAX_NEW_TOKENS, self.setting.tokenizer, batch_size)
-        return [self.setting.tokenizer.decode(item.ids).rstrip("\n") for item in found]
+            prompts.append(Prompt(ids=ids, seed=self.context.seed + example.row.line, lines=lines))
+        found = generate(model, prompts, sampling, MAX_NEW_TOKENS, self.context.tokenizer, batch_size)
+        return [self.context.tokenizer.decode(item.ids).rstrip("\n") for item in found]
 
     @torch.inference_mode()
     def _perplexities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> dict[str, Score]:
@@ -207,7 +222,7 @@ class Sonnet:
         tails = [tail for tail in tails if tail]
         if not tails:
             return {}
-        generator, total = random.Random(self.setting.seed), dict[str, float]()
+        generator, total = random.Random(self.context.seed), dict[str, float]()
         for _ in range(FLOOR_DRAWS):
             hypotheses = [generator.choice(tails) for _ in prompts]
             for name, score in _text_scores("", prompts, hypotheses, references).items():

@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.run_config import DataConfig
 from explora.core.data.batching import pad
 from explora.core.data.documents import read_documents
-from explora.core.data.splits import Row, find_split
+from explora.core.data.splits import Row, find_split, read_table
 from explora.core.data.text_files import STDIN, check_is_file, name_of
 from explora.core.files import cache_folder, replacing, write_atomically
+from explora.core.generate.decode import Prompt
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Batch, Evaluation, Example, Setting, Split
+from explora.core.tasks.contract import Batch, Evaluation, Example, Split, TaskContext, first_lines
 from explora.core.tasks.metrics import perplexity
-from explora.errors import DataError
+from explora.errors import DataError, UsageError
 
 DOCUMENTS_AT_ONCE = 1000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
@@ -77,9 +78,10 @@ class Text:
     metric = "perplexity"
     higher_is_better = False
     labels: tuple[str, ...] = ()
+    candidates: tuple[int, ...] | None = None
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
 
     def head_classes(self) -> int | None:
         """The tied head."""
@@ -87,7 +89,7 @@ class Text:
 
     def load(self, config: DataConfig, split: str) -> Split:
         """Tokenise a split; of a single file without --dev the last tenth of the tokens is dev."""
-        found = find_split("text", config, split)
+        found = find_split(self.context.name, config, split)
         rows = self._rows(found.file)
         if found.whole:
             return Split(examples=rows)
@@ -107,16 +109,20 @@ class Text:
         return Split(examples=self._rows(source))
 
     def _rows(self, source: str) -> TokenRows:
-        ids, text_bytes = tokenise(source, self.setting.tokenizer)
-        return TokenRows(name_of(source), ids, text_bytes, self.setting.max_length)
+        ids, text_bytes = tokenise(source, self.context.tokenizer)
+        return TokenRows(name_of(source), ids, text_bytes, self.context.max_length)
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Return the ids of a prompt, as it is."""
-        return self.setting.tokenizer.encode(text)
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a prompt as it is."""
+        return Prompt(ids=self.context.tokenizer.encode(text), seed=seed)
+
+    def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
+        """Yield each document of a file with its first lines."""
+        return first_lines(read_table(source, self.context.name, DataConfig(data=source)))
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
         """Targets are the next tokens; the last token of a row has none."""
-        input_ids = pad([example.ids for example in examples], self.setting.tokenizer.eos)
+        input_ids = pad([example.ids for example in examples], self.context.tokenizer.eos)
         lengths = torch.tensor([len(example.ids) for example in examples])
         targets = torch.full_like(input_ids, -100)
         targets[:, :-1] = input_ids[:, 1:]
@@ -160,6 +166,10 @@ class Text:
             intervals={name: (form(low), form(high)) for name, form in forms.items()},
             floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
         )
+
+    def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Raise UsageError: plain text gets scores alone."""
+        raise UsageError(f"{self.context.name} makes no predictions to write", "leave --predictions out")
 
     def _row_losses(
         self, model: GPT2, examples: Sequence[Example], batch_size: int

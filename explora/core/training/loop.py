@@ -178,7 +178,7 @@ class Training:
         """
         before = self.learning_rate, self.optimizers, self.scaler, self.progress
         self.learning_rate = 0.0
-        self.optimizers = make_optimizers(self.model, self.run.optimizer)
+        self.optimizers = make_optimizers(self.model, self.run.method, self.run.optimizer)
         self.scaler = self._loss_scaler()
         self.progress = dataclasses.replace(self.progress)
         try:

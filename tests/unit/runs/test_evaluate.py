@@ -194,15 +194,16 @@ def evaluated(session: Session, predictions: list[dict[str, Any]]) -> Evaluation
     return Evaluation(examples=len(predictions), scores=None, predictions=predictions)
 
 
-def test_labels_are_written_as_the_course_wants_them(sentiment: Path, tmp_path: Path) -> None:
+def test_labels_are_written_as_the_course_wants_them(
+    sentiment: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     session = open_folder("sentiment", sentiment)
     predictions = [{"id": "a7d575", "prediction": "3", "probability": 0.5}, {"id": "33cf", "prediction": "0"}]
     file = tmp_path / "new" / "sst-test.csv"
     write_predictions(file, session, evaluated(session, predictions))
     assert file.read_bytes() == b"id \t Predicted_Sentiment \na7d575, 3 \n33cf, 0 \n"
     assert [item.name for item in file.parent.iterdir()] == [file.name]
-    session.task_name = "paraphrase"
-    write_predictions(file, session, evaluated(session, predictions[:1]))
+    write_predictions(file, open_folder("paraphrase", tiny_base), evaluated(session, predictions[:1]))
     assert file.read_bytes() == b"id \t Predicted_Is_Paraphrase \na7d575, 3 \n"
 
 

@@ -16,7 +16,7 @@ from explora.core.config.registry import PARAPHRASE_TEMPLATE
 from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.data.splits import Row
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Example, Setting
+from explora.core.tasks.contract import Example, TaskContext
 from explora.core.tasks.paraphrase import Paraphrase
 from explora.errors import DataError, UsageError
 from tests.tiny_models import SHAPE, randomise
@@ -37,16 +37,17 @@ def tokenizer(tiny_base: Path) -> Tokenizer:
 
 @pytest.fixture
 def make(tokenizer: Tokenizer) -> Make:
-    def build(method: str = "lora", **encoding: object) -> Paraphrase:
+    def build(needs_head: bool = False, **encoding: object) -> Paraphrase:
         chosen = {"template": PARAPHRASE_TEMPLATE, "label_words": ("yes", "no"), "max_length": 192}
-        setting = Setting(
+        context = TaskContext(
+            name="paraphrase",
             tokenizer=tokenizer,
             encoding=EncodingConfig(**(chosen | encoding)),  # type: ignore[arg-type]
-            method=method,
-            context=SHAPE.n_positions,
+            needs_head=needs_head,
+            n_positions=SHAPE.n_positions,
             seed=0,
         )
-        return Paraphrase(setting)
+        return Paraphrase(context)
 
     return build
 
@@ -57,7 +58,7 @@ def row(first: str, second: str, line: int = 2) -> Row:
 
 def text_of(task: Paraphrase, first: str, second: str) -> str:
     (ids,) = task.encode([row(first, second)])
-    return task.setting.tokenizer.decode(ids)
+    return task.context.tokenizer.decode(ids)
 
 
 # --- the answer -----------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def full_vocabulary_logits(task: Paraphrase, model: GPT2) -> Tensor:
     """The logits of no and yes after each question, unpadded, from all logits of transformers."""
     theirs = GPT2LMHeadModel(GPT2Config(**vars(model.shape))).eval()
     theirs.transformer.load_state_dict(model.state_dict())
-    words = [task.setting.tokenizer.encode(word) for word in ("no", "yes")]
+    words = [task.context.tokenizer.encode(word) for word in ("no", "yes")]
     columns = torch.tensor(words).flatten()
     with torch.no_grad():
         rows = [theirs(torch.tensor(task.encode([row(*pair)]))).logits[0, -1, columns] for pair in PAIRS]
@@ -138,8 +139,8 @@ def test_a_label_word_is_one_token(make: Make, words: tuple[str, str]) -> None:
 
 
 def test_last_linear_has_a_head_of_its_own(make: Make) -> None:
-    task, model = make("last-linear"), randomise(GPT2(SHAPE)).eval()
-    assert (task.head_classes(), make("lora").head_classes(), make("full").head_classes()) == (2, None, None)
+    task, model = make(needs_head=True), randomise(GPT2(SHAPE)).eval()
+    assert (task.head_classes(), make().head_classes()) == (2, None)
     model.score = nn.Linear(SHAPE.n_embd, 2, bias=False)
     hidden = torch.randn(3, SHAPE.n_embd)
     torch.testing.assert_close(task.class_logits(model, hidden), hidden @ model.score.weight.T)
@@ -200,7 +201,7 @@ WORDS = [
 
 def cut_parts(task: Paraphrase, ids: list[int]) -> tuple[str, str]:
     """Return what is left of both sentences; fails unless the template is there whole."""
-    text = task.setting.tokenizer.decode(ids)
+    text = task.context.tokenizer.decode(ids)
     head, middle, tail = (
         PARAPHRASE_TEMPLATE.replace("{sentence1}", "\0").replace("{sentence2}", "\0").split("\0")
     )
@@ -222,7 +223,7 @@ def test_the_sentences_are_cut_and_never_the_template(make: Make, seed: int) -> 
     assert len(ids) <= limit
     assert first.startswith(left)
     assert second.startswith(right)
-    whole = task.setting.tokenizer.encode(PARAPHRASE_TEMPLATE.format(sentence1=first, sentence2=second))
+    whole = task.context.tokenizer.encode(PARAPHRASE_TEMPLATE.format(sentence1=first, sentence2=second))
     if len(whole) <= limit:
         assert (left, right) == (first, second)
     else:
@@ -249,9 +250,9 @@ def test_the_context_of_the_model_is_a_limit_too(make: Make) -> None:
 def test_a_very_long_sentence_is_cut_quickly(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make(max_length=100)
     calls = []
-    encode = task.setting.tokenizer.encode
+    encode = task.context.tokenizer.encode
     monkeypatch.setattr(
-        task.setting.tokenizer,
+        task.context.tokenizer,
         "encode",
         lambda text: calls.append(text) or encode(text),  # type: ignore[func-returns-value]
     )

@@ -14,7 +14,7 @@ from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.data.splits import Row
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Example, Setting
+from explora.core.tasks.contract import Example, TaskContext
 from explora.core.tasks.sentiment import Sentiment
 from explora.errors import DataError
 from tests.tiny_models import SHAPE, randomise
@@ -39,15 +39,16 @@ def tokenizer(tiny_base: Path) -> Tokenizer:
 @pytest.fixture
 def make(tokenizer: Tokenizer) -> Make:
     def build(labels: tuple[str, ...] = (), max_length: int = 512) -> Sentiment:
-        setting = Setting(
+        context = TaskContext(
+            name="sentiment",
             tokenizer=tokenizer,
             encoding=EncodingConfig(max_length=max_length),
-            method="lora",
-            context=SHAPE.n_positions,
+            needs_head=False,
+            n_positions=SHAPE.n_positions,
             seed=0,
             labels=labels,
         )
-        return Sentiment(setting)
+        return Sentiment(context)
 
     return build
 

@@ -19,7 +19,7 @@ from explora.core.config.precedence import resolve
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Evaluation, Example, Setting
+from explora.core.tasks.contract import Evaluation, Example, TaskContext
 from explora.core.tasks.sonnet import GIVEN_LINES, Sonnet
 from explora.errors import DataError, UsageError
 from tests.tiny_models import VOCABULARY, randomise
@@ -39,8 +39,13 @@ def make(tokenizer: Tokenizer) -> Make:
     def build(seed: int = 1, max_length: int = 640) -> Sonnet:
         encoding = EncodingConfig(max_length=max_length)
         return Sonnet(
-            Setting(
-                tokenizer=tokenizer, encoding=encoding, method="lora", context=SHAPE.n_positions, seed=seed
+            TaskContext(
+                name="sonnet",
+                tokenizer=tokenizer,
+                encoding=encoding,
+                needs_head=False,
+                n_positions=SHAPE.n_positions,
+                seed=seed,
             )
         )
 
@@ -103,7 +108,16 @@ def test_a_prompt_begins_as_the_training_poems_do(make: Make, poems: list[Exampl
     for example in poems:
         lines = text_of(example).split("\n")
         for given, end in enumerate(example.breaks, 1):
-            assert make().prompt_ids(poem(*lines[:given]) + "\n") == example.ids[:end]
+            assert make().prompt(poem(*lines[:given]) + "\n", 0).ids == example.ids[:end]
+
+
+@pytest.mark.parametrize(
+    ("given", "left"), [("Shall I", 14), ("a\nb\nc\n", 11), ("a\n" * 14, 1), ("a\n" * 20, 1)]
+)
+def test_a_continued_poem_has_fourteen_lines_and_at_least_one_is_new(
+    make: Make, given: str, left: int
+) -> None:
+    assert make().prompt(given, 3).lines == left
 
 
 def test_what_is_too_long_is_cut_with_its_breaks(make: Make, poems: list[Example]) -> None:
@@ -346,9 +360,9 @@ def test_the_floors_of_the_real_dev_set_are_the_published_ones(real: Evaluation)
 def test_a_prompt_begins_as_real_poems_do(make: Make, real_data: Path) -> None:
     """With GPT-2's own tokenizer too: no token spans a line's end."""
     gpt2 = load_tokenizer(real_data / "gpt2-tokenizer")
-    task = Sonnet(dataclasses.replace(make().setting, tokenizer=gpt2))
+    task = Sonnet(dataclasses.replace(make().context, tokenizer=gpt2))
     examples = task.load(DataConfig(data=str(real_data / "sonnets")), "train").examples
     assert max(len(example.ids) for example in examples) < 256
     for example in examples:
         lines = text_of(example).split("\n")
-        assert task.prompt_ids(poem(*lines[:3]) + "\n") == example.ids[: example.breaks[2]]
+        assert task.prompt(poem(*lines[:3]) + "\n", 0).ids == example.ids[: example.breaks[2]]

@@ -21,7 +21,7 @@ from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.files import cache_folder
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks import text as text_module
-from explora.core.tasks.contract import Setting
+from explora.core.tasks.contract import TaskContext
 from explora.core.tasks.text import Text, TokenRows, tokenise
 from explora.errors import DataError
 from tests.tiny_models import SAMPLES, SHAPE, randomise
@@ -41,7 +41,14 @@ def make(tokenizer: Tokenizer) -> Make:
     def build(max_length: int = 1 << 20) -> Text:
         encoding = EncodingConfig(max_length=max_length)
         return Text(
-            Setting(tokenizer=tokenizer, encoding=encoding, method="full", context=SHAPE.n_positions, seed=0)
+            TaskContext(
+                name="text",
+                tokenizer=tokenizer,
+                encoding=encoding,
+                needs_head=False,
+                n_positions=SHAPE.n_positions,
+                seed=0,
+            )
         )
 
     return build
