@@ -66,13 +66,18 @@ def _all_settings() -> dict[str, tuple[Setting, str]]:
 SETTINGS = _all_settings()
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, in the place of its parameter `settings`."""
+def with_settings(
+    *names: str, defaults: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings, in the place of its parameter `settings`.
+
+    `defaults` are the defaults, as help shows them, that the command chooses itself.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         place = list(own).index("settings")
-        options = [_parameter(name) for name in names]
+        options = [_parameter(name, (defaults or {}).get(name)) for name in names]
         parameters = [*own.values()][:place] + options + [*own.values()][place + 1 :]
 
         @functools.wraps(command)
@@ -98,19 +103,23 @@ def _parsed(name: str, value: Any) -> Any:
     return value if parse is None else parse(value)
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    hint = _HINTS.get(name) or _hint(*SETTINGS[name])
+def _parameter(name: str, default: str | None) -> inspect.Parameter:
+    hint = _HINTS.get(name) or _hint(*SETTINGS[name], default)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
-def _hint(item: Setting, panel: str) -> Any:
+def _hint(item: Setting, panel: str, default: str | None) -> Any:
     """Return the annotation of an option, None where it is not given."""
     about, kind = item.about, item.kind if item.kind in TEXT_FORM and item.about.parse is None else str
     names = (f"--{item.spelled}/--no-{item.spelled}",) if kind is bool else (f"--{item.spelled}",)
     metavar = "" if kind is bool else about.metavar or "|".join(about.choices) or None
     words = tuple(MODELS) if item.name == "model" else about.choices
     option = typer.Option(
-        *names, metavar=metavar, rich_help_panel=panel, help=_help(item), autocompletion=completion(words)
+        *names,
+        metavar=metavar,
+        rich_help_panel=panel,
+        help=_help(item, default),
+        autocompletion=completion(words),
     )
     return Annotated[kind | None, option]
 
@@ -126,9 +135,9 @@ def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
     return complete
 
 
-def _help(item: Setting) -> str:
+def _help(item: Setting, default: str | None) -> str:
     """Return the help with the default and, for a setting of some methods, their names."""
-    facts = [f"default: {item.about.default or item.show(item.default)}"]
+    facts = [f"default: {default or item.about.default or item.show(item.default)}"]
     if item.name in method_settings() and (users := methods_with(item.name)) != list(METHODS):
         facts.insert(0, ", ".join(users))
     return f"{item.about.help.removesuffix('.')} ({'; '.join(facts)})."

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
-from explora.commands._parsing import given
 from explora.commands._scores import show_scores
+from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
+from explora.core.config.run_config import EncodingConfig, field_names
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,23 +43,21 @@ Predictions = Annotated[
 ]
 
 
+ROWS = ("data", "columns", "format", "skip_bad")
+ENCODING = tuple(field_names(EncodingConfig))
+ANSWERS = ("batch_size", "device", "amp", "threads")
+
+
+@with_settings(
+    *("model", "tokenizer", *ROWS, *ENCODING, *ANSWERS),
+    defaults={"data": "that of the run", "batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's"},
+)
 def evaluate(
     task: o.Task,
     run: o.Run = None,
-    model: o.Model = None,
-    tokenizer: o.Tokenizer = None,
-    data: o.Data = None,
+    *,
+    settings: dict[str, Any],
     split: Split = None,
-    columns: o.Columns = None,
-    format: o.Format = None,
-    skip_bad: o.SkipBad = None,
-    template: o.Template = None,
-    label_words: o.LabelWords = None,
-    max_length: o.MaxLength = None,
-    batch_size: o.BatchSize = None,
-    device: o.Device = None,
-    amp: o.Amp = None,
-    threads: o.Threads = None,
     predictions: Predictions = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -84,10 +83,8 @@ def evaluate(
         raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
     if predictions is not None:
         _check_writable(predictions)
-    encoding = given({"template": template, "label_words": label_words, "max_length": max_length})
-    rows = given({"data": data, "columns": columns, "format": format, "skip_bad": skip_bad})
-    machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
-    asked, _ = resolve(task, encoding | rows | machine)
+    encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
+    asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
@@ -98,12 +95,19 @@ def evaluate(
     from explora.core.runtime.resolve import resolve_for_answers
 
     runtime = resolve_for_answers(asked.runtime)
-    session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
+    session = open_run(
+        task,
+        run,
+        model=settings.get("model"),
+        tokenizer=settings.get("tokenizer"),
+        runtime=runtime,
+        encoding=encoding,
+    )
     session.settle()
     trained_on = recorded_data(session.source)
-    config = asked.data if data is not None else dataclasses.replace(trained_on, **rows)
+    config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
-    scored = score(session, config, trained_on, split, batch_size or BATCH_SIZE)
+    scored = score(session, config, trained_on, split, settings.get("batch_size", BATCH_SIZE))
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
     if json:
@@ -113,6 +117,10 @@ def evaluate(
     if predictions is not None:
         write_predictions(predictions, session, scored.evaluation)
         console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+
+
+def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _check_writable(predictions: Path) -> None:

@@ -8,15 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
-from explora.commands._parsing import given
+from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
 from explora.core.data.text_files import name_of, what_is_wrong
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from explora.core.runs.assemble import Session
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
+BATCH_SIZE = 32
 DEFAULT_SEED = 11711
 STDIN = name_of("-")
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
@@ -43,80 +45,65 @@ class Asked:
     line: int
 
 
+_prompts_option = partial(typer.Option, rich_help_panel="Prompts")
+_sampling = partial(typer.Option, rich_help_panel="Sampling")
+
+PromptText = Annotated[
+    str | None,
+    _prompts_option(
+        "--prompt",
+        metavar="TEXT|-",
+        help="The prompt. With `-`, read one prompt per line of standard input, or JSON lines with `prompt`.",
+    ),
+]
+Poems = Annotated[
+    str | None,
+    _prompts_option("--data", metavar="FILE", help="File of poems; the first lines of each are the prompt."),
+]
+Temperature = Annotated[float, _sampling("--temperature", "-t", help="Sampling temperature.")]
+TopK = Annotated[
+    int | None, _sampling("--top-k", metavar="K", help="Sample from the K most likely tokens (default: all).")
+]
+TopP = Annotated[
+    float | None,
+    _sampling(
+        "--top-p",
+        metavar="P",
+        help="Nucleus sampling: sample from the most likely tokens with total probability P "
+        f"(default: {', '.join(TOP_P)}, else 1).",
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    _sampling("--repetition-penalty", help="Values above 1 make tokens that already occurred less likely."),
+]
+Greedy = Annotated[bool, _sampling("--greedy", metavar="", help="Always take the most likely token.")]
+MaxNewTokens = Annotated[
+    int, _sampling("--max-new-tokens", metavar="N", min=1, help="Most tokens per continuation.")
+]
+Num = Annotated[int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt.")]
+Seed = Annotated[int, _sampling("--seed", min=0, help="Random seed; the same seed gives the same text.")]
+
+
+@with_settings(
+    *("model", "tokenizer", "batch_size", "device", "amp", "threads"),
+    defaults={"batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's"},
+)
 def generate(
     task: o.Task,
     run: o.Run = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            metavar="TEXT|-",
-            rich_help_panel="Prompts",
-            help="With `-`, read one prompt a line, or JSON lines with `prompt`.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            rich_help_panel="Prompts",
-            help="A file of poems of which the first lines are given.",
-        ),
-    ] = None,
-    model: o.Model = None,
-    tokenizer: o.Tokenizer = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", "-t", rich_help_panel="Sampling", help="Default 1.")
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option("--top-k", metavar="K", rich_help_panel="Sampling", help="Keep the K likeliest tokens."),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            "--top-p",
-            metavar="P",
-            rich_help_panel="Sampling",
-            help=f"Keep the likeliest tokens that hold P (default {', '.join(TOP_P)}, else 1).",
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(
-            "--repetition-penalty", rich_help_panel="Sampling", help="Above 1: what was said is less likely."
-        ),
-    ] = None,
-    greedy: Annotated[
-        bool,
-        typer.Option("--greedy", metavar="", rich_help_panel="Sampling", help="Always the likeliest token."),
-    ] = False,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            "--max-new-tokens", metavar="N", min=1, rich_help_panel="Sampling", help="At most so many."
-        ),
-    ] = 256,
-    num: Annotated[
-        int,
-        typer.Option(
-            "--num",
-            "-n",
-            metavar="N",
-            min=1,
-            rich_help_panel="Sampling",
-            help="Continuations of each prompt.",
-        ),
-    ] = 1,
-    seed: Annotated[
-        int,
-        typer.Option("--seed", min=0, rich_help_panel="Sampling", help="The same seed gives the same text."),
-    ] = DEFAULT_SEED,
-    batch_size: o.BatchSize = None,
-    device: o.Device = None,
-    amp: o.Amp = None,
-    threads: o.Threads = None,
+    *,
+    prompt: PromptText = None,
+    data: Poems = None,
+    settings: dict[str, Any],
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    greedy: Greedy = False,
+    max_new_tokens: MaxNewTokens = 256,
+    num: Num = 1,
+    seed: Seed = DEFAULT_SEED,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -144,14 +131,13 @@ def generate(
 
     nucleus = top_p if top_p is not None or greedy else TASKS[task].top_p
     sampling = SamplingConfig(
-        temperature=1.0 if temperature is None else temperature,
+        temperature=temperature,
         top_k=top_k,
         top_p=nucleus,
-        repetition_penalty=1.0 if repetition_penalty is None else repetition_penalty,
+        repetition_penalty=repetition_penalty,
         greedy=greedy,
     )
-    machine = given({"device": device, "amp": amp or "off", "threads": threads, "batch_size": batch_size})
-    asked_for, _ = resolve(task, machine | {"seed": seed})
+    asked_for, _ = resolve(task, {"amp": "off"} | settings | {"seed": seed})
 
     from explora.core.runs.assemble import merge_in_memory
     from explora.core.runs.open import open_run
@@ -159,6 +145,7 @@ def generate(
 
     runtime = resolve_for_answers(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
+    model, tokenizer = settings.get("model"), settings.get("tokenizer")
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)
     if session.model.score is not None:
         raise UsageError(
@@ -173,9 +160,18 @@ def generate(
     if prompt not in (None, "-") and num == 1 and not json and sys.stdout.isatty():
         _stream(session, next(asked), sampling, max_new_tokens, seed)
         return
+    plan = _Plan(
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        num=num,
+        seed=seed,
+        batch_size=settings.get("batch_size", BATCH_SIZE),
+    )
     index = 0
     while portion := list(islice(asked, AT_ONCE)):
-        _answer(session, portion, index, sampling, max_new_tokens, num, seed, batch_size or 32, json)
+        answers = _answer(session, portion, index, plan)
+        for answer in answers:
+            _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
 
 
@@ -261,39 +257,63 @@ def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_to
         console.result(rest)
 
 
-def _answer(
-    session: Session,
-    portion: list[Asked],
-    index: int,
-    sampling: SamplingConfig,
-    max_new_tokens: int,
-    num: int,
-    seed: int,
-    batch_size: int,
-    json: bool,
-) -> None:
-    """Answer a portion of the prompts; the seed of a sample is the first one plus its number."""
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How prompts are continued; the seed of a sample is `seed` plus the sample's number."""
+
+    sampling: SamplingConfig
+    max_new_tokens: int
+    num: int
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A continuation: the object that `--json` prints."""
+
+    prompt: str
+    text: str
+    tokens: int
+    tokens_per_second: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return dataclasses.asdict(self)
+
+
+def _answer(session: Session, portion: list[Asked], index: int, plan: _Plan) -> list[Answer]:
+    """Continue a portion of the prompts, of which the first has the number `index`."""
     from explora.core.generate.decode import generate as continue_all
 
     started = time.perf_counter()
-    asked = [(item, seed + (index + i) * num + n) for i, item in enumerate(portion) for n in range(num)]
-    prompts = [_make_prompt(session, item, own_seed) for item, own_seed in asked]
-    found = continue_all(session.model, prompts, sampling, max_new_tokens, session.tokenizer, batch_size)
+    numbered = [(item, n) for item in range(len(portion)) for n in range(plan.num)]
+    seeds = [plan.seed + (index + item) * plan.num + n for item, n in numbered]
+    prompts = [
+        _make_prompt(session, portion[item], seed) for (item, _), seed in zip(numbered, seeds, strict=True)
+    ]
+    found = continue_all(
+        session.model, prompts, plan.sampling, plan.max_new_tokens, session.tokenizer, plan.batch_size
+    )
     tokens = sum(len(item.ids) for item in found)
     speed = tokens / max(time.perf_counter() - started, 1e-9)
-    for (item, own_seed), continuation in zip(asked, found, strict=True):
-        text = session.tokenizer.decode(continuation.ids)
-        if json:
-            console.result_json(
-                {
-                    "prompt": item.text,
-                    "text": text,
-                    "tokens": len(continuation.ids),
-                    "tokens_per_second": round(speed, 1),
-                    "seed": own_seed,
-                }
-            )
-            continue
-        console.result(item.text + text.rstrip("\n"))
-        if len(asked) > 1 or index:
-            console.result("")
+    return [
+        Answer(
+            prompt=portion[item].text,
+            text=session.tokenizer.decode(continuation.ids),
+            tokens=len(continuation.ids),
+            tokens_per_second=round(speed, 1),
+            seed=seed,
+        )
+        for (item, _), seed, continuation in zip(numbered, seeds, found, strict=True)
+    ]
+
+
+def _show(answer: Answer, json: bool, *, is_only: bool) -> None:
+    if json:
+        console.result_json(answer.to_json())
+        return
+    console.result(answer.prompt + answer.text.rstrip("\n"))
+    if not is_only:
+        console.result("")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._settings import with_settings
 from explora.core.runs.adapter import is_adapter
 from explora.errors import UsageError
 
@@ -42,14 +43,15 @@ Dtype = Annotated[
 ]
 
 
+@with_settings("model", "tokenizer", defaults={"model": "the run's"})
 def merge_lora(
     run: Run = None,
+    *,
     output: o.Output = None,
     dtype: Dtype = "fp32",
     overwrite: o.Overwrite = False,
     task: Task = None,
-    model: o.Model = None,
-    tokenizer: o.Tokenizer = None,
+    settings: dict[str, Any],
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -77,16 +79,16 @@ def merge_lora(
 
     console.note(f"merging {run}")
     merged = merge_run(
-        run, output, dtype=dtype, task=task, model=model, tokenizer=tokenizer, overwrite=overwrite
+        run,
+        output,
+        dtype=dtype,
+        task=task,
+        model=settings.get("model"),
+        tokenizer=settings.get("tokenizer"),
+        overwrite=overwrite,
     )
     if json:
-        console.result_json(
-            {
-                "folder": str(merged.folder),
-                "max_difference": merged.max_difference,
-                "argmax_flips": merged.argmax_flips,
-            }
-        )
+        console.result_json(merged.to_json())
         return
     console.result(
         f"{merged.folder}: {dtype}; reopened with transformers, the largest difference of a logit is "

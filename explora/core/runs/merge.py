@@ -60,6 +60,14 @@ class Merged:
     argmax_flips: int
     compared: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `merge-lora --json`."""
+        return {
+            "folder": str(self.folder),
+            "max_difference": self.max_difference,
+            "argmax_flips": self.argmax_flips,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
