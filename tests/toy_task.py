@@ -66,5 +66,4 @@ ENTAILMENT = TaskRow(
     classes=3,
     own_head=True,
     defaults={"epochs": 3, "batch_size": 8, "max_length": 128},
-    by_method={method: {"learning_rate": 1e-3} for method in ("lora", "full", "last-linear")},
 )

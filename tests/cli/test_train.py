@@ -18,7 +18,7 @@ import torch
 import typer
 
 from explora import cli
-from explora.core.config.registry import TASKS
+from explora.core.config.registry import method_class
 from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.runs.record import read_record
 from explora.core.runtime import resolve as runtime
@@ -113,7 +113,7 @@ def test_every_option_reaches_the_configuration(name: str, plan: Callable[[str],
     without, given = plan(others), plan(f"{others} {words}")
     changed = {key: value for key, value in given.items() if value != without[key]}
     # another method brings its own defaults along
-    along = TASKS["paraphrase"].by_method[expected["method"]] if "method" in expected else {}
+    along = method_class(expected["method"]).defaults("paraphrase") if "method" in expected else {}
     assert {key: value for key, value in changed.items() if key not in along} == expected
 
 

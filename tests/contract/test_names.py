@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.core.config.registry import TASKS
+from explora.core.config.registry import METHODS, TASKS
 
 PACKAGE = Path(__file__).parents[2] / "explora"
 COMMON_WORDS = {"text"}  # also a column and a key of JSON: fine as a subscript and as a key
@@ -42,7 +42,12 @@ KINDS = [
     Kind(
         table="TASKS",
         implementations={name: row.implementation for name, row in TASKS.items()},
-        homes=("core/tasks", "core/config/registry.py"),
+        homes=("core/tasks", "core/methods", "core/config/registry.py"),
+    ),
+    Kind(
+        table="METHODS",
+        implementations=METHODS,
+        homes=("core/methods", "core/config/registry.py", "commands/_short_forms.py"),
     ),
 ]
 

@@ -52,6 +52,7 @@ MODELS: dict[str, ModelRow] = {
 
 
 DEFAULT_METHOD = "lora"
+FULL_METHOD = "full"  # what adapters are compared with; plain models open as its results
 
 METHODS: dict[str, str] = {
     "lora": "explora.core.methods.lora:LoRA",
@@ -95,9 +96,8 @@ class TaskRow:
     computed from training rows.
 
     Settings:
-    `defaults` are values of `explora.core.config.run_config` fields, by flat field name; `by_method` refines
-    them, its learning rates for a width of 768. `refused` maps a method that makes no sense here to the
-    reason.
+    `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method that
+    trains nothing but a linear head makes no sense here, empty where one does.
     """
 
     summary: str

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from explora.core.config.registry import TASKS
+from explora.core.config.registry import FULL_METHOD, TASKS, method_class
 from explora.core.config.run_config import OptimizerConfig
 from explora.core.estimate.memory import predict
 from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import peak_memory_bytes
-from explora.core.methods.full import Full
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.training.loop import StepDone, Training
 from explora.core.training.optimizers import make_adamw
@@ -54,7 +53,7 @@ def imagine_full(training: Training, done: Sequence[StepDone]) -> Counterfactual
     measured = done[SLOW_STEPS:]
     seconds = mean(step.seconds for step in measured)
     tokens = round(mean(step.tokens for step in measured))
-    full = replace(run, method=Full())
+    full = replace(run, method=method_class(FULL_METHOD)())
     longest = max(training.lengths)
     peak = peak_memory_bytes()
     more = predict(full, shape, longest).peak - predict(run, shape, longest).peak

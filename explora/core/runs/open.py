@@ -14,7 +14,7 @@ from explora.core.base.find import read_config
 from explora.core.base.weights import Base, base_digest, base_tokenizer, open_base
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import EMBEDDED
+from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class
 from explora.core.config.run_config import (
     EncodingConfig,
     RuntimeConfig,
@@ -22,7 +22,6 @@ from explora.core.config.run_config import (
     TrainRun,
 )
 from explora.core.estimate.parameters import PEFT_PREFIX
-from explora.core.methods.full import Full
 from explora.core.runs.adapter import (
     CONFIG_FILE,
     Header,
@@ -88,7 +87,7 @@ def _open_model(
     header = _full_header(base)
     encoding = _encoding(header, task_name, asked, name)
     tokenizer = base_tokenizer(base, tokenizer_folder)
-    method = header.method if header else Full()
+    method = header.method if header else method_class(FULL_METHOD)()
     labels = header.labels if header else base_labels(base)
     seed = _recorded_seed(base.folder if header else None)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
