@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share and that are not settings of a run, each declared once."""
+"""Arguments and options that several commands share and that are no settings of a run, each declared once."""
 
 from __future__ import annotations
 

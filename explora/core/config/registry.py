@@ -96,8 +96,8 @@ class TaskRow:
     computed from training rows.
 
     Settings:
-    `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method that
-    trains nothing but a linear head makes no sense here, empty where one does.
+    `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method
+    that trains nothing but a linear head makes no sense here, empty where one does.
     """
 
     summary: str
