@@ -140,7 +140,7 @@ class Training:
         return torch.amp.GradScaler(self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 
     def resume(self) -> None:
-        """Restore the saved state, if there is one. Raises AdapterError if it does not fit this run."""
+        """Restore the saved state, if there is one. Raises CheckpointError if it does not fit."""
         if not has_checkpoint(self.folder):
             return
         self.progress, scaler = load_checkpoint(self.folder, self.model, self.optimizers)
