@@ -185,14 +185,14 @@ class GPT2(nn.Module):
             x, first = inputs.states, inputs.depth
         else:
             x, first = self._embed(inputs, cache), 0
-        x = self._through(x, first, len(self.h), positions, cache)
+        x = self._run_blocks(x, first, len(self.h), positions, cache)
         final: Tensor = self.ln_f(x)
         return final
 
     def features(self, input_ids: Tensor, depth: int, positions: Tensor | None = None) -> Features:
         """Run only the first `depth` blocks; `positions` apply if these are all blocks."""
         x = self._embed(input_ids, None)
-        return Features(self._through(x, 0, depth, positions, None), depth)
+        return Features(self._run_blocks(x, 0, depth, positions, None), depth)
 
     def _embed(self, input_ids: Tensor, cache: KeyValueCache | None) -> Tensor:
         start = cache.lengths[:, None] if cache is not None else 0
@@ -200,7 +200,7 @@ class GPT2(nn.Module):
         embedded: Tensor = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
         return embedded
 
-    def _through(
+    def _run_blocks(
         self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
         """Map (B, T, C) through the blocks from `first` up to, but not including, `end`."""

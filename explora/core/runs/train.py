@@ -256,12 +256,9 @@ class Running:
             if isinstance(event, StepDone):
                 self._log_step(event)
             yield event
-            if isinstance(event, StepDone) and self._has_seen_enough(event):
-                self.full_fine_tuning = predict_full_fine_tuning(self.training, self.first_steps)
-                yield self.full_fine_tuning
-            if isinstance(event, StepDone) and event.step < event.steps and self._time_is_up():
-                self.training.end_here()
-                yield TimeIsUp(step=event.step)
+            if isinstance(event, StepDone):
+                yield from self._compare_with_full(event)
+                yield from self._end_in_time(event)
             if isinstance(event, EvalDone):
                 self._keep(event)
             if isinstance(event, Finished):
@@ -283,18 +280,23 @@ class Running:
     def _record(self, result: Mapping[str, Any]) -> None:
         write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
 
-    def _has_seen_enough(self, step: StepDone) -> bool:
-        """Whether this step is the last one that the comparison with full fine-tuning needs."""
+    def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
+        """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
         if self.run.method.method != "lora" or len(self.first_steps) == AFTER_STEPS:
-            return False
+            return
         self.first_steps.append(step)
-        return len(self.first_steps) == AFTER_STEPS
+        if len(self.first_steps) == AFTER_STEPS:
+            self.full_fine_tuning = predict_full_fine_tuning(self.training, self.first_steps)
+            yield self.full_fine_tuning
 
-    def _time_is_up(self) -> bool:
+    def _end_in_time(self, step: StepDone) -> Iterator[TimeIsUp]:
+        """End the run at this step if its time is up, counting what follows the last step."""
         minutes = self.run.training.max_minutes
-        if minutes is None:
-            return False
-        return time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes
+        if minutes is None or step.step == step.steps:
+            return
+        if time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes:
+            self.training.end_here()
+            yield TimeIsUp(step=step.step)
 
     def _log_step(self, event: StepDone) -> None:
         self.log.add(

@@ -35,10 +35,18 @@ class FeatureCache:
     """
 
     def __init__(
-        self, model: GPT2, task: Task, examples: Sequence[Example], batch_size: int, file: Path, limit: int
+        self,
+        model: GPT2,
+        task: Task,
+        examples: Sequence[Example],
+        batch_size: int,
+        file: Path,
+        *,
+        limit: int,
+        free: int,
     ) -> None:
         self.model, self.task, self.examples = model, task, examples
-        self.file, self.limit, self.free = file, limit, _free_bytes(file)
+        self.file, self.limit, self.free = file, limit, free
         self.depth = model.frozen_depth()
         self.last_only = self.depth == len(model.h)
         lengths = [len(example.ids) for example in examples]
@@ -105,4 +113,5 @@ def plan_feature_cache(
     limit = run.runtime.feature_cache
     if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or model.frozen_depth() == 0:
         return None
-    return FeatureCache(model, task, [*train, *dev], 2 * run.training.batch_size, file, limit)
+    batch_size = 2 * run.training.batch_size
+    return FeatureCache(model, task, [*train, *dev], batch_size, file, limit=limit, free=_free_bytes(file))
