@@ -29,7 +29,7 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
     """Train into `folder`, yielding events; the last is a Completed with the TrainResult."""
-    check_folder(folder, resume=False, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite)
     resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
     return start_run(resolved, folder, replace=overwrite).events()
 

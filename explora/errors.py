@@ -5,6 +5,7 @@
     ├── DataError           a data file or a row: knows file, line and column
     ├── WeightsError        a base model: missing, unreadable, misshapen
     ├── AdapterError        an adapter or run folder that does not fit
+    ├── CheckpointError     a resume state: unreadable, or of other settings
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
 
@@ -52,6 +53,10 @@ class WeightsError(ExploraError):
 
 class AdapterError(ExploraError):
     """An adapter or run folder does not fit what it is used for."""
+
+
+class CheckpointError(ExploraError):
+    """A resume state is unreadable or does not fit the run."""
 
 
 class TrainingError(ExploraError):

@@ -1,4 +1,4 @@
-"""Following a training: its events to a progress bar, Ctrl-C and SIGTERM to a saved state."""
+"""Show the progress of a training, and save its state on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from explora.errors import Interrupted
 if TYPE_CHECKING:
     from explora.core.runs.train import Completed, RunEvent, Running, StepDone
 
-SHOWN_EVERY = 0.01  # seconds: finding out what to show takes as long as a short step
+SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
 
 def follow(running: Running) -> Completed:
-    """Draw the events; on Ctrl-C or SIGTERM save the state and raise Interrupted.
+    """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
-    A step is finished first; an evaluation is broken off, and done again after --resume.
+    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it.
     """
     from explora.core.runs.train import Completed, EvalStarted
 
@@ -47,32 +47,38 @@ def follow(running: Running) -> Completed:
 
 
 class _Display:
-    """Events as they are shown: on the bar, or as a line of their own."""
+    """Show events, on the progress bar or as lines of their own."""
 
     def __init__(self, advance: console.Advance) -> None:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
 
     def show(self, event: RunEvent) -> None:
-        from explora.core.runs.train import Counterfactual, EvalDone, FeaturesDone, Fitted, StepDone, TimeIsUp
+        from explora.core.runs.train import (
+            EvalDone,
+            FeaturesDone,
+            Fitted,
+            FullFineTuningCost,
+            StepDone,
+            TimeIsUp,
+        )
 
         if isinstance(event, StepDone):
             self._show_step(event)
         elif isinstance(event, FeaturesDone):
             examples = f"{event.examples:,} of {event.of:,} examples"
             self.advance(event.step, f"output of the frozen blocks: {examples}")
-        elif isinstance(event, Counterfactual):
+        elif isinstance(event, FullFineTuningCost):
             console.note(
-                f"these steps: about {console.duration(event.seconds)}, peak "
-                f"{console.size(event.peak_memory_bytes)}; full fine-tuning here: about "
-                f"{console.duration(event.full_seconds)}, "
-                f"{console.size(event.full_peak_memory_bytes)} (predicted)"
+                f"all steps take about {console.duration(event.seconds)}, with a peak memory of "
+                f"{console.size(event.peak_memory_bytes)}; full fine-tuning would take about "
+                f"{console.duration(event.full_seconds)} and {console.size(event.full_peak_memory_bytes)}"
             )
         elif isinstance(event, Fitted):
             console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
         elif isinstance(event, TimeIsUp):
             console.warn(
-                f"the machine has become slower and the time is up: step {event.step} is the last, before "
-                "the learning rate is down, and no other run will stop just there"
+                f"the machine has become slower and the time is up: step {event.step} is the last one. The "
+                "learning rate has not decayed to zero, and this run cannot be repeated exactly"
             )
         elif isinstance(event, EvalDone):
             self.dev = f"  dev {event.metric} {event.score:.4f}"
@@ -92,7 +98,7 @@ class _Display:
 
 
 class _Signals:
-    """Note Ctrl-C and SIGTERM until `check`, or raise Interrupted at once while that is asked for."""
+    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set."""
 
     def __init__(self) -> None:
         self.at_once = False

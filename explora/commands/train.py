@@ -95,9 +95,13 @@ def _execute(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.runs.train import check_folder, start_run
+    from explora.core.runs.train import check_folder, start_run, unfinished_run
 
-    started = check_folder(folder, resume=resume, overwrite=overwrite)
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")
+    started = unfinished_run(folder) if resume else None
+    if started is None:
+        check_folder(folder, overwrite=overwrite)
     run = _with_runtime(run if started is None else _resumed(started, run, options))
     _show_settings(run, origins if started is None else {})
     running = start_run(run, folder, replace=overwrite, spent=time.monotonic() - began)

@@ -1,7 +1,7 @@
 """The only module that replaces files: what it writes appears whole or not at all.
 
-After an error, or a kill, the old file or folder is still there. Partial files lie beside their targets, as a
-rename is atomic within one file system only.
+After an error or a kill, the old content is still there. What is unfinished lies beside its target, because a
+rename is atomic only within one file system.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield scratch / "new"
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
-            folder.replace(scratch / "old")
+            folder.replace(scratch / "old")  # a kill before the next line leaves the old folder there
         (scratch / "new").replace(folder)
 
 

@@ -35,6 +35,7 @@ from explora.core.runs.train import (
     StepDone,
     check_folder,
     start_run,
+    unfinished_run,
 )
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import schedule_factor
@@ -625,14 +626,14 @@ def test_a_finished_run_is_recorded_and_its_state_is_gone(finished: Path, prepar
 
 def test_an_occupied_folder_is_refused(finished: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        check_folder(finished, resume=False, overwrite=False)
+        check_folder(finished, overwrite=False)
     assert "already holds something" in caught.value.message
     assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
 
 
 def test_a_finished_run_has_nothing_to_resume(finished: Path) -> None:
     with pytest.raises(UsageError, match="is finished: nothing to resume"):
-        check_folder(finished, resume=True, overwrite=False)
+        unfinished_run(finished)
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -641,32 +642,27 @@ def test_a_folder_without_a_run_has_nothing_to_resume(tmp_path: Path, made: bool
     if made:
         folder.mkdir()
     with pytest.raises(UsageError, match="holds no run: nothing to resume"):
-        check_folder(folder, resume=True, overwrite=False)
-
-
-def test_resume_and_overwrite_are_two_wishes(finished: Path) -> None:
-    with pytest.raises(UsageError, match="--resume goes on with a run and --overwrite removes it"):
-        check_folder(finished, resume=True, overwrite=True)
+        unfinished_run(folder)
 
 
 def test_a_folder_that_is_not_a_runs_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(UsageError, match="is not a run folder, so --overwrite leaves it alone"):
-        check_folder(tmp_path, resume=False, overwrite=True)
+        check_folder(tmp_path, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
-        check_folder(tmp_path / "thesis.tex", resume=False, overwrite=True)
+        check_folder(tmp_path / "thesis.tex", overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_new_or_an_empty_folder_is_fine(tmp_path: Path, overwrite: bool) -> None:
-    assert check_folder(tmp_path / "new" / "run", resume=False, overwrite=overwrite) is None
-    assert check_folder(tmp_path, resume=False, overwrite=overwrite) is None
+    check_folder(tmp_path / "new" / "run", overwrite=overwrite)
+    check_folder(tmp_path, overwrite=overwrite)
 
 
 def test_replacing_leaves_nothing_of_the_run_before(finished: Path, prepare: Prepare) -> None:
     (finished / "notes.txt").write_text("gone", encoding="utf-8")
-    assert check_folder(finished, resume=False, overwrite=True) is None
+    check_folder(finished, overwrite=True)
     finish(start_run(prepare(method="full", max_steps=2), finished, replace=True))
     assert not (finished / "notes.txt").exists()
     assert not (finished / "adapter_model.safetensors").exists()

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from explora.core.model.gelu import FEWEST_NUMBERS, NUMBERS_AT_ONCE, gelu
+from explora.core.model.gelu import ELEMENTS_AT_ONCE, FEWEST_ELEMENTS, gelu
 
 ROUNDING = 2.0**-8  # of bf16: half a unit in the last place, relative
-SIZE = NUMBERS_AT_ONCE + FEWEST_NUMBERS + 3  # more than one portion, the last an odd one
+SIZE = ELEMENTS_AT_ONCE + FEWEST_ELEMENTS + 3  # more than one portion, the last an odd one
 
 
 def numbers(size: int = SIZE) -> Tensor:

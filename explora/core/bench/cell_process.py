@@ -1,4 +1,4 @@
-"""What runs inside the process of a cell: the first steps of a real training, with a clock on its phases.
+"""The process of a cell: it measures the first steps of a real training, phase by phase.
 
 `python -m explora.core.bench.cell_process` reads a Cell as JSON on stdin and writes a Measurement on stdout.
 """
@@ -75,16 +75,16 @@ class ClockedTraining:
 
 
 def endless_batches(lengths: Sequence[int], run: TrainRun) -> Iterator[tuple[int, list[int]]]:
-    """Yield epoch and row numbers of batch after batch, as the training of `run` would; the longest first."""
+    """Yield epoch and row numbers of each batch, as the training of `run` takes them, without end."""
     for epoch in count():
         for rows in epoch_batches(lengths, run.training.batch_size, run.training.seed, epoch):
             yield epoch, rows
 
 
 def filled(example: Example, length: int | None) -> Example:
-    """Return the example with its token ids repeated or cut to `length`; for timing, not for learning.
+    """Return the example with its token ids repeated or cut to `length`, for timing only.
 
-    What has lines keeps at least one, if only by its end.
+    A poem keeps at least one line break.
     """
     if length is None:
         return example
@@ -146,7 +146,7 @@ def _enough(cell: Cell, steps: int, seconds: float) -> bool:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    """Return the parameters that receive gradients, those of the base, and the bytes of what is saved."""
+    """Return the trained parameters, those of the base, and the bytes of the saved file."""
     assert session.header is not None
     model = session.model
     classes = 0 if model.score is None else model.score.out_features

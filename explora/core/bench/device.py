@@ -1,4 +1,4 @@
-"""What a cell measures of the device: its matrix peak, its peak memory, and time by phase."""
+"""Measurements of the device: matrix peak, peak memory, and time by phase."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from explora.core.machine.facts import peak_memory_bytes, resident_memory_bytes
 from explora.core.machine.malloc import return_freed_memory
 
-MATRIX = (1024, 1024, 4096)  # rows, in, out of the product whose speed is called the peak
+MATRIX = (1024, 1024, 4096)  # rows, in and out of the product that defines the matrix peak
 PEAK_SECONDS = 0.4
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the FLOP/s of the fastest of the large products that fit into 0.4 s."""
+    """Return the matrix peak in FLOP/s: the fastest of the large products that fit into 0.4 s."""
     rows, fan_in, fan_out = MATRIX
     left = torch.ones(rows, fan_in, dtype=dtype, device=device)
     right = torch.ones(fan_in, fan_out, dtype=dtype, device=device)
@@ -33,14 +33,14 @@ def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def device_peak_bytes(device: torch.device) -> int:
-    """Return the peak memory where the training happens: of the process, or what it took of a GPU."""
+    """Return the peak memory on the device: of this process on a CPU, of its tensors on a GPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return peak_memory_bytes()
 
 
 def settled_memory_bytes(device: torch.device) -> int:
-    """Return what is held now that all that nobody needs has been given back: by the process, or of a GPU."""
+    """Return the memory in use on the device, in bytes, after freeing what is no longer referenced."""
     gc.collect()
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
@@ -49,13 +49,13 @@ def settled_memory_bytes(device: torch.device) -> int:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for a GPU to finish what it was given."""
+    """Wait until a GPU has finished its queued kernels; on a CPU, do nothing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Clock:
-    """Seconds by phase; a phase on a GPU ends when its kernels have. `current` is the innermost now."""
+    """Seconds by phase. On a GPU a phase ends when its kernels have; `current` is the innermost phase."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.current = device, ""
@@ -63,7 +63,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add what happens inside to the phase `name`."""
+        """Count the time inside this context as the phase `name`."""
         start, outer = time.perf_counter(), self.current
         self.current = name
         yield

@@ -1,7 +1,7 @@
-"""What a method learns: a training on real rows, scored on dev on the way, in a process of its own.
+"""The process of a lesson: it measures how well a method learns, by a training that is scored along the way.
 
-The learning rate is constant after its warm-up, so that a score on the way is not that of a training cut
-short. `python -m explora.core.bench.lesson_process` reads a Lesson and writes what was Learned.
+The learning rate stays constant after warm-up, as an early score would else be that of a training cut short.
+`python -m explora.core.bench.lesson_process` reads a Lesson as JSON on stdin and writes a Learned on stdout.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from explora.core.tasks.contract import Example
 from explora.core.training.loop import StepDone, Training
 from explora.errors import DataError
 
-SCORED_ROWS = 1000  # of dev at most: an accuracy is known to 0.03 then
-MARKS = 4  # scores on the way, evenly spaced, the last at the end
+SCORED_ROWS = 1000  # of dev at most, which give an accuracy to within 0.03
+MARKS = 4  # evenly spaced scores, the last at the end
 
 
 def learn(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Train, score, and return what was Learned as JSON data."""
+    """Train and score, and return the Learned as JSON data."""
     lesson = Lesson.from_json(request)
     run = _constant(lesson)
     session, train, dev = assemble_for_training(run)
@@ -47,7 +47,10 @@ def learn(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curve(training: Training, session: Session, lesson: Lesson) -> tuple[list[Point], Point | None]:
-    """Return the scores on the way, and the one after the lesson's seconds, None when it ended before."""
+    """Return the scores at the marks, and the score when the lesson's seconds were over.
+
+    The latter is None if the lesson ended earlier.
+    """
     marks = {lesson.steps * mark // MARKS for mark in range(1, MARKS + 1)}
     curve: list[Point] = []
     in_time: Point | None = None
@@ -60,7 +63,7 @@ def _curve(training: Training, session: Session, lesson: Lesson) -> tuple[list[P
             curve.append(_score(session, training))
         if time_is_up:
             in_time = curve[-1]
-        if event.step == lesson.steps:  # before the loop scores and saves what nobody needs
+        if event.step == lesson.steps:  # before the loop evaluates and saves, which a lesson does not need
             break
     return curve, in_time
 
@@ -76,7 +79,7 @@ def _constant(lesson: Lesson) -> TrainRun:
 
 
 def _some(examples: Sequence[Example], seed: int) -> Sequence[Example]:
-    """All examples, or as many as are scored, drawn by the seed."""
+    """Return SCORED_ROWS examples drawn by the seed, or all if there are fewer."""
     if len(examples) <= SCORED_ROWS:
         return examples
     chosen = sorted(random.Random(seed).sample(range(len(examples)), SCORED_ROWS))

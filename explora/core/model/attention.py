@@ -1,6 +1,6 @@
 """Causal self-attention on the fused projection of query, key and value (Vaswani et al. 2017, section 3.2.1).
 
-Shapes: B rows, T tokens, H heads, D numbers a head, C = H D.
+Shapes: B rows, T tokens, H heads, head width D, C = H D.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to so many keys plain products and a softmax beat torch's fused kernel on a CPU, where nobody tried
-# (docs/LOG.md; `probing` does).
+# The most keys for which plain attention, matrix products and a softmax, beats torch's fused kernel on a CPU
+# (docs/LOG.md): used where `runtime.probe` has not measured this machine.
 PLAIN_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
-# Up to so many the probabilities are kept; beyond, (T, T) a head is more than all else that is.
+# The most tokens for which the probabilities are saved: in longer rows, (T, T) of each head would outweigh
+# everything else that is saved.
 KEPT_UP_TO = 128
 
 
 def plain_is_faster(x: Tensor, keys: int, up_to: int | None) -> bool:
-    """Whether attention over `keys` in the dtype of x needs no fused kernel; None: where nobody tried."""
+    """Tell whether plain attention over `keys` keys beats the fused kernel, for the device and dtype of x.
+
+    up_to: the most keys for which it does on this machine, None if that was not measured.
+    """
     limit = PLAIN_UP_TO.get(x.dtype, 0) if up_to is None else up_to
     return x.device.type == "cpu" and keys <= limit
 
 
 def causal_attention(projected: Tensor, heads: int) -> Tensor:
-    """Map query, key and value side by side, (B, T, 3 C), to (B, T, C): a token sees all up to itself."""
+    """Attend from each token to itself and earlier ones; maps query, key, value (B, T, 3 C) to (B, T, C)."""
     attended: Tensor = _CausalAttention.apply(projected, heads)  # type: ignore[no-untyped-call]
     return attended
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Plain products and a softmax; keeps one copy of query, key and value, and short rows' probabilities."""
+    """Plain attention that saves one copy of query, key and value, and the probabilities of short rows."""
 
     @staticmethod
     def forward(ctx: Any, projected: Tensor, heads: int) -> Tensor:
@@ -81,10 +85,10 @@ def attend(
     dropout: float,
     plain_up_to: int | None = None,
 ) -> Tensor:
-    """Attention of (B, H, T, D) on (B, H, S, D) with a mask, dropout or a cache behind it.
+    """Attend from queries (B, H, T, D) to keys and values (B, H, S, D), with a mask and dropout.
 
-    Causal where T = S and no mask is given; True in the mask means seen. In bf16 it is plain products up to
-    `plain_up_to` keys; see `plain_is_faster`.
+    A query sees the keys where the mask is true. Without a mask, attention is causal and T = S, or T is 1 and
+    the query sees all keys. In bf16, up to `plain_up_to` keys, it is plain attention; see `plain_is_faster`.
     """
     causal = mask is None and query.shape[-2] > 1
     if query.dtype is torch.bfloat16 and plain_is_faster(query, key.shape[-2], plain_up_to):
@@ -93,7 +97,7 @@ def attend(
 
 
 def causal_mask(key: Tensor) -> Tensor:
-    """Return which keys a query at the same place sees: (S, S), lower triangle true."""
+    """Return the causal mask, (S, S): true on and below the diagonal."""
     length = key.shape[-2]
     return torch.ones(length, length, dtype=torch.bool, device=key.device).tril_()
 

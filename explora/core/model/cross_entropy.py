@@ -1,7 +1,7 @@
-"""Cross-entropy over the tied head in chunks, so that the (N, V) logits never exist.
+"""Cross-entropy over the tied head in chunks, so that the (N, V) logits are never stored at once.
 
-Loss and gradient of a chunk are computed in one pass, forward: what is kept for the backward pass is the
-gradient of the hidden states (N, C), and that of the embedding (V, C) where it is trained.
+The forward pass computes the loss and the gradient of a chunk together. It saves the gradient of the hidden
+states, (N, C), and, if the embedding is trained, its gradient, (V, C).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from explora.core.model.onednn import product
 
-LOGITS_AT_ONCE = 1 << 22  # elements of one chunk's logits: 16 MiB in fp32, which a large cache holds
-FEWEST_ROWS = 128  # of a chunk, so that its products stay efficient whatever the vocabulary
+LOGITS_AT_ONCE = 1 << 22  # logits of a chunk: 16 MiB in fp32, which a large cache holds
+FEWEST_ROWS = 128  # of a chunk: its products stay efficient for every vocabulary
 
 
 class _TiedCrossEntropy(torch.autograd.Function):
@@ -64,7 +64,7 @@ def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each of N targets, (N,), without gradients and in the same chunks."""
+    """Return the cross-entropy of each target, (N,), without gradients and in the same chunks."""
     rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
     head = weight.to(hidden.dtype)
     with torch.no_grad():

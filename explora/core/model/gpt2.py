@@ -1,10 +1,10 @@
 """GPT-2 on one page (Radford et al. 2019), with the names of Hugging Face's GPT-2.
 
-The model returns hidden states; `logits` is asked only for the positions and the vocabulary rows that a
-task needs. Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, S cached tokens.
+The model returns hidden states. A task calls `logits` for the positions and vocabulary rows that it needs.
+Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size.
 
-Precision: weights that are trained stay fp32 and are cast where they are used, frozen ones are stored in
-`compute_dtype` and the cast is free. The residual stream is in `compute_dtype`.
+Precision: trained weights are fp32 and are cast where they are used. Frozen weights are stored in
+`compute_dtype`, so that their cast is free. The residual stream is in `compute_dtype`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LAYER_NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Features:
-    """What the first `depth` blocks made of some tokens, with which the model can go on in place of ids.
+    """The output of the first `depth` blocks, from which the model can continue instead of from token ids.
 
-    states: (B, T, C), of a single row (T, C); T is 1 where only one position a row is asked for.
+    states: (B, T, C), or (T, C) for a single row; T is 1 if they are of one position a row.
     """
 
     states: Tensor
@@ -44,7 +44,7 @@ class Conv1D(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(fan_in, fan_out))
         self.bias = nn.Parameter(torch.empty(fan_out))
-        self.transposed: Tensor | None = None  # of a packed weight, where a gradient passes
+        self.transposed: Tensor | None = None  # of a packed weight, if x needs a gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -56,7 +56,7 @@ class Conv1D(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
     def pack(self, *, passes_gradient: bool) -> None:
-        """Store the frozen weight as products read it fastest, a second time if a gradient passes."""
+        """Store the frozen weight in the layout of fast products; twice, if the input needs a gradient."""
         packed = pack(self.weight)
         if packed is None:
             return
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
 
     def forward(self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or to (B, 1, C) where only one position a row is asked for."""
+        """Map (B, T, C) to (B, T, C), or to (B, 1, C) if `positions` names one position a row."""
         batch, length, width = x.shape
         projected = self.c_attn(x)  # (B, T, 3 C)
         dropout = self.dropout if self.training else 0.0
@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward half of a block; GPT-2's GELU is the tanh approximation."""
+    """The feed-forward half of a block."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -146,13 +146,13 @@ def _at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    # nn.Embedding's own initialisation costs a second on the meta device, and is overwritten anyway.
+    # nn.Embedding would draw random weights, which takes a second even on the meta device.
     embedding: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
     return embedding
 
 
 class GPT2(nn.Module):
-    """GPT-2 without a separate head: `logits` uses the tied embedding, `score` is a task's own head."""
+    """GPT-2 with its tied head, `logits`, and optionally a classification head of a task, `score`."""
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
@@ -169,30 +169,30 @@ class GPT2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.wte.weight.device
 
     def forward(
         self, inputs: Tensor | Features, positions: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Return the hidden states (B, T, C) of token ids (B, T), rows padded on the right, or of features.
+        """Return the hidden states (B, T, C) of token ids (B, T), padded on the right, or of features.
 
-        With `positions` (B,), only those of one position a row, (B, 1, C): the last block computes nothing
-        else. With an empty `cache` the keys and values are kept there; with a filled one, T = 1 and the
-        token follows what is cached.
+        With `positions` (B,), return only one position of each row, (B, 1, C): the last block computes
+        nothing else. An empty `cache` is filled with keys and values. With a filled one, T is 1 and each
+        token follows the cached ones.
         """
         if isinstance(inputs, Features):
             x, first = inputs.states, inputs.depth
         else:
             x, first = self._embed(inputs, cache), 0
-        x = self._through(x, first, len(self.h), positions, cache)
+        x = self._run_blocks(x, first, len(self.h), positions, cache)
         final: Tensor = self.ln_f(x)
         return final
 
     def features(self, input_ids: Tensor, depth: int, positions: Tensor | None = None) -> Features:
-        """Run the first `depth` blocks alone; `positions` count where these are all blocks."""
+        """Run only the first `depth` blocks; `positions` apply if these are all blocks."""
         x = self._embed(input_ids, None)
-        return Features(self._through(x, 0, depth, positions, None), depth)
+        return Features(self._run_blocks(x, 0, depth, positions, None), depth)
 
     def _embed(self, input_ids: Tensor, cache: KeyValueCache | None) -> Tensor:
         start = cache.lengths[:, None] if cache is not None else 0
@@ -200,10 +200,10 @@ class GPT2(nn.Module):
         embedded: Tensor = self.drop((self.wte(input_ids) + self.wpe(place)).to(self.compute_dtype))
         return embedded
 
-    def _through(
+    def _run_blocks(
         self, x: Tensor, first: int, end: int, positions: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
-        """Map (B, T, C) through the blocks from `first` to before `end`."""
+        """Map (B, T, C) through the blocks from `first` up to, but not including, `end`."""
         last = len(self.h) - 1
         for layer in range(first, end):
             block, asked = self.h[layer], positions if layer == last else None
@@ -214,13 +214,13 @@ class GPT2(nn.Module):
         return x
 
     def limit_plain_attention(self, tokens: int | None) -> None:
-        """Let attention be plain products up to so many tokens; see `attention.plain_is_faster`."""
+        """Use plain attention for rows of up to `tokens` tokens; see `attention.plain_is_faster`."""
         for module in self.modules():
             if isinstance(module, Attention):
                 module.plain_up_to = tokens
 
     def frozen_depth(self) -> int:
-        """Return how many blocks lie below everything that is trained; 0 where the embeddings are trained."""
+        """Return the number of blocks below all trained parameters; 0 if the embeddings are trained."""
         if self.wte.weight.requires_grad or self.wpe.weight.requires_grad:
             return 0
         for layer, block in enumerate(self.h):
@@ -229,9 +229,10 @@ class GPT2(nn.Module):
         return len(self.h)
 
     def pack(self, *, twice: bool) -> None:
-        """Store frozen weights in the blocks as products read them fastest; for good, and in no file.
+        """Store the frozen weights of the blocks in the layout of fast products. This cannot be undone.
 
-        Blocks that a gradient passes need each weight `twice`, and are left as they are otherwise.
+        In blocks that a gradient passes, packing stores each weight twice; unless `twice`, they stay as they
+        are.
         """
         frozen = self.frozen_depth()
         for layer, block in enumerate(self.h):
@@ -241,20 +242,20 @@ class GPT2(nn.Module):
             for module in block.modules():
                 if isinstance(module, Conv1D) and not module.weight.requires_grad:
                     module.pack(passes_gradient=passes_gradient)
-            return_freed_memory()  # or the holes of 340 MB of GPT-2's weights stay to the end
+            return_freed_memory()  # otherwise the 340 MB of GPT-2's unpacked weights stay in the process
 
     def pack_head(self) -> None:
-        """Keep a second copy of the frozen tied head as products read it fastest: each token reads it all."""
+        """Store a second copy of the frozen tied head in the layout of fast products, for decoding."""
         self.packed_head = pack(self.wte.weight.t())
 
     def logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return fp32 logits of the tied head, (..., V), or of these vocabulary rows (R,) alone, (..., R)."""
+        """Return fp32 logits of the tied head, (..., V), or only of the vocabulary rows (R,), (..., R)."""
         if rows is None and self.packed_head is not None:
             flat = hidden.reshape(-1, hidden.shape[-1])
             return packed_affine(flat, self.packed_head, None, None).view(*hidden.shape[:-1], -1).float()
         if rows is None:
             return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
-        # Sparse, as the gradient of a few rows waits for that of the embedding, (V, C), which takes it in.
+        # Sparse: a dense gradient of these rows would be a second (V, C), beside the embedding's own.
         words = F.embedding(rows, self.wte.weight, sparse=True)
         return F.linear(hidden.float(), words.float())
 

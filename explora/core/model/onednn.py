@@ -1,7 +1,7 @@
-"""Matrix products. On x86 oneDNN computes them where torch would take MKL: the same precision, about twice as
-fast in fp32 on AMD, and a bias costs no pass of its own (docs/LOG.md).
+"""Matrix products by oneDNN, on x86 processors, where torch by itself would use MKL.
 
-Weights are (in, out), as GPT-2 stores them, unless said otherwise.
+The precision is the same. On AMD processors fp32 is about twice as fast, and adding a bias needs no second
+pass (docs/LOG.md). Weights are (in, out), as GPT-2 stores them, unless noted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @functools.cache
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this dtype in hardware here, and this torch offers its operator."""
+    """Tell whether this processor and this torch multiply the dtype by oneDNN."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -27,19 +27,19 @@ def _onednn_takes(dtype: torch.dtype) -> bool:
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Whether products of this tensor go to oneDNN."""
+    """Tell whether products of this tensor are computed by oneDNN."""
     return x.device.type == "cpu" and _onednn_takes(x.dtype)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x (N, in) @ weight (in, out) + bias (out,), without a gradient."""
-    if uses_onednn(x) and not (bias is None and x.dtype is torch.bfloat16):  # where torch.mm is oneDNN's too
+    """Return x (N, in) @ weight (in, out) + bias (out,), without gradients."""
+    if uses_onednn(x) and not (bias is None and x.dtype is torch.bfloat16):  # torch.mm uses oneDNN there
         return _linear(x, weight.t(), bias)
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x @ weight^T + bias by oneDNN; the weight is (out, in), or packed."""
+    """Return x @ weight^T + bias by oneDNN; the weight is (out, in) or packed."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
@@ -67,7 +67,7 @@ class _Affine(torch.autograd.Function):
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return x (N, in) @ weight (in, out) + bias (out,) in the dtype of x, with gradients for all three.
 
-    Keeps for the backward pass only what a gradient that is asked for needs.
+    Saves for the backward pass only what the required gradients need.
     """
     if not torch.is_grad_enabled():
         return product(x, weight.to(x.dtype), bias.to(x.dtype))
@@ -76,9 +76,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor) -> Tensor | None:
-    """Return a frozen weight (in, out) as oneDNN reads it, (out, in) and opaque; None where it is not used.
+    """Return a frozen weight (in, out) in oneDNN's own layout, or None if oneDNN does not multiply it.
 
-    The result is good for `packed_affine` only, whatever the number of rows.
+    The result, an opaque tensor of shape (out, in), can only be passed to `packed_affine`.
     """
     if not uses_onednn(weight):
         return None
@@ -100,9 +100,9 @@ class _PackedAffine(torch.autograd.Function):
 
 
 def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None) -> Tensor:
-    """Return what `affine` does for a frozen weight that is packed.
+    """Return `affine` of a frozen, packed weight.
 
-    `transposed` is weight^T, packed likewise; without it there is no gradient for x.
+    transposed: weight^T, packed; without it, x gets no gradient.
     """
     if not torch.is_grad_enabled():
         return _linear(x, weight, bias)

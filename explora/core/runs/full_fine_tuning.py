@@ -1,8 +1,8 @@
-"""What full fine-tuning would take here, predicted while an adapter trains.
+"""The cost of full fine-tuning on this machine, predicted while an adapter trains.
 
-Its step is the step that is measured, with blocks that are trained in the place of adapted ones, the
-gradients of embedding and head, and the optimizer on all weights. A part of each is timed and scaled, large
-enough that a cache does not hold it.
+Its step is predicted from the measured step of the run: trained blocks replace the adapted ones, and the
+gradients of embedding and head, and the optimizer on all weights, are added. Each is timed on a sample, too
+large for a cache, and scaled.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ SHARE_OF_MODEL = 8  # that a sample is at most, so that it takes no memory worth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counterfactual:
-    """What the steps of a run take here, and what those of full fine-tuning would.
+class FullFineTuningCost:
+    """The cost of a run, extrapolated from its first steps, and the predicted cost of full fine-tuning.
 
-    Seconds are those of all steps, without evaluations; memory is the peak, in bytes. The figures of this
-    run are measured and carried on, the others are predicted.
+    Seconds: of all steps, without evaluations; memory: the peak, in bytes.
     """
 
     seconds: float
@@ -47,8 +46,8 @@ class Counterfactual:
     full_peak_memory_bytes: int
 
 
-def imagine_full(training: Training, done: Sequence[StepDone]) -> Counterfactual:
-    """Predict full fine-tuning from the first steps of a run, of which the first few are still slow."""
+def predict_full_fine_tuning(training: Training, done: Sequence[StepDone]) -> FullFineTuningCost:
+    """Predict the cost of full fine-tuning from the first steps of a run."""
     run, shape = training.run, training.model.shape
     measured = done[SLOW_STEPS:]
     seconds = mean(step.seconds for step in measured)
@@ -57,7 +56,7 @@ def imagine_full(training: Training, done: Sequence[StepDone]) -> Counterfactual
     longest = max(training.lengths)
     peak = peak_memory_bytes()
     more = predict(full, shape, longest).peak - predict(run, shape, longest).peak
-    return Counterfactual(
+    return FullFineTuningCost(
         seconds=seconds * training.steps,
         peak_memory_bytes=peak,
         full_seconds=_full_step_seconds(training, seconds, tokens) * training.steps,

@@ -1,4 +1,4 @@
-"""One training run from its folder to its result: prepare, train, keep the best, score it, record it."""
+"""One training run, from its folder to its result: prepare, train, keep the best, score and record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from explora.core.runs.assemble import (
     restore_trained,
     save_trained,
 )
-from explora.core.runs.full_fine_tuning import AFTER_STEPS, Counterfactual, imagine_full
+from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
 from explora.core.runs.model_card import write_card
 from explora.core.runs.record import RECORD_FILE, MetricsLog, Record, open_metrics, read_record, write_record
 from explora.core.tasks.contract import Evaluation, Split
@@ -86,7 +86,7 @@ class TrainResult:
     seconds: float
     tokens: int
     peak_memory_bytes: int
-    full_fine_tuning: Counterfactual | None
+    full_fine_tuning: FullFineTuningCost | None
 
     @property
     def share(self) -> float:
@@ -132,45 +132,47 @@ class Completed:
     result: TrainResult
 
 
-RunEvent = Event | Fitted | TimeIsUp | Counterfactual | Completed
+RunEvent = Event | Fitted | TimeIsUp | FullFineTuningCost | Completed
 
 
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> TrainRun | None:
-    """Return the recorded run when resuming, else None: the run may start in this folder.
+def unfinished_run(folder: Path) -> TrainRun:
+    """Return the settings of the run that a folder holds. Raises UsageError if none can be resumed."""
+    record = read_record(folder)
+    if record is None:
+        raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
+    if record.result:
+        raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
+    return record.run
 
-    Raises UsageError for an occupied folder without `resume` or `overwrite`, for one that is no run's with
-    `overwrite`, and for nothing to resume.
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise UsageError unless a new run may start in a folder.
+
+    It may if the folder is new or empty, or, with `overwrite`, if it holds a run.
     """
-    if resume and overwrite:
-        raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")
-    record = read_record(folder) if folder.is_dir() else None
-    if resume:
-        if record is None:
-            raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
-        if record.result:
-            raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
-        return record.run
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise UsageError(
-                f"{folder} already holds something",
-                f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
-            )
-        if record is None:
-            raise UsageError(
-                f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
-            )
-    return None
+    if not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{folder} already holds something",
+            f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
+        )
+    if read_record(folder) is None:
+        raise UsageError(
+            f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
+        )
 
 
 def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> Running:
     """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
     With `replace`, the old content of the folder is removed once base and data have been read. `spent` is
-    the part of the run's time, in seconds, that is already over. Raises AdapterError, DataError and
-    UsageError for a state, data or a base that cannot be used.
+    the part of the run's time, in seconds, that is already over. Raises CheckpointError, DataError,
+    UsageError and WeightsError for a state, data, settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
     tokenizer = _own_tokenizer(run, folder, fresh=replace)
@@ -234,7 +236,7 @@ class Running:
     resumed_at: int
     closing_seconds: float = 0.0
     first_steps: list[StepDone] = field(default_factory=list)
-    counterfactual: Counterfactual | None = None
+    full_fine_tuning: FullFineTuningCost | None = None
 
     @property
     def run(self) -> TrainRun:
@@ -254,12 +256,9 @@ class Running:
             if isinstance(event, StepDone):
                 self._log_step(event)
             yield event
-            if isinstance(event, StepDone) and self._has_seen_enough(event):
-                self.counterfactual = imagine_full(self.training, self.first_steps)
-                yield self.counterfactual
-            if isinstance(event, StepDone) and event.step < event.steps and self._time_is_up():
-                self.training.end_here()
-                yield TimeIsUp(step=event.step)
+            if isinstance(event, StepDone):
+                yield from self._compare_with_full(event)
+                yield from self._end_in_time(event)
             if isinstance(event, EvalDone):
                 self._keep(event)
             if isinstance(event, Finished):
@@ -281,20 +280,25 @@ class Running:
     def _record(self, result: Mapping[str, Any]) -> None:
         write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
 
-    def _has_seen_enough(self, step: StepDone) -> bool:
-        """Whether this step is the last one that the comparison with full fine-tuning needs."""
+    def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
+        """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
         method, shape = self.run.method, self.session.model.shape
         passes_blocks = method.first_trained_block(shape) < shape.n_layer
         if method.trains_base or not passes_blocks or len(self.first_steps) == AFTER_STEPS:
-            return False
+            return
         self.first_steps.append(step)
-        return len(self.first_steps) == AFTER_STEPS
+        if len(self.first_steps) == AFTER_STEPS:
+            self.full_fine_tuning = predict_full_fine_tuning(self.training, self.first_steps)
+            yield self.full_fine_tuning
 
-    def _time_is_up(self) -> bool:
+    def _end_in_time(self, step: StepDone) -> Iterator[TimeIsUp]:
+        """End the run at this step if its time is up, counting what follows the last step."""
         minutes = self.run.training.max_minutes
-        if minutes is None:
-            return False
-        return time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes
+        if minutes is None or step.step == step.steps:
+            return
+        if time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes:
+            self.training.end_here()
+            yield TimeIsUp(step=step.step)
 
     def _log_step(self, event: StepDone) -> None:
         self.log.add(
@@ -314,7 +318,7 @@ class Running:
         self.log.add({"step": event.step, event.metric: event.score, "best": event.best})
 
     def _complete(self, finished: Finished) -> Completed:
-        """Score the best adapter on dev, and write the record and the model card."""
+        """Score the best adapter on dev, write the record and the model card, and remove the resume state."""
         if finished.progress.best_step == 0:
             raise TrainingError("the dev score was never a number", "lower the learning rate: --lr")
         session = self.session
@@ -348,7 +352,7 @@ class Running:
             seconds=progress.seconds,
             tokens=progress.tokens,
             peak_memory_bytes=peak_memory_bytes(),
-            full_fine_tuning=self.counterfactual,
+            full_fine_tuning=self.full_fine_tuning,
         )
 
 
@@ -363,13 +367,13 @@ def _empty(folder: Path) -> None:
 __all__ = [
     "RECORD_FILE",
     "Completed",
-    "Counterfactual",
     "EvalDone",
     "EvalStarted",
     "Event",
     "FeaturesDone",
     "Finished",
     "Fitted",
+    "FullFineTuningCost",
     "RunEvent",
     "Running",
     "Saved",
@@ -379,4 +383,5 @@ __all__ = [
     "TrainResult",
     "check_folder",
     "start_run",
+    "unfinished_run",
 ]

@@ -1,8 +1,8 @@
-"""Resume state: everything that decides the bits of the steps to come, written atomically, no pickle.
+"""The resume state: everything that determines the bits of the next steps. Written atomically, no pickle.
 
-checkpoint/latest           the name of the newest complete state
-checkpoint/step-000120/     state.safetensors  weights.*, optimizer.*, generator, cuda generator
-                            state.json         counters and the optimizer's plain numbers
+checkpoint/latest   the name of the complete state, "a" or "b": one is written while the other is kept
+checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_generator
+                    state.json         progress, loss scaler, and the plain numbers of the optimizers
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from torch import Tensor
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
-from explora.errors import AdapterError
+from explora.errors import CheckpointError
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run stands. `seconds` and `tokens` add up over interruptions; `evaluated` is a step."""
+    """How far a run has come.
+
+    batch: taken in this epoch; tokens, seconds: in all, over interruptions; best_step: of the best dev score,
+    0 for none; evaluated: the last step with a dev score; unimproved: evaluations since the best.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -41,7 +45,7 @@ class Progress:
 
 
 def trained_tensors(model: GPT2) -> dict[str, Tensor]:
-    """Return what the method trains, by name: exactly the parameters that require gradients."""
+    """Return the parameters that require gradients, by name: exactly those that the method trains."""
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
@@ -52,33 +56,44 @@ def save_checkpoint(
     progress: Progress,
     scaler: Mapping[str, Any],
 ) -> None:
-    """Write the state beside the one before, point `latest` at it, then drop the one before."""
+    """Write a new state, point `latest` at it, and only then remove the old one."""
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
-    plain: dict[str, Any] = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": []}
+    tensors |= _generators()
+    numbers = []
     for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict()
-        numbers: dict[str, dict[str, Any]] = {}
-        for parameter, values in state["state"].items():
-            numbers[str(parameter)] = {}
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{number}.{parameter}.{key}"] = value
-                else:
-                    numbers[str(parameter)][key] = value
-        plain["optimizers"].append(numbers)
-    tensors["generator"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["cuda_generator"] = torch.cuda.get_rng_state()
+        found, plain = _split_state(optimizer)
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in found.items()}
+        numbers.append(plain)
     before = _latest(folder)
     name = "b" if before == "a" else "a"
     target = folder / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     save_file({key: value.contiguous() for key, value in tensors.items()}, target / "state.safetensors")
-    (target / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    state = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": numbers}
+    (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
     write_atomically(folder / "latest", name)
     if before:
         shutil.rmtree(folder / before, ignore_errors=True)
+
+
+def _generators() -> dict[str, Tensor]:
+    """Return the states of the random number generators."""
+    states = {"generator": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda_generator"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Return the tensors of an optimizer's state, as "PARAMETER.NAME", and its other values by parameter."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for parameter, values in optimizer.state_dict()["state"].items():
+        is_tensor = {key: isinstance(value, Tensor) for key, value in values.items()}
+        tensors |= {f"{parameter}.{key}": value for key, value in values.items() if is_tensor[key]}
+        numbers[str(parameter)] = {key: value for key, value in values.items() if not is_tensor[key]}
+    return tensors, numbers
 
 
 def _latest(folder: Path) -> str:
@@ -89,25 +104,19 @@ def _latest(folder: Path) -> str:
 def load_checkpoint(
     folder: Path, model: GPT2, optimizers: Sequence[Optimizer]
 ) -> tuple[Progress, dict[str, Any]]:
-    """Put the newest state back into model, optimizers and generators.
+    """Restore the newest state into model, optimizers and random number generators.
 
-    Returns the progress and the state of the loss scaler. Raises AdapterError for a state that does not fit.
+    Returns the progress and the state of the loss scaler. Raises CheckpointError for a state that cannot be
+    read or belongs to other settings.
     """
-    state = folder / _latest(folder)
-    try:
-        tensors = load_file(state / "state.safetensors")
-        plain = json.loads((state / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise AdapterError(
-            f"{state}: unreadable checkpoint: {error}", "start again with --overwrite"
-        ) from None
-    own = trained_tensors(model)
+    tensors, plain = _read(folder / _latest(folder))
     stored = {
         key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
     }
+    own = trained_tensors(model)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
-        raise AdapterError(
-            f"{state} does not fit this run: other tensors are trained",
+        raise CheckpointError(
+            f"{folder / _latest(folder)} does not fit this run: other tensors are trained",
             "resume with the settings the run was started with, or use --overwrite",
         )
     with torch.no_grad():
@@ -119,6 +128,16 @@ def load_checkpoint(
     if "cuda_generator" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda_generator"])
     return Progress(**plain["progress"]), plain.get("scaler", {})
+
+
+def _read(state: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        tensors = load_file(state / "state.safetensors")
+        return tensors, json.loads((state / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{state}: unreadable checkpoint: {error}", "start again with --overwrite"
+        ) from None
 
 
 def _restore_optimizer(
@@ -137,5 +156,5 @@ def _restore_optimizer(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Tell whether there is a complete state to resume from."""
+    """Tell whether the folder holds a complete state to resume from."""
     return (folder / "latest").is_file()

@@ -1,11 +1,11 @@
-"""The features of the frozen blocks, computed once and kept in a memory-mapped file while a run trains.
+"""The feature cache: the output of the frozen blocks, computed once, in a memory-mapped file.
 
-Where a method trains only the top of the model and nothing is dropped out, the blocks below the first
-trained one make the same features of an example in every epoch. They are computed before the first step,
-always in the same batches, so that a repeated and a resumed run read the same bits.
+If a method trains only the top of the model, without dropout, the blocks below the first trained one give the
+same output for an example in every epoch. The cache computes this output before the first step, always in
+the same batches, so that a repeated and a resumed run read the same bits.
 
-An example carries its features, `collate` pads them as it pads ids, and the model goes on from them: no
-task and no method knows of the cache, and dev scores gain as training does.
+Each example carries its features, `collate` pads them as it pads ids, and the model continues from them.
+Tasks and methods do not know of the cache, and dev scores become faster, too.
 """
 
 from __future__ import annotations
@@ -25,20 +25,28 @@ from explora.core.model.gpt2 import GPT2, Features
 from explora.core.tasks.contract import Example, Task
 from explora.errors import TrainingError
 
-SPARE = 256 << 20  # bytes left free on the disk: for adapters, resume states, and others
+SPARE = 256 << 20  # bytes to leave free on the disk, for adapters, resume states and other programs
 
 
 class FeatureCache:
-    """The features of some examples: C numbers a token, those of the last alone where no block is trained.
+    """The features of examples: C numbers for each token, or for the last token alone if no block is trained.
 
-    Bytes: `size` is what they take in `file`, `limit` what they may take, `free` what the disk has for them.
+    size: bytes of the features in `file`; limit: bytes they may take; free: bytes that the disk has for them.
     """
 
     def __init__(
-        self, model: GPT2, task: Task, examples: Sequence[Example], batch_size: int, file: Path, limit: int
+        self,
+        model: GPT2,
+        task: Task,
+        examples: Sequence[Example],
+        batch_size: int,
+        file: Path,
+        *,
+        limit: int,
+        free: int,
     ) -> None:
         self.model, self.task, self.examples = model, task, examples
-        self.file, self.limit, self.free = file, limit, _free_bytes(file)
+        self.file, self.limit, self.free = file, limit, free
         self.depth = model.frozen_depth()
         self.last_only = self.depth == len(model.h)
         lengths = [len(example.ids) for example in examples]
@@ -48,18 +56,18 @@ class FeatureCache:
 
     @property
     def fits(self) -> bool:
-        """Whether the file may be written; where not, training goes on without it."""
+        """Tell whether the file may be written; if not, training runs without it."""
         return self.size <= min(self.limit, self.free)
 
     def fill(self) -> Iterator[int]:
-        """Compute and write the features, batch after batch; yields how many examples are done.
+        """Compute and write the features, batch by batch; yields the number of examples done so far.
 
-        Raises TrainingError where the disk is full after all.
+        Raises TrainingError if the file cannot be written.
         """
         done = 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.unlink(missing_ok=True)  # an interrupted run's, which may still be mapped
+            self.file.unlink(missing_ok=True)  # of an interrupted run: another process may have it mapped
             with self.file.open("wb") as out:
                 for batch in self.batches:
                     for states in self._compute(batch):
@@ -79,7 +87,7 @@ class FeatureCache:
         return [states[place, : self.rows[row]] for place, row in enumerate(rows)]
 
     def attach(self) -> list[Example]:
-        """Return the examples with their features, which are mapped from the file."""
+        """Return the examples with their features, memory-mapped from the file."""
         dtype, width = self.model.compute_dtype, self.model.shape.n_embd
         count = self.size // dtype.itemsize
         mapped = torch.from_file(str(self.file), shared=False, size=count, dtype=dtype).view(-1, width)
@@ -98,11 +106,12 @@ def _free_bytes(file: Path) -> int:
 def plan_feature_cache(
     model: GPT2, task: Task, run: TrainRun, train: Sequence[Example], dev: Sequence[Example], file: Path
 ) -> FeatureCache | None:
-    """Return the cache of a run, or None where it has none: its features change, or it was switched off.
+    """Return the cache of a run, or None if its features change from step to step, or it is switched off.
 
-    Examples that are not in a list are read from disk as they are needed, and may be more than can be kept.
+    Examples that are not in a list have no cache either: they are read when needed, and may not fit a disk.
     """
     limit = run.runtime.feature_cache
     if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or model.frozen_depth() == 0:
         return None
-    return FeatureCache(model, task, [*train, *dev], 2 * run.training.batch_size, file, limit)
+    batch_size = 2 * run.training.batch_size
+    return FeatureCache(model, task, [*train, *dev], batch_size, file, limit=limit, free=_free_bytes(file))

@@ -125,8 +125,8 @@ class Training:
         self.folder, self.phase = checkpoint, phase
         self.lengths = [len(example.ids) for example in train]
         self.trained = [value for value in model.parameters() if value.requires_grad]
-        self.group = run.training.batch_size * run.training.accumulate  # examples of an optimizer step
-        self.steps_per_epoch = math.ceil(len(train) / self.group)
+        self.examples_per_step = run.training.batch_size * run.training.accumulate
+        self.steps_per_epoch = math.ceil(len(train) / self.examples_per_step)
         self.steps = run.training.max_steps or run.training.epochs * self.steps_per_epoch
         self.learning_rate = run.optimizer.learning_rate
         self.factor = schedule_factor(run.optimizer, self.steps)
@@ -140,7 +140,7 @@ class Training:
         return torch.amp.GradScaler(self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 
     def resume(self) -> None:
-        """Restore the saved state, if there is one. Raises AdapterError if it does not fit this run."""
+        """Restore the saved state, if there is one. Raises CheckpointError if it does not fit."""
         if not has_checkpoint(self.folder):
             return
         self.progress, scaler = load_checkpoint(self.folder, self.model, self.optimizers)
@@ -191,7 +191,7 @@ class Training:
         """Train to the end. Yields a StepDone a step, and an EvalDone and a Saved at each evaluation."""
         seed, at = self.run.training.seed, self.progress
         yield from self.keep_features()
-        order = epoch_batches(self.lengths, self.group, seed, at.epoch)
+        order = epoch_batches(self.lengths, self.examples_per_step, seed, at.epoch)
         while True:
             if at.step > at.evaluated and self._eval_is_due():
                 yield EvalStarted(step=at.step)
@@ -204,7 +204,7 @@ class Training:
                 break
             if at.batch == len(order):
                 at.epoch, at.batch = at.epoch + 1, 0
-                order = epoch_batches(self.lengths, self.group, seed, at.epoch)
+                order = epoch_batches(self.lengths, self.examples_per_step, seed, at.epoch)
             yield self.take_step(order[at.batch], at.epoch)
             if self._save_is_due() and not self._eval_is_due():  # an evaluation saves by itself
                 self.save()

@@ -49,7 +49,7 @@ def fit_steps(training: Training, seconds: float) -> TimeBudget:
 
 def _step_seconds(training: Training, seconds: float) -> float:
     """Return the mean time of a step, over as many steps as fit into `seconds`."""
-    batches = epoch_batches(training.lengths, training.group, training.run.training.seed, epoch=0)
+    batches = epoch_batches(training.lengths, training.examples_per_step, training.run.training.seed, epoch=0)
     started, taken = time.monotonic(), 0
     for taken, rows in enumerate(batches, start=1 - WARMUP_STEPS):
         training.take_step(rows, epoch=0)

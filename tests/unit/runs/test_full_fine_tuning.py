@@ -11,7 +11,7 @@ from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import predict
 from explora.core.machine.facts import peak_memory_bytes
-from explora.core.runs.full_fine_tuning import AFTER_STEPS, Counterfactual, imagine_full
+from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
 from explora.core.runs.train import Completed, Running, StepDone, start_run
 from explora.core.runtime.resolve import resolve_runtime
 
@@ -24,7 +24,7 @@ def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
 
 def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) -> None:
     events = list(start_run(run_of(rank=2), tmp_path).events())
-    found = [number for number, event in enumerate(events) if isinstance(event, Counterfactual)]
+    found = [number for number, event in enumerate(events) if isinstance(event, FullFineTuningCost)]
     assert len(found) == 1
     assert sum(isinstance(event, StepDone) for event in events[: found[0]]) == AFTER_STEPS
     completed = events[-1]
@@ -35,7 +35,7 @@ def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) ->
 @pytest.mark.parametrize("options", [{"method": "full"}, {"rank": 2, "max_steps": AFTER_STEPS - 1}])
 def test_without_an_adapter_or_enough_steps_there_is_none(options: dict[str, object], tmp_path: Path) -> None:
     events = list(start_run(run_of(**options), tmp_path).events())
-    assert not any(isinstance(event, Counterfactual) for event in events)
+    assert not any(isinstance(event, FullFineTuningCost) for event in events)
     completed = events[-1]
     assert isinstance(completed, Completed)
     assert completed.result.full_fine_tuning is None
@@ -56,7 +56,7 @@ def test_full_fine_tuning_takes_longer_and_more(task: str, tmp_path: Path) -> No
         seconds=0.5,
     )
     slow = dataclasses.replace(step, seconds=50.0)
-    found = imagine_full(training, [slow] * 3 + [step] * 17)
+    found = predict_full_fine_tuning(training, [slow] * 3 + [step] * 17)
     assert found.seconds == pytest.approx(0.5 * training.steps)  # the slow first steps do not count
     assert found.full_seconds > found.seconds
     assert abs(found.peak_memory_bytes - peak_memory_bytes()) < 64 << 20
@@ -68,7 +68,7 @@ def test_full_fine_tuning_takes_longer_and_more(task: str, tmp_path: Path) -> No
 
 def test_the_rest_of_the_run_is_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "with").events())
-    monkeypatch.setattr(Running, "_has_seen_enough", lambda self, step: False)
+    monkeypatch.setattr(Running, "_compare_with_full", lambda self, step: iter(()))
     list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "without").events())
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]

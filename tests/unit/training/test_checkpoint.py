@@ -24,7 +24,7 @@ from explora.core.training.checkpoint import (
     trained_tensors,
 )
 from explora.core.training.optimizers import make_optimizers
-from explora.errors import AdapterError
+from explora.errors import CheckpointError
 from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
@@ -200,7 +200,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
         plain.write_text(json.dumps(json.loads(plain.read_text()))[:-2], encoding="utf-8")
     else:
         (tmp_path / "latest").write_text("c", encoding="utf-8")
-    with pytest.raises(AdapterError, match="unreadable checkpoint"):
+    with pytest.raises(CheckpointError, match="unreadable checkpoint"):
         load_checkpoint(tmp_path, model, optimizers)
 
 
@@ -208,5 +208,5 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
 def test_the_state_of_another_method_is_refused(tmp_path: Path, method: str, rank: int) -> None:
     model, optimizers = prepare("lora", "adamw")
     save_checkpoint(tmp_path, model, optimizers, Progress(step=1), {})
-    with pytest.raises(AdapterError, match="does not fit this run"):
+    with pytest.raises(CheckpointError, match="does not fit this run"):
         load_checkpoint(tmp_path, *prepare(method, "adamw", rank))
