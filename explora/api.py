@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.base.find import shape_of
+from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.run_config import DataConfig, RuntimeConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from explora.core.generate.decode import generate as continue_prompts
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.assemble import Session

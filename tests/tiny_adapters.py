@@ -16,10 +16,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 from explora.core.base.tokenizer import train_tokenizer
 from explora.core.base.weights import base_digest, load_model, open_base
+from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import EncodingConfig, RuntimeConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
 from explora.core.training.checkpoint import trained_tensors

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from explora.core.base.tokenizer import train_tokenizer
 from explora.core.base.weights import write_model
+from explora.core.config.concerns import DataConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import METHODS, TASKS, Shape, method_class
-from explora.core.config.run_config import DataConfig, TrainRun, field_names
+from explora.core.config.run_config import TrainRun, field_names
 from explora.core.data.splits import find_split
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import Completed, Event, Running

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explora.core.config import registry
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import Row
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2

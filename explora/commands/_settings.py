@@ -15,13 +15,7 @@ import typer
 
 from explora.commands import _short_forms
 from explora.core.config.registry import DEFAULT_METHOD, METHODS, MODELS
-from explora.core.config.run_config import (
-    CONCERNS,
-    TrainRun,
-    field_names,
-    method_settings,
-    methods_with,
-)
+from explora.core.config.run_config import CONCERNS, TrainRun, field_names, method_settings, methods_with
 from explora.core.config.setting import Setting, settings_of_class
 
 PANELS = {

@@ -14,9 +14,10 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._scores import show_scores
 from explora.commands._settings import with_settings
+from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import EncodingConfig, field_names
+from explora.core.config.run_config import field_names
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,10 +15,11 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
-from explora.core.data.text_files import name_of, what_is_wrong
+from explora.core.data.text_files import what_is_wrong
 from explora.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -31,18 +30,8 @@ if TYPE_CHECKING:
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
 DEFAULT_SEED = 11711
-STDIN = name_of("-")
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
 TOP_P = [f"{row.top_p} for {name}" for name, row in TASKS.items() if row.top_p is not None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A prompt with where it came from."""
-
-    text: str
-    file: str
-    line: int
 
 
 _prompts_option = partial(typer.Option, rich_help_panel="Prompts")
@@ -156,7 +145,7 @@ def generate(
     session.settle()
     session.model.pack_head()
     console.note(session.label)
-    asked = _prompts(prompt, data, session)
+    asked = read_prompts(prompt, data, session)
     if prompt not in (None, "-") and num == 1 and not json and sys.stdout.isatty():
         _stream(session, next(asked), sampling, max_new_tokens, seed)
         return
@@ -173,55 +162,6 @@ def generate(
         for answer in answers:
             _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
-
-
-def _prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
-    """Yield the prompts of whichever source was named."""
-    if data is not None:
-        for row, text in session.task.prompts(data):
-            yield Asked(text=text, file=row.file, line=row.line)
-        return
-    if prompt != "-":
-        yield Asked(text=prompt or "", file="--prompt", line=0)
-        return
-    for number, line in enumerate(_stdin_lines(), start=1):
-        if line.strip():
-            yield Asked(text=_text_of(line, number), file=STDIN, line=number)
-
-
-def _stdin_lines() -> Iterator[str]:
-    if sys.stdin.isatty():
-        console.note("reading prompts, one a line; end with Ctrl-D")
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte 0x{error.object[error.start]:02X} is not UTF-8",
-                "convert it: iconv -f LATIN1 -t UTF-8",
-                file=STDIN,
-                line=number,
-            ) from None
-        yield line.rstrip("\r\n")
-
-
-def _text_of(line: str, number: int) -> str:
-    """Return the prompt of a line: the line itself, or `prompt` of a JSON object."""
-    if not line.lstrip().startswith("{"):
-        return line
-    try:
-        value = jsonlib.loads(line)
-        text = value["prompt"]
-    except (ValueError, KeyError, RecursionError):
-        raise DataError(
-            "a line that starts with { should be a JSON object with `prompt`",
-            '{"prompt": "first line\\nsecond line\\n"}',
-            file=STDIN,
-            line=number,
-        ) from None
-    if not isinstance(text, str):
-        raise DataError(f"prompt should be a string, not {text!r}", file=STDIN, line=number, column="prompt")
-    return text
 
 
 def _make_prompt(session: Session, asked: Asked, seed: int) -> Prompt:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from explora.core.config.concerns import OptimizerConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, TARGETS, Shape, method_class
-from explora.core.config.run_config import OptimizerConfig
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import count
 from explora.core.methods.lora_layers import LoRALinear, _AddLowRank, merge_adapters

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import METHODS, TASKS, method_class, task_row
-from explora.core.config.run_config import DataConfig, settings_of
+from explora.core.config.run_config import settings_of
 from explora.core.data.splits import find_split, read_table
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import Session, assemble_for_training

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import Shape, method_class
-from explora.core.config.run_config import DataConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from explora.core.config.values import Blocks
 from explora.core.data.batching import epoch_batches
 from explora.core.model import gpt2 as model_module

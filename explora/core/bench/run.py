@@ -20,8 +20,8 @@ from explora.core.bench.rows import BenchRow, summarise
 from explora.core.bench.shared_rows import sample, write_sample
 from explora.core.bench.standings import Group, Standing, groups_of
 from explora.core.bench.verdict import verdict
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import DataConfig
 from explora.core.machine.facts import describe_machine
 from explora.core.machine.malloc import TUNABLES
 from explora.core.runs.assemble import make_task

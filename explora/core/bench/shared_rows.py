@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from explora.core.config.run_config import DataConfig, TrainRun
+from explora.core.config.concerns import DataConfig
+from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import WINDOW, epoch_batches
 from explora.core.data.splits import Row
 from explora.core.tasks.contract import Example

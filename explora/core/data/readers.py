@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TaskRow
-from explora.core.config.run_config import DataConfig
 from explora.core.data import documents, poems, tables, text_files
 from explora.core.data.tables import ParsedLine
 from explora.errors import DataError

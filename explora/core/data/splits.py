@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS, load_implementation
-from explora.core.config.run_config import DataConfig
 from explora.core.data import known_datasets, text_files
 from explora.core.data.readers import DELIMITED_SUFFIXES, JSONL_SUFFIXES, Parsed
 from explora.core.data.tables import ID

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.plain_json import to_plain
 from explora.core.config.registry import METHODS, TASKS, method_class
-from explora.core.config.run_config import EncodingConfig, TrainRun, method_to_json
+from explora.core.config.run_config import TrainRun, method_to_json
 from explora.core.config.setting import check_settings
 from explora.core.config.validation import validate
 from explora.core.estimate.parameters import HEAD, PEFT_PREFIX

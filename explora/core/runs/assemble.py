@@ -19,9 +19,10 @@ from explora.core.base.weights import (
     read_weights,
     write_model,
 )
+from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import TASKS, load_implementation
-from explora.core.config.run_config import EncodingConfig, RuntimeConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (

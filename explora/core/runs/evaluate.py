@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import DataConfig
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
 from explora.core.runs.record import read_record

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from explora.core.config.concerns import OptimizerConfig
 from explora.core.config.registry import FULL_METHOD, TASKS, method_class
-from explora.core.config.run_config import OptimizerConfig
 from explora.core.estimate.memory import predict
 from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import peak_memory_bytes

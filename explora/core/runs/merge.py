@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from explora.core.base.find import CONFIG
-from explora.core.config.run_config import RuntimeConfig
+from explora.core.config.concerns import RuntimeConfig
 from explora.core.data.batching import pad
 from explora.core.files import replacing_folder
 from explora.core.model.gpt2 import GPT2

@@ -12,15 +12,11 @@ import torch
 
 from explora.core.base.find import read_config
 from explora.core.base.weights import Base, base_digest, base_tokenizer, open_base
+from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class
-from explora.core.config.run_config import (
-    EncodingConfig,
-    RuntimeConfig,
-    TrainingConfig,
-    TrainRun,
-)
+from explora.core.config.run_config import TrainRun
 from explora.core.estimate.parameters import PEFT_PREFIX
 from explora.core.runs.adapter import (
     CONFIG_FILE,

@@ -7,7 +7,7 @@ import random
 
 import torch
 
-from explora.core.config.run_config import RuntimeConfig
+from explora.core.config.concerns import RuntimeConfig
 from explora.core.machine.malloc import keep_freed_memory
 from explora.core.runtime.probe import faster_precision, probe_once
 from explora.errors import UsageError

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import DataConfig
 from explora.core.data.batching import in_length_order, pad
 from explora.core.data.splits import Row, Table, load_split, read_table
 from explora.core.generate.decode import Prompt

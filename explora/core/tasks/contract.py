@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.config.run_config import DataConfig, EncodingConfig
+from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features

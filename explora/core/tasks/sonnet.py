@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import in_length_order, pad
 from explora.core.data.splits import Row, load_split, read_table
 from explora.core.generate.decode import Prompt, generate

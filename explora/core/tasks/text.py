@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import pad
 from explora.core.data.documents import read_documents
 from explora.core.data.splits import Row, find_split, read_table

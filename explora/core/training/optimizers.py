@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from explora.core.config.concerns import OptimizerConfig
 from explora.core.config.method import Method
-from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import AdamW, Optimizer
 from explora.errors import UsageError

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import METHODS, TASKS, Shape, method_class
-from explora.core.config.run_config import (
-    CONCERNS,
-    WHOLE,
+from explora.core.config.concerns import (
     DataConfig,
     EncodingConfig,
     OptimizerConfig,
     RuntimeConfig,
     TrainingConfig,
+)
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.registry import METHODS, TASKS, Shape, method_class
+from explora.core.config.run_config import (
+    CONCERNS,
+    WHOLE,
     TrainRun,
     all_settings,
     foreign_settings,

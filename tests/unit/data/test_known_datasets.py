@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import DataConfig
 from explora.core.data import known_datasets as datasets
 from explora.core.data.splits import load_split
 from explora.errors import DataError
@@ -37,7 +37,7 @@ import json, sys, time
 time.sleep = lambda seconds: None  # huggingface_hub tries again five times, and waits longer each time
 from explora.core.data import splits as data
 from explora.core.data import known_datasets as datasets
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.errors import DataError
 files = tuple(datasets.RemoteFile(**file) for file in json.loads(sys.argv[1]))
 datasets.SOURCES["sst"] = datasets.Source(

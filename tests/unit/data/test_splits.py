@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import SplitFile, dev_indices, find_split, load_split, read_table
 from explora.errors import DataError, UsageError
 

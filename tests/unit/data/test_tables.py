@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.core.config.run_config import DataConfig
+from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import Row, Table, read_table
 from explora.errors import DataError, UsageError
 

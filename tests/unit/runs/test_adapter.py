@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import GPT2Model
 
+from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, TASKS
-from explora.core.config.run_config import EncodingConfig
 from explora.core.config.values import Blocks
 from explora.core.methods import lora, peft_format
 from explora.core.methods.last_linear import LastLinear

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.config.registry import TASKS
-from explora.core.config.run_config import DataConfig, RuntimeConfig, TrainRun
+from explora.core.config.run_config import TrainRun
 from explora.core.data.splits import read_table
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score, write_predictions

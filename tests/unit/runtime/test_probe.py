@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from explora.core.config.run_config import RuntimeConfig
+from explora.core.config.concerns import RuntimeConfig
 from explora.core.model.attention import PLAIN_UP_TO
 from explora.core.runtime import probe as probing
 from explora.core.runtime import resolve as runtime

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.config.registry import PARAPHRASE_TEMPLATE
-from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.data.splits import Row
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Example, TaskContext

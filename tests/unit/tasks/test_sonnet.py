@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import DataConfig, EncodingConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Evaluation, Example, TaskContext
 from explora.core.tasks.sonnet import GIVEN_LINES, Sonnet

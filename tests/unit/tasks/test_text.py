@@ -17,7 +17,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
-from explora.core.config.run_config import DataConfig, EncodingConfig
+from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.files import cache_folder
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks import text as text_module

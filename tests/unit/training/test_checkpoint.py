@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from explora.core.config.concerns import OptimizerConfig
 from explora.core.config.registry import Shape
-from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training import checkpoint
 from explora.core.training.checkpoint import (

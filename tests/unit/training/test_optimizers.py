@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from explora.core.config.concerns import OptimizerConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, Shape, method_class
-from explora.core.config.run_config import OptimizerConfig
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import AdamW, Optimizer
 from explora.core.training.optimizers import make_optimizers, schedule_factor

@@ -1,0 +1,76 @@
+"""The prompts of `explora generate`: on the command line, on standard input, or the poems of a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from explora import console
+from explora.core.data.text_files import name_of
+from explora.errors import DataError
+
+if TYPE_CHECKING:
+    from explora.core.runs.assemble import Session
+
+STDIN = name_of("-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A prompt with where it came from."""
+
+    text: str
+    file: str
+    line: int
+
+
+def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
+    """Yield the prompts of whichever source was named."""
+    if data is not None:
+        for row, text in session.task.prompts(data):
+            yield Asked(text=text, file=row.file, line=row.line)
+        return
+    if prompt != "-":
+        yield Asked(text=prompt or "", file="--prompt", line=0)
+        return
+    for number, line in enumerate(_stdin_lines(), start=1):
+        if line.strip():
+            yield Asked(text=_text_of(line, number), file=STDIN, line=number)
+
+
+def _stdin_lines() -> Iterator[str]:
+    if sys.stdin.isatty():
+        console.note("reading prompts, one a line; end with Ctrl-D")
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"byte 0x{error.object[error.start]:02X} is not UTF-8",
+                "convert it: iconv -f LATIN1 -t UTF-8",
+                file=STDIN,
+                line=number,
+            ) from None
+        yield line.rstrip("\r\n")
+
+
+def _text_of(line: str, number: int) -> str:
+    """Return the prompt of a line: the line itself, or `prompt` of a JSON object."""
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        value = json.loads(line)
+        text = value["prompt"]
+    except (ValueError, KeyError, RecursionError):
+        raise DataError(
+            "a line that starts with { should be a JSON object with `prompt`",
+            '{"prompt": "first line\\nsecond line\\n"}',
+            file=STDIN,
+            line=number,
+        ) from None
+    if not isinstance(text, str):
+        raise DataError(f"prompt should be a string, not {text!r}", file=STDIN, line=number, column="prompt")
+    return text
