@@ -74,7 +74,7 @@ def test_a_method_that_the_task_refuses_is_not_compared(explora) -> None:
 
 def test_with_a_method_its_file_is_told(explora) -> None:
     done = explora("params", "--model", "gpt2", "--lora", "8", "--targets", "c_attn", "--layers", "3")
-    assert done.out.startswith("gpt2, paraphrase: lora r=8 (scale 2) on c_attn, blocks 3-3\n")
+    assert done.out.startswith("gpt2, paraphrase: lora r=8 (scale 2) on c_attn, blocks 3\n")
     assert done.out.endswith("adapter file: about 99.1 kB\n")
     assert explora("params", "--model", "gpt2", "--full").out.endswith("model file: about 497.8 MB\n")
 
@@ -120,7 +120,7 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         ("--lora 8 --full", 2, "one method at a time"),
         ("--lora 0", 2, "rank must be at least 1"),
         ("--targets queries", 2, "did you mean query?"),
-        ("--layers 6-12", 2, "the base has 12"),
+        ("--layers 6-12", 2, "a base that has blocks 0-11"),
         ("--classes 3", 2, "--classes belongs to sentiment"),
         ("sentiment --classes 1", 2, "--classes"),
         ("paraphrases", 2, "did you mean paraphrase?"),

@@ -329,8 +329,8 @@ FLAGS = {"--json", "--full", "-q", "-h"}
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("train --lora_r 8", "train --lora 8"),
-        ("train --lora-rank=8", "train --lora=8"),
+        ("train --lora_r 8", "train --rank 8"),
+        ("train --lora-rank=8", "train --rank=8"),
         ("train --learning_rate 1e-3 --lr 2", "train --learning-rate 1e-3 --learning-rate 2"),
         ("train --bf16 --epochs 1", "train --amp=bf16 --epochs 1"),
         ("train --gradient_checkpointing", "train --grad-checkpoint"),
@@ -340,9 +340,9 @@ FLAGS = {"--json", "--full", "-q", "-h"}
             "generate --prompt --max_tokens --max-new-tokens 3",
         ),
         ("generate --json --max_tokens 3", "generate --json --max-new-tokens 3"),
-        ("train -o --lora_r -q --lora_r 8", "train -o --lora_r -q --lora 8"),
-        ("train -qo --lora_r --lora_r 8", "train -qo --lora_r --lora 8"),
-        ("train -oruns --lora_r 8", "train -oruns --lora 8"),
+        ("train -o --lora_r -q --lora_r 8", "train -o --lora_r -q --rank 8"),
+        ("train -qo --lora_r --lora_r 8", "train -qo --lora_r --rank 8"),
+        ("train -oruns --lora_r 8", "train -oruns --rank 8"),
         ("eval my_task --full -- --lora_r a_b", "eval my_task --full -- --lora_r a_b"),
         ("generate --prompt - --temp 1", "generate --prompt - --temperature 1"),
         ("train --data", "train --data"),
