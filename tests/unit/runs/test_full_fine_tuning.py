@@ -11,9 +11,11 @@ from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import predict
 from explora.core.machine.facts import peak_memory_bytes
+from explora.core.runs.events import Completed
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
-from explora.core.runs.train import Completed, Running, StepDone, start_run
+from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_runtime
+from explora.core.training.events import StepDone
 
 
 def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
