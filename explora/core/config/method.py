@@ -104,8 +104,8 @@ class Method(ABC):
         """Return the bytes that autograd holds for a product's own gradients, by tensor; empty if frozen."""
 
     @property
-    def can_recompute_input(self) -> bool:
-        """Whether a product reads its input as it is, so that it can be recomputed instead of being held."""
+    def reads_norms(self) -> bool:
+        """Whether gradients need the norms' outputs, which are then recomputed instead of held."""
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:

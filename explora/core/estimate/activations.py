@@ -144,7 +144,7 @@ def frozen_forward(work: Work) -> int:
 
 def _makes_again(work: Work, product: dict[str, int]) -> bool:
     """Whether a trained product wants the norm's output, which is then made again from its input."""
-    return bool(product) and not work.checkpointed and work.method.can_recompute_input
+    return bool(product) and not work.checkpointed and work.method.reads_norms
 
 
 def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
