@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
 
-from explora.core.config.method import Tensors
 from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.activations import Half, Work, attention, feed_forward, frozen_forward

@@ -13,7 +13,7 @@ from explora.core.bench.accounting import tensor_parts
 from explora.core.bench.cell_process import ClockedTraining, open_cell
 from explora.core.bench.measurements import Cell
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import DEFAULT_METHOD, MODELS, TASKS, Shape, method_class
+from explora.core.config.registry import DEFAULT_METHOD, MODELS, Shape, method_class
 from explora.core.config.registry import METHODS as REGISTERED
 from explora.core.config.run_config import TrainRun
 from explora.core.config.values import Blocks
@@ -29,12 +29,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "all six": {"method": "lora", "rank": 16, "targets": ALL},
     **{name: {"method": name} for name in REGISTERED if name != DEFAULT_METHOD},
 }
-TRIED = [
-    (task, method)
-    for task in ("paraphrase", "sonnet")
-    for method, settings in METHODS.items()
-    if not TASKS[task].refuses(method_class(settings["method"]))
+TRAINING_BLOCKS = [
+    name
+    for name, settings in METHODS.items()
+    if method_class(settings["method"])().first_trained_block(SHAPE) < SHAPE.n_layer
 ]
+# A poem's given lines take no part in the loss. Where no block is trained, the logits are most of a step.
+TRIED = [("paraphrase", name) for name in METHODS] + [("sonnet", name) for name in TRAINING_BLOCKS]
 LENGTH = 150  # more than are kept the probabilities of
 GPT2 = MODELS["gpt2"].shape
 
