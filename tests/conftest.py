@@ -26,7 +26,7 @@ def pytest_configure() -> None:
     from tests.toy_task import ENTAILMENT
 
     TASKS["entailment"] = ENTAILMENT
-    METHODS["norm"] = NORM
+    METHODS["norm-tuning"] = NORM
 
 
 @dataclass(frozen=True, kw_only=True)

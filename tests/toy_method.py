@@ -26,7 +26,7 @@ NORM = "tests.toy_method:NormTuning"
 class NormTuning(Method):
     """Train the last layer norm."""
 
-    name = "norm"
+    name = "norm-tuning"
     summary = "the last layer norm"
     learning_rate = 1e-2
     untrained = "the weight is the base's"
