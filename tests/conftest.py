@@ -17,11 +17,16 @@ SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 
 
 def pytest_configure() -> None:
-    """Register a task that explora does not have: before collection, in each process of a parallel run."""
-    from explora.core.config.registry import TASKS
+    """Register a task and a method that explora does not have: in each process, before collection.
+
+    Every law that runs over the registry then holds for them too.
+    """
+    from explora.core.config.registry import METHODS, TASKS
+    from tests.toy_method import NORM
     from tests.toy_task import ENTAILMENT
 
     TASKS["entailment"] = ENTAILMENT
+    METHODS["norm-tuning"] = NORM
 
 
 @dataclass(frozen=True, kw_only=True)

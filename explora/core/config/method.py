@@ -103,9 +103,13 @@ class Method(ABC):
     def kept_bytes(self, product: Product) -> dict[str, int]:
         """Return the bytes that autograd holds for a product's own gradients, by tensor; empty if frozen."""
 
+    def backward_bytes(self, product: Product) -> int:
+        """Return what the backward pass of the method's part of a product takes beside a frozen product's."""
+        return 0
+
     @property
-    def can_recompute_input(self) -> bool:
-        """Whether a product reads its input as it is, so that it can be recomputed instead of being held."""
+    def reads_norms(self) -> bool:
+        """Whether gradients need the norms' outputs, which are then recomputed instead of held."""
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:

@@ -100,16 +100,18 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     once = work.is_asked_once(layer)
     rows = work.batch_size if once else work.tokens
     is_fused = not (once or work.is_plain or work.dropout)
-    projected = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
+    c_attn = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
+    projected = work.method.kept_bytes(c_attn)
     kept = _norm(work, work.tokens, passes or _makes_again(work, projected)) | projected
     if passes or kept:
         kept |= _attended(work, once)
-    kept |= _product(work, layer, "attn.c_proj", rows, input_is_kept=not (is_fused and kept))
+    c_proj = _product(work, layer, "attn.c_proj", rows, input_is_kept=not (is_fused and kept))
+    kept |= work.method.kept_bytes(c_proj)
     if passes or kept:
         kept |= _dropped(work, rows)
     # Beside an adapter's gradients there is the norm's output, made again.
     again = work.states if _makes_again(work, projected) and not work.is_full else 0
-    backward = _attention_backward(work, once) + again
+    backward = _attention_backward(work, once) + again + work.method.backward_bytes(c_attn)
     return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 
@@ -117,13 +119,14 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     """Return the second half of a block; `passes`: its input needs a gradient."""
     rows = work.batch_size if work.is_asked_once(layer) else work.tokens
     states = rows * work.shape.n_embd * work.number
-    up = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
-    down = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
+    c_fc = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
+    c_proj = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
+    up, down = work.method.kept_bytes(c_fc), work.method.kept_bytes(c_proj)
     kept = _norm(work, rows, passes or _makes_again(work, up)) | up
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
     # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
-    backward = (1 + 4 + 4) * states
+    backward = (1 + 4 + 4) * states + work.method.backward_bytes(c_proj)
     if work.is_full:
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
@@ -144,7 +147,7 @@ def frozen_forward(work: Work) -> int:
 
 def _makes_again(work: Work, product: dict[str, int]) -> bool:
     """Whether a trained product wants the norm's output, which is then made again from its input."""
-    return bool(product) and not work.checkpointed and work.method.can_recompute_input
+    return bool(product) and not work.checkpointed and work.method.reads_norms
 
 
 def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
@@ -156,19 +159,16 @@ def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
     return {"norm": (rows * (width + 2) + casts) * work.number}
 
 
-def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> dict[str, int]:
-    """A trained product keeps its input, unless that is made again or kept anyway; an adapter also x A^T."""
+def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> Product:
     fan_in, fan_out = block_modules(work.shape.n_embd)[module]
-    return work.method.kept_bytes(
-        Product(
-            layer=layer,
-            module=module,
-            rows=rows,
-            fan_in=fan_in,
-            fan_out=fan_out,
-            number_bytes=work.number,
-            input_is_kept=input_is_kept,
-        )
+    return Product(
+        layer=layer,
+        module=module,
+        rows=rows,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        number_bytes=work.number,
+        input_is_kept=input_is_kept,
     )
 
 

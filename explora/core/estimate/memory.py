@@ -8,18 +8,16 @@ against: benchmarks/results/memory.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
 
-from explora.core.config.method import Tensors
 from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.activations import Half, Work, attention, feed_forward, frozen_forward
 from explora.core.estimate.parameters import (
     FLOAT32_BYTES,
     base_tensors,
-    block_modules,
     trained_shapes,
 )
 
@@ -118,13 +116,14 @@ class _Step:
 
     def weights(self) -> int:
         """Frozen ones in the compute dtype, trained ones in fp32; see GPT2.pack for the second copies."""
-        base = sum(prod(size) for size in base_tensors(self.shape).values())
-        if self.work.is_full:
-            return FLOAT32_BYTES * (base + self.head * self.shape.n_embd)
-        matrices = sum(prod(size) for size in block_modules(self.shape.n_embd).values() if len(size) == 2)
+        frozen = {name: size for name, size in base_tensors(self.shape).items() if name not in self.trained}
         twice = self.run.runtime.amp == "bf16" and not self.run.runtime.grad_checkpoint
-        copied = sum(block[1].passes for block in self.blocks) if twice else 0
-        return self.work.number * (base + copied * matrices) + FLOAT32_BYTES * _size(self.trained)
+        copied = {
+            name: size
+            for name, size in frozen.items()
+            if twice and len(size) == 2 and _layer(name) >= 0 and self.blocks[_layer(name)][1].passes
+        }
+        return self.work.number * (_size(frozen) + _size(copied)) + FLOAT32_BYTES * _size(self.trained)
 
     def optimizer(self) -> int:
         """AdamW's two moments; Muon's one for the matrices of the blocks."""
@@ -229,5 +228,5 @@ def _layer(name: str) -> int:
     return int(name.split(".")[1]) if name.startswith("h.") else -1
 
 
-def _size(tensors: Tensors) -> int:
+def _size(tensors: Mapping[str, tuple[int, ...]]) -> int:
     return sum(prod(size) for size in tensors.values())

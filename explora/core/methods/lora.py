@@ -181,8 +181,8 @@ class LoRA(TargetedMethod):
         return kept
 
     @property
-    def can_recompute_input(self) -> bool:
-        """With dropout the adapters read another tensor than the norm's output."""
+    def reads_norms(self) -> bool:
+        """With dropout the adapters read another tensor than the norms' outputs."""
         return not self.lora_dropout
 
     def apply(self, model: GPT2) -> None:

@@ -72,7 +72,7 @@ class TargetedMethod(Method):
 
     def blocks(self, shape: Shape) -> Blocks:
         """Return the blocks with adapters. Raises UsageError for one that the base lacks."""
-        self.check_fit(shape)
+        TargetedMethod.check_fit(self, shape)
         return Blocks(range(shape.n_layer)) if self.layers is None else self.layers
 
     def first_trained_block(self, shape: Shape) -> int:
