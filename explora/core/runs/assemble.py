@@ -98,13 +98,15 @@ def assemble(
     model.grad_checkpoint = runtime.grad_checkpoint
     model.limit_plain_attention(runtime.plain_attention)
     if fresh_head:
-        _add_head(model, parts.task)
+        _replace_head(model, parts.task)
     parts.method.apply(model)
     return Session(model=model, **vars(parts))
 
 
-def _add_head(model: GPT2, task: Task) -> None:
+def _replace_head(model: GPT2, task: Task) -> None:
+    """Give the model a new head for the task; the base's own head, for another task, is dropped."""
     classes = task.head_classes()
+    model.score = None
     if classes is None:
         return
     model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
