@@ -31,6 +31,7 @@ from explora.core.methods.lora import LoRA
 from explora.core.runs.adapter import (
     ADAPTER_FILE,
     CONFIG_FILE,
+    FORMAT,
     Header,
     foreign_method,
     from_peft,
@@ -349,7 +350,7 @@ def edited(original: Header, **changes: Any) -> str:
 
 
 HEADERS: dict[str, tuple[dict[str, Any], str]] = {
-    "newer": ({"format": 2}, "has format 2, this explora reads up to 1"),
+    "newer": ({"format": FORMAT + 1}, f"has format {FORMAT + 1}, this explora reads up to {FORMAT}"),
     "a format that is no number": ({"format": "1"}, "damaged"),
     "an unknown field": ({"colour": "red"}, "colour"),
     "an unknown task": ({"task": "paraphrases"}, "no task 'paraphrases'; did you mean paraphrase?"),
