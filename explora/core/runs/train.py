@@ -13,7 +13,7 @@ from typing import Any
 
 from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
-from explora.core.data.documents import read_documents
+from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
 from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
@@ -27,7 +27,7 @@ from explora.core.runs.assemble import (
 from explora.core.runs.events import Completed, Fitted, RunEvent, TimeIsUp
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
 from explora.core.runs.model_card import write_card
-from explora.core.runs.record import MetricsLog, Record, open_metrics, write_record
+from explora.core.runs.record import MetricsLog, RunRecord, open_metrics, write_record
 from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
 from explora.core.training.checkpoint import discard_checkpoint, trained_tensors
@@ -59,7 +59,7 @@ def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: floa
     training.plan_features()
     training.resume()
     machine = describe_machine()
-    write_record(folder, Record(run=run, result={}, machine=machine))
+    write_record(folder, RunRecord(run=run, result={}, machine=machine))
     log = open_metrics(folder, training.progress.step)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -87,7 +87,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
     if known is not None:
         return known
     text = find_split(run.task, run.data, "train").file
-    documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
+    documents = islice(stream_documents(text), VOCABULARY_DOCUMENTS)
     return train_tokenizer(documents, run.from_scratch.vocab_size)
 
 
@@ -152,7 +152,7 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
+        write_record(self.folder, RunRecord(run=self.run, result=result, machine=self.machine))
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
