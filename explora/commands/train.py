@@ -63,6 +63,7 @@ def train(
     if not resume:  # a run that goes on has its learning rate
         run, origins = fit_learning_rate(run, origins, shape.n_embd)
     run.method.check_fit(shape)
+    run.method.check_use(shape)
     _check_length(run, shape, origins)
     if dry_run:
         _show_plan(run, shape, origins, json)

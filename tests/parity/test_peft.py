@@ -214,7 +214,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
         "target_modules": ["c_attn", "c_fc"],
         "use_rslora": True,
         "rank_pattern": {r"h\.[02]\.attn\.c_attn": 5},
-        "alpha_pattern": {"c_fc": 3},
+        "alpha_pattern": {"c_fc": 3, "c_attn": 7},
     },
     "gaussian": {"r": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
 }

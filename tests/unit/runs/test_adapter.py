@@ -25,12 +25,13 @@ from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, TASKS
 from explora.core.config.values import Blocks
-from explora.core.methods import lora, peft_format
+from explora.core.methods import lora_peft, peft_format
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
 from explora.core.runs.adapter import (
     ADAPTER_FILE,
     CONFIG_FILE,
+    FORMAT,
     Header,
     foreign_method,
     from_peft,
@@ -349,7 +350,7 @@ def edited(original: Header, **changes: Any) -> str:
 
 
 HEADERS: dict[str, tuple[dict[str, Any], str]] = {
-    "newer": ({"format": 2}, "has format 2, this explora reads up to 1"),
+    "newer": ({"format": FORMAT + 1}, f"has format {FORMAT + 1}, this explora reads up to {FORMAT}"),
     "a format that is no number": ({"format": "1"}, "damaged"),
     "an unknown field": ({"colour": "red"}, "colour"),
     "an unknown task": ({"task": "paraphrases"}, "no task 'paraphrases'; did you mean paraphrase?"),
@@ -490,7 +491,7 @@ def test_every_field_of_peft_is_read_or_refused(tmp_path: Path, field: dataclass
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
     config.save_pretrained(tmp_path)
     foreign_method(tmp_path)  # as peft writes it
-    if field.name in lora.READ | peft_format.READ:
+    if field.name in lora_peft.READ | peft_format.READ:
         assert "is_lora_variant" not in field.metadata  # peft's own mark of what computes something else
         return
     change_config(tmp_path, **{field.name: "something"})
