@@ -15,8 +15,10 @@ from explora.core.generate.decode import generate as continue_prompts
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score
+from explora.core.runs.events import RunEvent
+from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
-from explora.core.runs.train import RunEvent, check_folder, start_run
+from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.tasks.contract import Evaluation
 

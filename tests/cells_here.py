@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from explora.core.bench.lessons import Learned, Point
-from explora.core.bench.measurements import Cell, Measurement, Parts
+from explora.core.bench.measurements import Cell, Measurement, MemoryParts
 from explora.core.config.run_config import TrainRun
 
-PARTS = Parts(runtime=200, weights=300, gradients=10, optimizer=20, activations=150, temporaries=50)
+PARTS = MemoryParts(runtime=200, weights=300, gradients=10, optimizer=20, activations=150, temporaries=50)
 ENTRY = {
     "cell_process": "measure",
     "peer_reference": "export",

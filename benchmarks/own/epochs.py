@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import explora
-from explora.core.runs.train import FeaturesDone, StepDone
+from explora.core.training.events import FeaturesDone, StepDone
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from making import arguments_parser, write_documents
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from explora.core.data.documents import read_documents
+from explora.core.data.documents import stream_documents
 
 LONGEST = 6000  # characters of a document: longer ones are cut at a line
 QUESTIONS_TOGETHER = 12  # a question alone is too short to be a document
@@ -113,7 +113,7 @@ def portion(corpora: Path, name: str, megabytes: float | None, generator: random
     path = corpora / f"{name}.txt.xz"
     if name == "questions":
         return beside_alike(list(read_questions(path)), generator)
-    documents = [part for document in read_documents(path) for part in cut(document)]
+    documents = [part for document in stream_documents(path) for part in cut(document)]
     total = sum(len(document) for document in documents) / 1e6
     if megabytes is None or megabytes >= total:
         return documents

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from making import arguments_parser, write_documents
 
-from explora.core.data.documents import read_documents
+from explora.core.data.documents import stream_documents
 
 LONGEST = 900  # characters: the answer shall see all of the review in a row of 256 tokens
 SHORTEST = 120
@@ -86,7 +86,7 @@ def judged(review: str) -> tuple[str, bool] | None:
 
 def make_verdicts(corpora: Path, generator: random.Random) -> list[tuple[str, bool]]:
     """Return as many good reviews as bad ones, shuffled."""
-    found = [item for review in read_documents(corpora / "reviews.txt.xz") if (item := judged(review))]
+    found = [item for review in stream_documents(corpora / "reviews.txt.xz") if (item := judged(review))]
     generator.shuffle(found)
     good, bad = ([item for item in found if item[1] is wanted] for wanted in (True, False))
     count = min(len(good), len(bad))

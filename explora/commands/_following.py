@@ -12,7 +12,9 @@ from explora import console
 from explora.errors import Interrupted
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Completed, RunEvent, Running, StepDone
+    from explora.core.runs.events import Completed, RunEvent
+    from explora.core.runs.train import Running
+    from explora.core.training.events import StepDone
 
 SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
@@ -22,7 +24,8 @@ def follow(running: Running) -> Completed:
 
     A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it.
     """
-    from explora.core.runs.train import Completed, EvalStarted
+    from explora.core.runs.events import Completed
+    from explora.core.training.events import EvalStarted
 
     training = running.training
     completed = None
@@ -53,14 +56,9 @@ class _Display:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
 
     def show(self, event: RunEvent) -> None:
-        from explora.core.runs.train import (
-            EvalDone,
-            FeaturesDone,
-            Fitted,
-            FullFineTuningCost,
-            StepDone,
-            TimeIsUp,
-        )
+        from explora.core.runs.events import Fitted, TimeIsUp
+        from explora.core.runs.full_fine_tuning import FullFineTuningCost
+        from explora.core.training.events import EvalDone, FeaturesDone, StepDone
 
         if isinstance(event, StepDone):
             self._show_step(event)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from explora import console
-from explora.core.data.text_files import name_of
+from explora.core.data.text_files import STDIN, name_of
 from explora.errors import DataError
 
 if TYPE_CHECKING:
     from explora.core.runs.assemble import Session
 
-STDIN = name_of("-")
+STDIN_NAME = name_of(STDIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iter
         return
     for number, line in enumerate(_stdin_lines(), start=1):
         if line.strip():
-            yield Asked(text=_text_of(line, number), file=STDIN, line=number)
+            yield Asked(text=_text_of(line, number), file=STDIN_NAME, line=number)
 
 
 def _stdin_lines() -> Iterator[str]:
@@ -51,7 +51,7 @@ def _stdin_lines() -> Iterator[str]:
             raise DataError(
                 f"byte 0x{error.object[error.start]:02X} is not UTF-8",
                 "convert it: iconv -f LATIN1 -t UTF-8",
-                file=STDIN,
+                file=STDIN_NAME,
                 line=number,
             ) from None
         yield line.rstrip("\r\n")
@@ -68,9 +68,11 @@ def _text_of(line: str, number: int) -> str:
         raise DataError(
             "a line that starts with { should be a JSON object with `prompt`",
             '{"prompt": "first line\\nsecond line\\n"}',
-            file=STDIN,
+            file=STDIN_NAME,
             line=number,
         ) from None
     if not isinstance(text, str):
-        raise DataError(f"prompt should be a string, not {text!r}", file=STDIN, line=number, column="prompt")
+        raise DataError(
+            f"prompt should be a string, not {text!r}", file=STDIN_NAME, line=number, column="prompt"
+        )
     return text

@@ -23,7 +23,8 @@ from explora.core.runs.record import read_config, read_losses
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Completed, Running
+    from explora.core.runs.events import Completed
+    from explora.core.runs.train import Running
 
 
 @with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE)
@@ -96,7 +97,8 @@ def _execute(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.runs.train import check_folder, start_run, unfinished_run
+    from explora.core.runs.folder import check_folder, unfinished_run
+    from explora.core.runs.train import start_run
 
     if resume and overwrite:
         raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")

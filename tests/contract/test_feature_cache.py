@@ -17,10 +17,12 @@ from torch.nn.functional import pad
 from explora.core.config.run_config import TrainRun
 from explora.core.config.values import Blocks
 from explora.core.model.gpt2 import GPT2, Features
-from explora.core.runs.train import Completed, EvalDone, FeaturesDone, Finished, StepDone, start_run
+from explora.core.runs.events import Completed
+from explora.core.runs.train import start_run
 from explora.core.tasks.contract import Example
 from explora.core.training import feature_cache as feature_cache_module
 from explora.core.training.checkpoint import trained_tensors
+from explora.core.training.events import EvalDone, FeaturesDone, Finished, StepDone
 from explora.core.training.feature_cache import FeatureCache
 from explora.errors import TrainingError
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run, until_step

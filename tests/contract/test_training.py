@@ -23,21 +23,12 @@ from explora.core.config.values import Blocks
 from explora.core.data.batching import epoch_batches
 from explora.core.model import gpt2 as model_module
 from explora.core.model.gpt2 import GPT2
+from explora.core.runs.events import Completed
+from explora.core.runs.folder import check_folder, unfinished_run
 from explora.core.runs.open import open_run
 from explora.core.runs.record import read_record
-from explora.core.runs.train import (
-    Completed,
-    EvalDone,
-    EvalStarted,
-    Event,
-    Finished,
-    Running,
-    Saved,
-    StepDone,
-    check_folder,
-    start_run,
-    unfinished_run,
-)
+from explora.core.runs.train import Running, start_run
+from explora.core.training.events import EvalDone, EvalStarted, Event, Finished, Saved, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import schedule_factor
 from explora.errors import DataError, TrainingError, UsageError

@@ -58,7 +58,7 @@ def open_base(name: str) -> Base:
         shape = _random_shape(name.removeprefix(RANDOM))
         return Base(name=name, folder=None, shape=shape, label=label_of(name))
     folder = _folder(name)
-    shape = read_shape(read_config(folder / CONFIG), name)
+    shape = read_shape(read_json_object(folder / CONFIG), name)
     base = Base(name=name, folder=folder, shape=shape, label=name)
     weight_files(base)
     return base
@@ -82,7 +82,7 @@ def shape_of(name: str) -> Shape:
         config = _hub_config(name) or config
     if not config.is_file():
         _folder(name)
-    return read_shape(read_config(config), name)
+    return read_shape(read_json_object(config), name)
 
 
 def base_tokenizer(base: Base, override: str | None = None) -> Tokenizer:
@@ -117,7 +117,7 @@ def weight_files(base: Base) -> list[Path]:
     return files
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object, `config.json` or an index. Raises WeightsError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -223,7 +223,7 @@ def _from_hub(hub_id: str) -> Path:
     config = _hub_config(hub_id)
     if config is None:
         raise WeightsError(f"{hub_id} has no {CONFIG}", "it is not a model of transformers")
-    read_shape(read_config(config), hub_id)
+    read_shape(read_json_object(config), hub_id)
     folder = config.parent
     fetch = partial(fetch_file, hub_id, revision=folder.name)
     if fetch(WEIGHTS) is None and (index := fetch(INDEX)) is not None:
@@ -237,7 +237,7 @@ def _from_hub(hub_id: str) -> Path:
 
 def _shard_names(index: Path) -> list[str]:
     """Return the safetensors files that an index names, all of them beside it. Raises WeightsError."""
-    weight_map = read_config(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})

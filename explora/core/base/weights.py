@@ -53,7 +53,7 @@ SCORE = "score.weight"
 TIED_HEAD = "lm_head.weight"
 # Causal masks that old files carry along. The only tensors that are passed over.
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,7 @@ def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> N
     misshapen = [
         f"{name} is {stored[name].dtype} {stored[name].shape}, not floating-point {shape}"
         for name, shape in expected.items()
-        if name in stored and (stored[name].shape != shape or stored[name].dtype not in DTYPES)
+        if name in stored and (stored[name].shape != shape or stored[name].dtype not in STORED_DTYPES)
     ]
     if problems := [*sorted(missing), *sorted(unexpected), *misshapen]:
         raise WeightsError(f"{base.label} does not fit its {CONFIG}: {'; '.join(problems)}")
@@ -213,13 +213,13 @@ def _read_all(stored: Sequence[StoredTensor], dtype: torch.dtype) -> Iterator[tu
     that is cast, and the largest first, while there is little else.
     """
     wanted = {item.name: torch.float32 if item.name == SCORE else dtype for item in stored}
-    mapped = [item for item in stored if DTYPES[item.dtype] is wanted[item.name]]
+    mapped = [item for item in stored if STORED_DTYPES[item.dtype] is wanted[item.name]]
     for file in {item.file: None for item in mapped}:
         with _open(file) as handle:
             for item in mapped:
                 if item.file == file:
                     yield item.name, handle.get_tensor(item.key)
-    to_cast = [item for item in stored if DTYPES[item.dtype] is not wanted[item.name]]
+    to_cast = [item for item in stored if STORED_DTYPES[item.dtype] is not wanted[item.name]]
     for item in sorted(to_cast, key=lambda item: prod(item.shape), reverse=True):
         yield item.name, item.read().to(wanted[item.name])
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from explora.core.bench.device import Clock, settled_memory_bytes
-from explora.core.bench.measurements import Parts
+from explora.core.bench.measurements import MemoryParts
 from explora.core.machine.facts import resident_memory_bytes
 from explora.core.training.adamw import Optimizer
 
@@ -63,7 +63,7 @@ def tensor_parts(
 
 def memory_parts(
     tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[Optimizer], watching: int
-) -> Parts:
+) -> MemoryParts:
     """Add what is left without model and optimizer state, which are no use after this, less `watching`."""
     device = next(model.parameters()).device
     for value in model.parameters():
@@ -73,7 +73,7 @@ def memory_parts(
         setattr(module, name, None)
     for optimizer in optimizers:
         optimizer.state.clear()
-    return Parts(runtime=settled_memory_bytes(device) - watching, **tensors)
+    return MemoryParts(runtime=settled_memory_bytes(device) - watching, **tensors)
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

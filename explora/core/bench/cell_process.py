@@ -27,7 +27,8 @@ from explora.core.machine.facts import peak_memory_bytes
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
 from explora.core.tasks.contract import Example
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 
 NO_CHECKPOINT = Path("no-such-folder")
 

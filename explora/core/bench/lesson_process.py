@@ -19,7 +19,8 @@ from explora.core.config.run_config import TrainRun
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.tasks.contract import Example
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 from explora.errors import DataError
 
 SCORED_ROWS = 1000  # of dev at most, which give an accuracy to within 0.03

@@ -43,7 +43,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class MemoryParts:
     """What peak memory is for, in bytes.
 
     `runtime` is measured: what the process still holds after its steps, once the tensors are freed. The
@@ -78,7 +78,7 @@ class Measurement:
     matrix_peak: float
     peak_memory_bytes: int
     baseline_memory_bytes: int
-    parts: Parts
+    parts: MemoryParts
     trainable: int
     total: int
     checkpoint_bytes: int
@@ -92,7 +92,7 @@ class Measurement:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Measurement:
         """The inverse of `to_json`."""
-        return cls(**{**value, "parts": Parts(**value["parts"])})
+        return cls(**{**value, "parts": MemoryParts(**value["parts"])})
 
 
 @dataclass(frozen=True, kw_only=True)

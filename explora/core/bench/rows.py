@@ -8,10 +8,10 @@ from statistics import median
 from typing import Any
 
 from explora.core.bench.lessons import Learned
-from explora.core.bench.measurements import BenchSetting, Contender, Measurement, Parts
+from explora.core.bench.measurements import BenchSetting, Contender, Measurement, MemoryParts
 from explora.core.config.run_config import settings_of
 
-Range = tuple[float, float]
+MinMax = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredMemory(Parts):
+class MeasuredMemory(MemoryParts):
     """The peak by part; `rest` is what no part explains: what the allocator keeps, what kernels take."""
 
     rest: int
@@ -46,9 +46,9 @@ class MeasuredMemory(Parts):
 class Spread:
     """The smallest and the largest of the repeats."""
 
-    tokens_per_second: Range
-    examples_per_second: Range
-    peak_memory_bytes: Range
+    tokens_per_second: MinMax
+    examples_per_second: MinMax
+    peak_memory_bytes: MinMax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def _memory(found: Sequence[Measurement], peak: int) -> MeasuredMemory:
     """Medians of the parts, so that with the rest they add up to the median of the peaks."""
     parts = {
         field.name: round(median(getattr(each.parts, field.name) for each in found))
-        for field in fields(Parts)
+        for field in fields(MemoryParts)
     }
     return MeasuredMemory(**parts, rest=peak - sum(parts.values()))
 
@@ -197,5 +197,5 @@ def _seconds(found: Sequence[Measurement]) -> Seconds:
     )
 
 
-def _range(values: Sequence[float]) -> Range:
+def _range(values: Sequence[float]) -> MinMax:
     return round(min(values), 3), round(max(values), 3)

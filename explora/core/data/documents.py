@@ -22,7 +22,7 @@ _JSONL_SUFFIXES = {".jsonl", ".ndjson"}
 _OBJECT_HINT = 'each line is an object: {"text": "..."}'
 
 
-def read_documents(path: str | Path) -> Iterator[str]:
+def stream_documents(path: str | Path) -> Iterator[str]:
     r"""Yield the documents of a text: runs of lines that are not blank, joined with \n.
 
     A file named .jsonl has one object with `text` a line instead. Both may be packed by xz or gzip; "-"

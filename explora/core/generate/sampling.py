@@ -18,7 +18,7 @@ from explora.errors import UsageError
 MIN_TEMPERATURE = 1e-6
 
 # How many of the most probable tokens top-p looks at before it sorts the whole vocabulary.
-HEAD = 1024
+MOST_PROBABLE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def _largest_holding(probabilities: Tensor, p: float) -> Tensor:
 
     Sorting a whole vocabulary takes several times as long as finding its head, which is nearly always enough.
     """
-    head = probabilities.topk(min(HEAD, probabilities.shape[-1]), dim=-1).values
+    head = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[-1]), dim=-1).values
     if bool((head.sum(dim=-1) >= p).all()):
         return head
     return probabilities.sort(dim=-1, descending=True).values

@@ -82,7 +82,7 @@ def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, b
     from safetensors.torch import save
 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
-    content = save(to_peft(tensors, header.method), metadata={"explora": header.to_json()})
+    content = save(to_peft_tensors(tensors, header.method), metadata={"explora": header.to_json()})
     write_atomically(folder / ADAPTER_FILE, content)
     if (config := peft_config(header, base)) is not None:
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -102,7 +102,7 @@ def peft_config(header: Header, base: str) -> dict[str, Any] | None:
     }
 
 
-def to_peft(trained: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
+def to_peft_tensors(trained: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
     """Return the trained tensors by the names in the file: the method's and the task's head."""
     own = {name: value for name, value in trained.items() if not _is_head(name)}
     head = {PEFT_PREFIX + name: value for name, value in trained.items() if _is_head(name)}
@@ -113,7 +113,7 @@ def _is_head(name: str) -> bool:
     return name.startswith(f"{HEAD}.")
 
 
-def from_peft(
+def from_peft_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: Method, where: str
 ) -> dict[str, Tensor]:
     """Return the trained tensors by the model's own names, strictly.
@@ -121,7 +121,7 @@ def from_peft(
     `expected` has the names and shapes that this model trains. Raises one AdapterError that lists every
     missing, unexpected or misshapen tensor, every non-finite one, and numbers that the method does not have.
     """
-    wanted = to_peft({name: value.new_zeros(value.shape) for name, value in expected.items()}, method)
+    wanted = to_peft_tensors({name: value.new_zeros(value.shape) for name, value in expected.items()}, method)
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
     found = {name: _fault(tensors[name], wanted[name]) for name in wanted if name in tensors}
@@ -129,7 +129,7 @@ def from_peft(
     if not faults:
         stored = {name: value.float() for name, value in tensors.items()}
         trained = _by_own_names(stored, expected, method)
-        again = to_peft(trained, method)
+        again = to_peft_tensors(trained, method)
         beyond = f"holds numbers outside the adapters {method.description}"
         faults = [f"{name} {beyond}" for name, value in stored.items() if not again[name].equal(value)]
     if faults:

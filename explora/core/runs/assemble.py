@@ -27,7 +27,7 @@ from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (
     Header,
-    from_peft,
+    from_peft_tensors,
     read_adapter,
     write_adapter,
 )
@@ -63,7 +63,7 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class SessionParts:
     """What a session is assembled from; for the fields see `Session`."""
 
     task: Task
@@ -78,7 +78,7 @@ class Parts:
 
 
 def assemble(
-    parts: Parts,
+    parts: SessionParts,
     runtime: RuntimeConfig,
     *,
     dtype: torch.dtype,
@@ -98,13 +98,15 @@ def assemble(
     model.grad_checkpoint = runtime.grad_checkpoint
     model.limit_plain_attention(runtime.plain_attention)
     if fresh_head:
-        _add_head(model, parts.task)
+        _replace_head(model, parts.task)
     parts.method.apply(model)
     return Session(model=model, **vars(parts))
 
 
-def _add_head(model: GPT2, task: Task) -> None:
+def _replace_head(model: GPT2, task: Task) -> None:
+    """Give the model a new head for the task; the base's own head, for another task, is dropped."""
     classes = task.head_classes()
+    model.score = None
     if classes is None:
         return
     model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
@@ -155,7 +157,7 @@ def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> 
         encoding=run.encoding,
         labels=task.labels,
     )
-    parts = Parts(
+    parts = SessionParts(
         task=task,
         task_name=run.task,
         tokenizer=tokenizer,
@@ -213,7 +215,7 @@ def insert_adapter(model: GPT2, folder: Path, method: Method) -> None:
     tensors, _ = read_adapter(folder)
     own = trained_tensors(model)
     with torch.no_grad():
-        for name, value in from_peft(tensors, own, method, str(folder)).items():
+        for name, value in from_peft_tensors(tensors, own, method, str(folder)).items():
             own[name].copy_(value)
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
+from explora.core.data.text_files import STDIN
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
 from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
 from explora.errors import DataError, UsageError
-
-STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from explora.core.estimate.memory import predict
 from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import peak_memory_bytes
 from explora.core.model.gpt2 import GPT2, Features
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 from explora.core.training.optimizers import make_adamw
 
 AFTER_STEPS = 20  # by then a step is as fast as it will be

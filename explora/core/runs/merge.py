@@ -31,7 +31,7 @@ from explora.errors import AdapterError, UsageError
 
 # The largest difference of a logit that the rounding of merged weights to fp32 explains.
 TOLERANCE = 1e-4
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OUTPUT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_FP32 = RuntimeConfig(device="cpu", amp="off")
 
 # Questions, a remark, verse, code, other scripts: rows of different lengths. The last one holds them all.
@@ -89,7 +89,7 @@ def merge_run(
 ) -> Merged:
     """Merge the adapter in `run` and write the model to `folder`, which appears whole or not at all.
 
-    `dtype` is a key of DTYPES. `task` is for an adapter that PEFT wrote; ours know theirs. In fp32 the
+    `dtype` is a key of OUTPUT_DTYPES. `task` is for an adapter that PEFT wrote; ours know theirs. In fp32 the
     folder's logits are those of base and adapter within TOLERANCE. In bf16 and fp16 they are, within
     TOLERANCE, those of the merged weights so rounded, and the result tells what the rounding changed.
     Raises AdapterError where that does not hold, UsageError for an occupied folder.
@@ -107,7 +107,7 @@ def merge_run(
         _round(session.model, dtype)
         expected = _logits(session.model, probe)
     with replacing_folder(folder) as staged:
-        write_trained_model(session, staged, DTYPES[dtype])
+        write_trained_model(session, staged, OUTPUT_DTYPES[dtype])
         session.model.to("meta")  # its memory is for the one that is opened now
         reopened = _transformers_logits(staged, probe, session.model.score is not None)
         _require_equal(expected, reopened, f"merging {run}, as transformers reads it,")
@@ -225,7 +225,9 @@ def _require_equal(expected: Tensor, found: Tensor, what: str) -> None:
 
 def _round(model: GPT2, dtype: str) -> None:
     """Give every weight the value it has in `dtype`. Raises AdapterError for one beyond its range."""
-    rounded = {name: value.detach().to(DTYPES[dtype]).float() for name, value in model.state_dict().items()}
+    rounded = {
+        name: value.detach().to(OUTPUT_DTYPES[dtype]).float() for name, value in model.state_dict().items()
+    }
     beyond = [name for name, value in rounded.items() if not bool(value.isfinite().all())]
     if beyond:
         raise AdapterError(

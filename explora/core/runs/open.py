@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from explora.core.base.find import read_config
+from explora.core.base.find import read_json_object
 from explora.core.base.weights import Base, base_digest, base_tokenizer, open_base
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
@@ -27,8 +27,8 @@ from explora.core.runs.adapter import (
 )
 from explora.core.runs.assemble import (
     FULL_HEADER,
-    Parts,
     Session,
+    SessionParts,
     assemble,
     insert_adapter,
     make_task,
@@ -87,7 +87,7 @@ def _open_model(
     labels = header.labels if header else base_labels(base)
     seed = _recorded_seed(base.folder if header else None)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
-    parts = Parts(
+    parts = SessionParts(
         task=task,
         task_name=task_name,
         tokenizer=tokenizer,
@@ -123,7 +123,7 @@ def base_labels(base: Base) -> tuple[str, ...]:
     """Return the labels in a model folder's config.json (id2label), in order of their ids."""
     if base.folder is None:
         return ()
-    names = read_config(base.folder / "config.json").get("id2label", {})
+    names = read_json_object(base.folder / "config.json").get("id2label", {})
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
@@ -161,7 +161,7 @@ def _open_adapter(
             f"{folder} has no score head, which {task_name} needs", f"explora train {task_name}"
         )
     _check_fit(method, base, folder)
-    parts = Parts(
+    parts = SessionParts(
         task=task,
         task_name=task_name,
         tokenizer=tokenizer,

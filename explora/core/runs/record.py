@@ -18,7 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class RunRecord:
     """A run and its result; the result is empty until the run has finished."""
 
     run: TrainRun
@@ -26,7 +26,7 @@ class Record:
     machine: Mapping[str, Any]
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: RunRecord) -> None:
     """Write run.json atomically."""
     value = {
         "config": record.run.to_json(),
@@ -45,7 +45,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> RunRecord | None:
     """Return the record of a run folder, None where there is none. Raises UsageError for a damaged one."""
     file = folder / RECORD_FILE
     return _read(file) if file.is_file() else None
@@ -64,10 +64,10 @@ def read_config(file: Path) -> tuple[str, dict[str, Any]]:
     return _parse_run(file, value).task, settings_in(value.get("config", value))
 
 
-def _read(file: Path) -> Record:
+def _read(file: Path) -> RunRecord:
     value = _read_json(file)
     run = _parse_run(file, value)
-    return Record(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
+    return RunRecord(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

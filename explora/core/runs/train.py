@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
-from explora.core.data.documents import read_documents
+from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
 from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
@@ -25,146 +24,21 @@ from explora.core.runs.assemble import (
     restore_trained,
     save_trained,
 )
+from explora.core.runs.events import Completed, Fitted, RunEvent, TimeIsUp
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
 from explora.core.runs.model_card import write_card
-from explora.core.runs.record import RECORD_FILE, MetricsLog, Record, open_metrics, read_record, write_record
+from explora.core.runs.record import MetricsLog, RunRecord, open_metrics, write_record
+from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
-from explora.core.training.checkpoint import trained_tensors
-from explora.core.training.loop import (
-    EvalDone,
-    EvalStarted,
-    Event,
-    FeaturesDone,
-    Finished,
-    Saved,
-    StepDone,
-    Training,
-    discard_checkpoint,
-)
+from explora.core.training.checkpoint import discard_checkpoint, trained_tensors
+from explora.core.training.events import EvalDone, Event, Finished, StepDone
+from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
-from explora.errors import TrainingError, UsageError
+from explora.errors import TrainingError
 
 CHECKPOINT = "checkpoint"
 LATEST = 1.02  # a run ends within this share of its minutes
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """The number of steps that fit into the minutes of the run; the schedule is made for them."""
-
-    steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeIsUp:
-    """The run ends at this step, because the machine has become slower than it was at the start."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """The result of a finished run.
-
-    total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
-    dev; seconds: training and evaluations, over all interruptions; evaluation: of the best step, on dev.
-    """
-
-    run: str
-    task: str
-    method: str
-    model: str
-    total: int
-    trainable: int
-    evaluation: Evaluation
-    best_step: int
-    steps: int
-    stopped_early: bool
-    examples: int
-    skipped: int
-    seconds: float
-    tokens: int
-    peak_memory_bytes: int
-    full_fine_tuning: FullFineTuningCost | None
-
-    @property
-    def share(self) -> float:
-        """Trained parameters per parameter of the base."""
-        return self.trainable / self.total
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens read per second of training."""
-        return self.tokens / max(self.seconds, 1e-9)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as `train --json` prints it and run.json records it."""
-        found, full = self.evaluation, self.full_fine_tuning
-        return {
-            "run": self.run,
-            "task": self.task,
-            "method": self.method,
-            "model": self.model,
-            "total": self.total,
-            "trainable": self.trainable,
-            "share": self.share,
-            "scores": found.scores,
-            "intervals": {name: list(ends) for name, ends in found.intervals.items()},
-            "floors": dict(found.floors),
-            "best_step": self.best_step,
-            "steps": self.steps,
-            "stopped_early": self.stopped_early,
-            "examples": self.examples,
-            "skipped": self.skipped,
-            "seconds": round(self.seconds, 3),
-            "tokens": self.tokens,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "full_fine_tuning": dataclasses.asdict(full) if full else None,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completed:
-    """The run is complete: its adapter, its record and its model card are written."""
-
-    result: TrainResult
-
-
-RunEvent = Event | Fitted | TimeIsUp | FullFineTuningCost | Completed
-
-
-def unfinished_run(folder: Path) -> TrainRun:
-    """Return the settings of the run that a folder holds. Raises UsageError if none can be resumed."""
-    record = read_record(folder)
-    if record is None:
-        raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
-    if record.result:
-        raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
-    return record.run
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raise UsageError unless a new run may start in a folder.
-
-    It may if the folder is new or empty, or, with `overwrite`, if it holds a run.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
-    if not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(
-            f"{folder} already holds something",
-            f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
-        )
-    if read_record(folder) is None:
-        raise UsageError(
-            f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
-        )
 
 
 def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> Running:
@@ -185,7 +59,7 @@ def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: floa
     training.plan_features()
     training.resume()
     machine = describe_machine()
-    write_record(folder, Record(run=run, result={}, machine=machine))
+    write_record(folder, RunRecord(run=run, result={}, machine=machine))
     log = open_metrics(folder, training.progress.step)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -213,7 +87,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
     if known is not None:
         return known
     text = find_split(run.task, run.data, "train").file
-    documents = islice(read_documents(text), VOCABULARY_DOCUMENTS)
+    documents = islice(stream_documents(text), VOCABULARY_DOCUMENTS)
     return train_tokenizer(documents, run.from_scratch.vocab_size)
 
 
@@ -278,7 +152,7 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        write_record(self.folder, Record(run=self.run, result=result, machine=self.machine))
+        write_record(self.folder, RunRecord(run=self.run, result=result, machine=self.machine))
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
@@ -362,26 +236,3 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(item)
         else:
             item.unlink()
-
-
-__all__ = [
-    "RECORD_FILE",
-    "Completed",
-    "EvalDone",
-    "EvalStarted",
-    "Event",
-    "FeaturesDone",
-    "Finished",
-    "Fitted",
-    "FullFineTuningCost",
-    "RunEvent",
-    "Running",
-    "Saved",
-    "Split",
-    "StepDone",
-    "TimeIsUp",
-    "TrainResult",
-    "check_folder",
-    "start_run",
-    "unfinished_run",
-]

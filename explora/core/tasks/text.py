@@ -23,7 +23,7 @@ from torch import Tensor
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import pad
-from explora.core.data.documents import read_documents
+from explora.core.data.documents import stream_documents
 from explora.core.data.splits import Row, find_split, read_table
 from explora.core.data.text_files import STDIN, check_is_file, name_of
 from explora.core.files import cache_folder, replacing, write_atomically
@@ -38,7 +38,7 @@ DOCUMENTS_AT_ONCE = 1000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
 
 
-class Rows(Sequence[Example]):
+class LazyRows(Sequence[Example]):
     """Rows that are made when they are asked for."""
 
     @overload
@@ -57,7 +57,7 @@ class Rows(Sequence[Example]):
         """Make the row of a number that there is."""
 
 
-class TokenRows(Rows):
+class TokenRows(LazyRows):
     """Rows of `length` consecutive tokens of a memory-mapped file; the last may be shorter."""
 
     def __init__(self, file: str, ids: NDArray[np.integer], text_bytes: int, length: int) -> None:
@@ -224,7 +224,7 @@ def _encoded(
     source: str, tokenizer: Tokenizer, kind: np.dtype[np.integer]
 ) -> Iterator[tuple[NDArray[np.integer], int]]:
     """Yield the ids and the bytes of a portion of the documents."""
-    for documents in _portions(read_documents(source)):
+    for documents in _portions(stream_documents(source)):
         ids = [token for row in tokenizer.encode_batch(documents) for token in (*row, tokenizer.eos)]
         yield np.array(ids, dtype=kind), sum(len(document.encode()) for document in documents)
 

@@ -158,3 +158,8 @@ def _restore_optimizer(
 def has_checkpoint(folder: Path) -> bool:
     """Tell whether the folder holds a complete state to resume from."""
     return (folder / "latest").is_file()
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove the resume state and the cached features of a finished run."""
+    shutil.rmtree(folder, ignore_errors=True)

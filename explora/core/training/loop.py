@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +17,15 @@ from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.adamw import Optimizer
 from explora.core.training.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
+from explora.core.training.events import (
+    EvalDone,
+    EvalStarted,
+    Event,
+    FeaturesDone,
+    Finished,
+    Saved,
+    StepDone,
+)
 from explora.core.training.feature_cache import FeatureCache, plan_feature_cache
 from explora.core.training.optimizers import make_optimizers, schedule_factor
 from explora.errors import TrainingError
@@ -27,71 +34,6 @@ INITIAL_LOSS_SCALE = 2.0**13
 FEATURES_FILE = "features.bin"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeaturesDone:
-    """The frozen blocks have processed `examples` of all `of` examples, before the step after `step`."""
-
-    step: int
-    examples: int
-    of: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepDone:
-    """One optimizer step was taken.
-
-    loss: mean over `items`, in nats; gradient_norm: before clipping; tokens: read, without padding;
-    seconds: the step took; steps: planned in total.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    loss: float
-    items: int
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalStarted:
-    """An evaluation starts. Until its EvalDone, `save()` writes the state after `step`."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalDone:
-    """The dev score after a step; `best` if it is better than all earlier ones.
-
-    The loop records the evaluation when it is asked for the next event, so that the caller can first keep
-    the best adapter.
-    """
-
-    step: int
-    metric: str
-    score: float
-    best: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """The resume state was written."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """The training is complete; `stopped_early` if patience ran out."""
-
-    progress: Progress
-    stopped_early: bool
-
-
-Event = FeaturesDone | StepDone | EvalStarted | EvalDone | Saved | Finished
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
@@ -335,8 +277,3 @@ class Training:
             at.best_score, at.best_step = evaluated.score, evaluated.step
         at.unimproved = 0 if evaluated.best else at.unimproved + 1
         at.evaluated = evaluated.step
-
-
-def discard_checkpoint(folder: Path) -> None:
-    """Remove the resume state and the cached features of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,8 @@ from explora.core.bench.plan import Plan
 from explora.core.bench.run import Bench
 from explora.core.runs.assemble import assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 from explora.errors import TrainingError
 from tests.cells_here import ask_here, found, learned
 from tests.tiny_models import PAIRS, tiny_run

@@ -31,7 +31,8 @@ from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import assemble_for_training, save_trained
 from explora.core.tasks.contract import Example
 from explora.core.training.checkpoint import trained_tensors
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 from explora.errors import TrainingError
 from tests.cells_here import cell
 from tests.tiny_models import PAIRS, randomise, tiny_run

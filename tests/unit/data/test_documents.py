@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.core.data.documents import numbered_documents, read_documents
+from explora.core.data.documents import numbered_documents, stream_documents
 from explora.errors import DataError
 
 TEXT = "\ufeffFirst line\n  second\r\n\n \n\nNext document\n\u2028still it\n"
@@ -29,14 +29,14 @@ PACKERS = {"": lambda data: data, ".gz": gzip.compress, ".xz": lzma.compress}
 def test_every_format_gives_the_same_documents(tmp_path: Path, packing: str, name: str, content: str) -> None:
     path = tmp_path / (name + packing)
     path.write_bytes(PACKERS[packing](content.encode()))
-    assert list(read_documents(path)) == DOCUMENTS
-    assert list(read_documents(str(path))) == DOCUMENTS
+    assert list(stream_documents(path)) == DOCUMENTS
+    assert list(stream_documents(str(path))) == DOCUMENTS
 
 
 def test_packing_is_told_by_the_bytes_and_streams_may_be_joined(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(lzma.compress(b"one\n\ntw") + lzma.compress(b"o\n"))
-    assert list(read_documents(path)) == ["one", "two"]
+    assert list(stream_documents(path)) == ["one", "two"]
 
 
 def test_documents_know_their_first_line(tmp_path: Path) -> None:
@@ -50,13 +50,13 @@ def test_stdin_and_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         buffer = io.BufferedReader(io.BytesIO(gzip.compress(TEXT.encode())))
 
     monkeypatch.setattr("sys.stdin", Stdin)
-    assert list(read_documents("-")) == DOCUMENTS
+    assert list(stream_documents("-")) == DOCUMENTS
     assert not Stdin.buffer.closed
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     script = "import sys; open(sys.argv[1], 'w').write('one\\n\\ntwo')"
     with subprocess.Popen([sys.executable, "-c", script, str(fifo)]):
-        assert list(read_documents(fifo)) == ["one", "two"]
+        assert list(stream_documents(fifo)) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_can_be_wrong(tmp_path: Path, name: str, content: bytes, line: int,
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        list(read_documents(path))
+        list(stream_documents(path))
     assert message in caught.value.message
     assert caught.value.file == str(path)
     if "damaged" not in message:
@@ -92,16 +92,16 @@ def test_what_can_be_wrong(tmp_path: Path, name: str, content: bytes, line: int,
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        list(read_documents(tmp_path / "nowhere"))
+        list(stream_documents(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="a folder"):
-        list(read_documents(tmp_path))
+        list(stream_documents(tmp_path))
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.xz"
     path.write_bytes(lzma.compress(b"a line of a document\nand another one\n\n" * 100_000, preset=0))
     tracemalloc.start()
-    count = sum(1 for _ in read_documents(path))
+    count = sum(1 for _ in stream_documents(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 100_000
@@ -114,5 +114,5 @@ CORPORA = Path(os.environ.get("EXPLORA_DATA", "/nonexistent")).parent / "corpora
 @pytest.mark.skipif(not CORPORA.is_dir(), reason="no folder corpora beside EXPLORA_DATA")
 def test_the_pretraining_corpora() -> None:
     for path in sorted(CORPORA.glob("*.xz")):
-        documents = list(islice(read_documents(path), 50))
+        documents = list(islice(stream_documents(path), 50))
         assert all(text.strip() for text in documents), path

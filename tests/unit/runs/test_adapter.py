@@ -34,11 +34,11 @@ from explora.core.runs.adapter import (
     FORMAT,
     Header,
     foreign_method,
-    from_peft,
+    from_peft_tensors,
     is_adapter,
     read_adapter,
     read_header,
-    to_peft,
+    to_peft_tensors,
     write_adapter,
 )
 from explora.core.runs.assemble import Session
@@ -105,7 +105,7 @@ def test_tensors_survive_the_folder_exactly(base: Path, tmp_path: Path, method: 
     model = write_run(tmp_path, base, method, "sentiment", ("a", "b", "c"))
     own = trained_tensors(model)
     tensors, read = read_adapter(tmp_path)
-    found = from_peft(tensors, own, method, "here")
+    found = from_peft_tensors(tensors, own, method, "here")
     assert read == header(base, "sentiment", method, ("a", "b", "c"))
     assert found.keys() == own.keys()
     assert all(torch.equal(found[name], own[name]) for name in own)
@@ -113,7 +113,7 @@ def test_tensors_survive_the_folder_exactly(base: Path, tmp_path: Path, method: 
 
 def test_separate_parts_are_blocks_with_zeros_around(base: Path) -> None:
     own = trained_tensors(adapted(base, KEY_VALUE))
-    fused = to_peft(own, KEY_VALUE)[FIRST_B]
+    fused = to_peft_tensors(own, KEY_VALUE)[FIRST_B]
     width, rank = SHAPE.n_embd, KEY_VALUE.rank
     expected = torch.zeros(3 * width, 2 * rank)
     expected[width : 2 * width, :rank] = own["h.0.attn.c_attn.lora_B"][0]
@@ -373,7 +373,7 @@ def test_a_wrong_header_is_one_error(
     base: Path, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     text = edited(header(base, "text", KEY_VALUE), **changes)
-    tensors = to_peft(trained_tensors(adapted(base, KEY_VALUE)), KEY_VALUE)
+    tensors = to_peft_tensors(trained_tensors(adapted(base, KEY_VALUE)), KEY_VALUE)
     (tmp_path / ADAPTER_FILE).write_bytes(save(tensors, metadata={"explora": text}))
     for read in (read_adapter, read_header):
         with pytest.raises(AdapterError) as caught:

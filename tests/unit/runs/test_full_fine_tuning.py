@@ -11,11 +11,13 @@ from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import predict
 from explora.core.machine.facts import peak_memory_bytes
+from explora.core.methods.full import Full
 from explora.core.runs import full_fine_tuning as module
+from explora.core.runs.events import Completed
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
-from explora.core.runs.train import Completed, Running, StepDone, start_run
+from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_runtime
-from tests.tiny_models import make_method
+from explora.core.training.events import StepDone
 
 
 def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
@@ -65,7 +67,7 @@ def test_full_fine_tuning_takes_longer_and_more(
     assert found.seconds == pytest.approx(0.5 * training.steps)  # the slow first steps do not count
     assert found.full_seconds > found.seconds
     assert abs(found.peak_memory_bytes - peak_memory_bytes()) < 64 << 20
-    full = dataclasses.replace(training.run, method=make_method("full"))
+    full = dataclasses.replace(training.run, method=Full())
     longest, shape = max(training.lengths), training.model.shape
     more = predict(full, shape, longest).peak - predict(training.run, shape, longest).peak
     assert found.full_peak_memory_bytes - found.peak_memory_bytes == more > 0

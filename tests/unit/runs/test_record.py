@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from explora.core.config.precedence import resolve
-from explora.core.runs.record import Record, open_metrics, read_config, read_record, write_record
+from explora.core.runs.record import RunRecord, open_metrics, read_config, read_record, write_record
 from explora.errors import UsageError
 
 RUN = resolve("paraphrase", {"rank": 3, "template": 'é "{sentence1}" {sentence2}'})[0]
-RECORD = Record(run=RUN, result={"scores": {"accuracy": 0.5}, "best_step": 3}, machine={"cpu": "two"})
+RECORD = RunRecord(run=RUN, result={"scores": {"accuracy": 0.5}, "best_step": 3}, machine={"cpu": "two"})
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_record_is_replaced_whole(tmp_path: Path) -> None:
     write_record(tmp_path, RECORD)
-    write_record(tmp_path, Record(run=RUN, result={}, machine={}))
+    write_record(tmp_path, RunRecord(run=RUN, result={}, machine={}))
     record = read_record(tmp_path)
     assert record is not None and record.result == {}
 
@@ -102,7 +102,7 @@ def test_each_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     open_metrics(tmp_path, 0).add({"step": 1, "loss": float("nan"), "gradient_norm": float("inf")})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "gradient_norm": null}\n'
-    write_record(tmp_path, Record(run=RUN, result={"intervals": {"f1": [float("nan"), 1.0]}}, machine={}))
+    write_record(tmp_path, RunRecord(run=RUN, result={"intervals": {"f1": [float("nan"), 1.0]}}, machine={}))
     record = read_record(tmp_path)
     assert record is not None and record.result == {"intervals": {"f1": [None, 1.0]}}
 

@@ -236,8 +236,8 @@ def tokenised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """An empty cache, and a list of what is tokenised."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: list[str] = []
-    read = text_module.read_documents
-    monkeypatch.setattr(text_module, "read_documents", lambda source: seen.append(source) or read(source))
+    read = text_module.stream_documents
+    monkeypatch.setattr(text_module, "stream_documents", lambda source: seen.append(source) or read(source))
     return seen
 
 

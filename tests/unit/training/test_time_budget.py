@@ -13,11 +13,13 @@ import torch
 
 from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
-from explora.core.runs.train import Completed, Fitted, TimeIsUp, start_run
+from explora.core.runs.events import Completed, Fitted, TimeIsUp
+from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training import time_budget
 from explora.core.training.checkpoint import Progress
-from explora.core.training.loop import StepDone, Training
+from explora.core.training.events import StepDone
+from explora.core.training.loop import Training
 from explora.errors import TrainingError, UsageError
 
 SETTINGS = {"rank": 2, "batch_size": 8, "threads": 1, "amp": "off", "dropout": 0.1}

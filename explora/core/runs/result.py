@@ -1,0 +1,72 @@
+"""The result of a finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from explora.core.runs.full_fine_tuning import FullFineTuningCost
+from explora.core.tasks.contract import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The result of a finished run.
+
+    total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
+    dev; seconds: training and evaluations, over all interruptions; evaluation: of the best step, on dev.
+    """
+
+    run: str
+    task: str
+    method: str
+    model: str
+    total: int
+    trainable: int
+    evaluation: Evaluation
+    best_step: int
+    steps: int
+    stopped_early: bool
+    examples: int
+    skipped: int
+    seconds: float
+    tokens: int
+    peak_memory_bytes: int
+    full_fine_tuning: FullFineTuningCost | None
+
+    @property
+    def share(self) -> float:
+        """Trained parameters per parameter of the base."""
+        return self.trainable / self.total
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens read per second of training."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as `train --json` prints it and run.json records it."""
+        found, full = self.evaluation, self.full_fine_tuning
+        return {
+            "run": self.run,
+            "task": self.task,
+            "method": self.method,
+            "model": self.model,
+            "total": self.total,
+            "trainable": self.trainable,
+            "share": self.share,
+            "scores": found.scores,
+            "intervals": {name: list(ends) for name, ends in found.intervals.items()},
+            "floors": dict(found.floors),
+            "best_step": self.best_step,
+            "steps": self.steps,
+            "stopped_early": self.stopped_early,
+            "examples": self.examples,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "full_fine_tuning": dataclasses.asdict(full) if full else None,
+        }
