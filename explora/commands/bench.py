@@ -16,6 +16,7 @@ from explora.commands import _bench_options as b
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._parsing import given
+from explora.commands._precision import warn_if_emulated
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
 from explora.core.bench.report import check_report, legend, write_report
@@ -100,6 +101,8 @@ def bench(
         learning=quality or quality_steps is not None,
         lesson_steps=quality_steps,
     )
+    for runtime in {each.run.runtime.amp: each.run.runtime for each in plan.contenders}.values():
+        warn_if_emulated(runtime)
     _run(plan, report, json=json)
 
 

@@ -13,6 +13,7 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
+from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.core.config.precedence import resolve
 from explora.errors import UsageError, did_you_mean
@@ -96,6 +97,7 @@ def evaluate(
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
+    warn_if_emulated(asked.runtime)
     runtime = resolve_for_answers(asked.runtime)
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=runtime, encoding=encoding)
     session.settle()

@@ -17,6 +17,7 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._parsing import given
+from explora.commands._precision import warn_if_emulated
 from explora.core.config.precedence import resolve
 from explora.core.config.run_config import DataConfig
 from explora.core.data.text_files import name_of, what_is_wrong
@@ -155,6 +156,7 @@ def generate(
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import DTYPES, resolve_for_answers
 
+    warn_if_emulated(asked_for.runtime)
     runtime = resolve_for_answers(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)

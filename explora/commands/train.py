@@ -15,6 +15,7 @@ from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
 from explora.commands._parsing import given, parse_method, shown
+from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import Shape
@@ -223,7 +224,9 @@ def _execute(
     from explora.core.runs.train import Running, check_folder
 
     started = check_folder(folder, resume=resume, overwrite=overwrite)
-    run = _with_runtime(run if started is None else _resumed(started, run, options))
+    run = run if started is None else _resumed(started, run, options)
+    warn_if_emulated(run.runtime, is_recorded=started is not None)
+    run = _with_runtime(run)
     _show_settings(run, origins if started is None else {})
     running = Running(run, folder, replace=overwrite, spent=time.monotonic() - began)
     session = running.session
