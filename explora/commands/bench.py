@@ -15,6 +15,7 @@ from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
+from explora.commands._precision import warn_if_emulated
 from explora.commands._settings import given, with_settings
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
@@ -86,6 +87,8 @@ def bench(
         learning=quality or quality_steps is not None,
         lesson_steps=quality_steps,
     )
+    for runtime in {each.run.runtime.amp: each.run.runtime for each in plan.contenders}.values():
+        warn_if_emulated(runtime)
     _run(plan, report, json=json)
 
 

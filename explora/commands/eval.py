@@ -12,6 +12,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
@@ -95,6 +96,7 @@ def evaluate(
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
+    warn_if_emulated(asked.runtime)
     runtime = resolve_for_answers(asked.runtime)
     session = open_run(
         task,

@@ -15,6 +15,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._precision import warn_if_emulated
 from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
@@ -132,6 +133,7 @@ def generate(
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import DTYPES, resolve_for_answers
 
+    warn_if_emulated(asked_for.runtime)
     runtime = resolve_for_answers(asked_for.runtime)
     in_full = dataclasses.replace(runtime, amp="off")
     model, tokenizer = settings.get("model"), settings.get("tokenizer")

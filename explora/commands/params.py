@@ -109,6 +109,7 @@ def params(
 
     shape = shape_of(run.model)
     run.method.check_fit(shape)
+    run.method.check_use(shape)
     counted = _count(run, shape, classes)
     others = [
         _with_method(task, name, settings) for name in METHODS if not TASKS[task].refuses(method_class(name))

@@ -12,6 +12,7 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
+from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
 from explora.core.config.precedence import fit_learning_rate, resolve
@@ -64,6 +65,7 @@ def train(
     if not resume:  # a run that goes on has its learning rate
         run, origins = fit_learning_rate(run, origins, shape.n_embd)
     run.method.check_fit(shape)
+    run.method.check_use(shape)
     _check_length(run, shape, origins)
     if dry_run:
         _show_plan(run, shape, origins, json)
@@ -104,7 +106,9 @@ def _execute(
     started = unfinished_run(folder) if resume else None
     if started is None:
         check_folder(folder, overwrite=overwrite)
-    run = _with_runtime(run if started is None else _resumed(started, run, options))
+    run = run if started is None else _resumed(started, run, options)
+    warn_if_emulated(run.runtime, is_recorded=started is not None)
+    run = _with_runtime(run)
     _show_settings(run, origins if started is None else {})
     running = start_run(run, folder, replace=overwrite, spent=time.monotonic() - began)
     session = running.session

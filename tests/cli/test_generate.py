@@ -335,7 +335,7 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
         ("text --prompt x --num 0", 2, "--num"),
         ("text --prompt x --max-new-tokens 0", 2, "--max-new-tokens"),
         ("text --prompt x --seed -1", 2, "--seed"),
-        (f"text --prompt x --seed {2**64}", 2, "seed must be below 2^63"),
+        (f"text --prompt x --seed {2**64}", 2, "seed must be at least 0 and below 2^63"),
         ("text --prompt x --batch-size 0", 2, "batch-size must be at least 1"),
         ("text --prompt x --threads -1", 2, "threads must be at least 1"),
         ("text --prompt x --amp fp8", 2, "amp 'fp8' is not one of"),

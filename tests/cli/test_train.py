@@ -48,7 +48,12 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "alpha": ("--alpha 3", {"alpha": 3.0}, ""),
     "lora_dropout": ("--lora-dropout 0.2", {"lora_dropout": 0.2}, ""),
     "targets": ("--targets query,mlp_up", {"targets": ["query", "mlp-up"]}, ""),
-    "layers": ("--layers 2-5", {"layers": [2, 5]}, ""),
+    "layers": ("--layers 2-5,7", {"layers": [2, 3, 4, 5, 7]}, ""),
+    "method": ("--method full", {"method": "full"}, ""),
+    "rank": ("--rank 6", {"rank": 6}, ""),
+    "rank_pattern": ("--rank-pattern attn.c_attn=3", {"rank_pattern": {"attn.c_attn": 3}}, ""),
+    "alpha_pattern": ("--alpha-pattern h.1.attn.c_attn=3", {"alpha_pattern": {"h.1.attn.c_attn": 3.0}}, ""),
+    "norm_bias": ("--no-norm-bias", {"norm_bias": False}, "paraphrase --method norm-tuning"),
     "data": ("--data pairs.csv", {"data": "pairs.csv"}, ""),
     "dev": ("--dev dev.csv", {"dev": "dev.csv"}, ""),
     "columns": ("--columns label=same", {"columns": {"label": "same"}}, ""),
@@ -141,7 +146,7 @@ def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any]
     words = ["--layers", "0-2", "--columns", "label=is_dup", "--feature-cache", "500MB", "--grad-checkpoint"]
     shown = explora("train", "paraphrase", *words, "--dry-run").out.splitlines()
     table = {line.split()[0]: line.split()[1] for line in shown}
-    values = {"layers": "0-2", "columns": "label=is_dup", "feature_cache": "500.0", "threads": "none"}
+    values = {"layers": "0-2", "columns": "label=is_dup", "feature_cache": "500MB", "threads": "none"}
     values |= {"targets": "key,value", "clip": "1", "grad_checkpoint": "yes", "skip_bad": "no"}
     assert {name: table[name] for name in values} == values
 
@@ -164,7 +169,7 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("sentiment --template {sentence}", "sentiment has no template"),
         ("text --schedule cosin", "did you mean cosine?"),
         ("text --targets keys", "did you mean key?"),
-        ("text --seed 99999999999999999999", "seed must be below 2^63"),
+        ("text --seed 99999999999999999999", "seed must be at least 0 and below 2^63"),
         ("text --lr nan", "learning-rate must be a positive number"),
         ("text --config nowhere.json", "there is no such file"),
         ("text --resume", "runs/text holds no run: nothing to resume"),

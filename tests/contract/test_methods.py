@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +170,20 @@ def test_the_laws_see_a_method_that_breaks_them(method: str, bug: Callable[[GPT2
     bug(model)
     found = sum(value.numel() for value in trained(model).values())
     assert found != count(TINY, config_of(method), CLASSES).trainable
+
+
+SHARED = {"freezing", "targets", "peft_format"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_imports_no_other_method(method: str) -> None:
+    """A method `foo` is `foo.py` and, beside it, modules called `foo_*`."""
+    module = importlib.import_module(METHODS[method].partition(":")[0])
+    file = Path(str(module.__file__))
+    for own in [file, *file.parent.glob(f"{file.stem}_*.py")]:
+        imported = re.findall(r"from explora\.core\.methods\.(\w+) import", own.read_text(encoding="utf-8"))
+        strangers = {name for name in imported if name != file.stem and not name.startswith(f"{file.stem}_")}
+        assert strangers <= SHARED, own
 
 
 def test_last_linear_without_a_head_is_refused() -> None:

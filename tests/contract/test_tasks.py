@@ -369,7 +369,7 @@ def test_a_head_has_as_many_classes_as_the_task_says(prepared: Prepared) -> None
 def test_what_the_row_says_without_torch_is_what_the_task_does(prepared: Prepared) -> None:
     session = prepared.session
     task, row = session.task, TASKS[session.task_name]
-    needs_head = METHODS[session.method.method].needs_head
+    needs_head = session.method.needs_head
     assert row.head_classes(needs_head, len(task.labels)) == (task.head_classes() or 0)
     assert row.classes in (None, len(task.labels))
     assert row.one_position == (task.collate(uneven(prepared.train.examples), 0).targets.dim() == 1)

@@ -106,12 +106,10 @@ def test_peft_computes_our_logits(base: Path, tmp_path: Path, method: Method) ->
 def test_peft_adapts_what_is_meant_and_nothing_else(base: Path, tmp_path: Path, method: Method) -> None:
     write_run(tmp_path, base, method)
     model = open_with_peft(causal(base), tmp_path)
-    first, last = method.layers or (0, SHAPE.n_layer - 1)
+    layers = method.layers or range(SHAPE.n_layer)
     paths = {PATHS.get(target, "attn.c_attn") for target in method.targets}
     adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
-    assert adapted == {
-        f"base_model.model.transformer.h.{layer}.{path}" for layer in range(first, last + 1) for path in paths
-    }
+    assert adapted == {f"base_model.model.transformer.h.{layer}.{path}" for layer in layers for path in paths}
     held = sum(value.numel() for name, value in model.named_parameters() if "lora_" in name)
     assert held == sum(value.numel() for value in load_file(tmp_path / ADAPTER_FILE).values())
 
@@ -216,9 +214,11 @@ FOREIGN: dict[str, dict[str, Any]] = {
         "target_modules": ["c_attn", "c_fc"],
         "use_rslora": True,
         "rank_pattern": {r"h\.[02]\.attn\.c_attn": 5},
-        "alpha_pattern": {"c_fc": 3},
+        "alpha_pattern": {"c_fc": 3, "c_attn": 7},
     },
-    "gaussian": {"r": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
+    # With peft's default alpha of 8 the attention scores grow so large that fp32 is 1e-5 off fp64, in peft as
+    # in explora: the comparison would measure rounding, which depends on the width of the CPU's vectors.
+    "gaussian": {"r": 2, "lora_alpha": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
 }
 
 

@@ -14,9 +14,9 @@ from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
-from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
+from explora.core.bench.accounting import runtime_bytes, tensor_parts
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
-from explora.core.bench.measurements import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement
+from explora.core.bench.measurements import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement, MemoryParts
 from explora.core.bench.protocol import answer
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import TrainRun
@@ -119,7 +119,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     model, optimizers, device = session.model, clocked.training.optimizers, session.model.device
     seconds, sizes = dict(clocked.clock.seconds), _sizes(session)
     peak = device_peak_bytes(device)
-    watching = watching_bytes()
+    runtime = runtime_bytes(model, optimizers)
     tensors = tensor_parts(model, optimizers, clocked.clock, clocked.repeat_longest)
     return Measurement(
         steps=clocked.taken,
@@ -132,7 +132,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         flop=clocked.flop,
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        parts=memory_parts(tensors, model, optimizers, watching),
+        parts=MemoryParts(runtime=runtime, **tensors),
         matrix_peak=matrix_peak(DTYPES[run.runtime.amp], device),
         **sizes,
         first_loss=losses[0],

@@ -87,6 +87,9 @@ class Method(ABC):
     def check_fit(self, shape: Shape) -> None:  # noqa: B027
         """Raise UsageError where a base of this shape lacks what the settings ask for."""
 
+    def check_use(self, shape: Shape) -> None:  # noqa: B027
+        """Raise UsageError for settings of a new run that make no sense on a base of this shape."""
+
     @abstractmethod
     def trained_shapes(self, shape: Shape) -> Tensors:
         """Return the shapes of what is trained, by names that begin like the module's; without the head."""

@@ -19,8 +19,9 @@ from explora.core.config.run_config import (
     method_settings,
     methods_with,
 )
-from explora.core.config.setting import spelled
+from explora.core.config.setting import Setting, spelled
 from explora.core.config.validation import validate
+from explora.core.config.values import Blocks
 from explora.errors import UsageError
 
 DEFAULTS_WIDTH = 768  # the width (n_embd) that the methods' learning rates are for
@@ -53,10 +54,19 @@ def resolve(
         if found is None:
             origins[setting] = "default"
             continue
-        origins[setting], values[setting] = found
+        origins[setting], values[setting] = found[0], _typed(known.get(setting), found[1])
     run = _build(task, method, values)
     validate(run)
     return run, origins
+
+
+def _typed(setting: Setting | None, value: Any) -> Any:
+    """Return a value as the configuration holds it: text is parsed, and a list of blocks becomes Blocks."""
+    if setting is None or value is None or setting.kind is str:
+        return value
+    if isinstance(value, str) and setting.about.parse is not None:
+        return setting.about.parse(value)
+    return Blocks(value) if setting.kind is Blocks else value
 
 
 def _build(task: str, method: type[Method], values: Mapping[str, Any]) -> TrainRun:

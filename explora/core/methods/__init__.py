@@ -1,1 +1,1 @@
-"""How weights are trained, one file per method: `apply(model, config)` and, where it can, `merge(model)`."""
+"""How weights are trained: a light file for each method, and one for its layers where it has some."""

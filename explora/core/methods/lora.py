@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from explora.core.config import values
@@ -15,9 +12,15 @@ from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.setting import FRACTION, POSITIVE, at_least, setting
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
-from explora.core.methods.peft_format import blocks_of, by_module, refuse_unreadable, targets_of
+from explora.core.methods.lora_peft import (
+    PEFT_TYPE,
+    config_of,
+    peer_config_of,
+    rank_stabilised,
+    settings_from,
+    split_key,
+)
 from explora.core.methods.targets import (
-    FUSED,
     MODULES,
     TargetedMethod,
     layers_setting,
@@ -34,14 +37,6 @@ if TYPE_CHECKING:
 N = TypeVar("N", int, float)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 ON_ALL = {"targets": ALL_TARGETS}
-
-# Ways to initialise adapters that leave the base as it is.
-INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
-# Fields of PEFT's LoraConfig that are read here, or change nothing that an adapter computes.
-READ = {
-    *("r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern"),
-    *("megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +86,20 @@ class LoRA(TargetedMethod):
     @property
     def scale(self) -> float:
         """The factor alpha / rank in front of B A (Hu et al. 2021, section 4.1), without patterns."""
-        return self._alpha / self.rank
-
-    @property
-    def _alpha(self) -> float:
-        return 2 * self.rank if self.alpha is None else self.alpha
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
 
     def rank_of(self, layer: int | None, module: str) -> int:
         """Return the rank on a module of a block; `layer` None: of the blocks that no pattern names."""
         return _by_module(self.rank_pattern, layer, module, self.rank)
 
+    def alpha_of(self, layer: int | None, module: str) -> float:
+        """Return the scale times the rank, likewise."""
+        default = 2.0 * self.rank_of(layer, module) if self.alpha is None else self.alpha
+        return _by_module(self.alpha_pattern, layer, module, default)
+
     def scale_of(self, layer: int | None, module: str) -> float:
-        """Return the factor in front of B A on a module of a block."""
-        rank = self.rank_of(layer, module)
-        default = 2.0 * rank if self.alpha is None else self.alpha
-        return _by_module(self.alpha_pattern, layer, module, default) / rank
+        """Return the factor in front of B A, likewise."""
+        return self.alpha_of(layer, module) / self.rank_of(layer, module)
 
     @property
     def label(self) -> str:
@@ -123,16 +117,15 @@ class LoRA(TargetedMethod):
         super().validate()
         for option, pattern in (("rank-pattern", self.rank_pattern), ("alpha-pattern", self.alpha_pattern)):
             for key, value in pattern.items():
-                module = re.sub(r"^h\.\d+\.", "", key)
+                _, module = split_key(key)
                 if module not in self.modules():
                     hint = f"modules with adapters: {', '.join(self.modules())}"
-                    raise UsageError(f"{option}: no adapter on {key!r}{did_you_mean(module, MODULES)}", hint)
+                    raise UsageError(f"{option}: no adapter on {key!r}{_similar(module)}", hint)
                 if not 0 < value < float("inf"):
                     raise UsageError(f"{option}: {key} must be positive, not {value!r}")
 
-    def check_fit(self, shape: Shape) -> None:
-        """Raise UsageError for blocks that the base lacks, and for more rank than a matrix has."""
-        super().check_fit(shape)
+    def check_use(self, shape: Shape) -> None:
+        """Raise UsageError for a rank above that of the matrices."""
         largest = max([self.rank, *self.rank_pattern.values()])
         if largest > shape.n_embd:
             raise UsageError(
@@ -215,83 +208,24 @@ class LoRA(TargetedMethod):
         return bool(b) and not any(bool(value.any()) for value in b)
 
     def peft_config(self) -> dict[str, Any]:
-        """Return PEFT's LoraConfig for what `to_file` gives; only fields that old versions of peft know."""
-        widths = {module: len(parts or (0,)) for module, parts in self.modules().items()}
-        common = widths[FUSED] if list(widths) == [FUSED] else 1
-        rank, alpha = common * self.rank, common * self._alpha
-
-        def file_rank(layer: int | None, module: str) -> int:
-            return widths[module] * self.rank_of(layer, module)
-
-        def file_alpha(layer: int | None, module: str) -> float:
-            return self.scale_of(layer, module) * file_rank(layer, module)
-
-        return {
-            "peft_type": "LORA",
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": self._peft_pattern(file_rank, rank),
-            "alpha_pattern": self._peft_pattern(file_alpha, alpha),
-            "lora_dropout": self.lora_dropout,
-            "target_modules": list(widths),
-            "layers_to_transform": list(self.layers) if self.layers else None,
-            "layers_pattern": "h" if self.layers else None,
-            "fan_in_fan_out": True,
-            "bias": "none",
-            "init_lora_weights": True,
-        }
-
-    def _peft_pattern(self, value_of: Callable[[int | None, str], float], common: float) -> dict[str, float]:
-        """Return a pattern of PEFT, which takes the first key that fits: single blocks come first."""
-        keys = dict.fromkeys(key for key in (*self.rank_pattern, *self.alpha_pattern) if key.startswith("h."))
-        places = [(key, *key.removeprefix("h.").split(".", 1)) for key in keys]
-        pattern = {key: value_of(int(layer), module) for key, layer, module in places}
-        everywhere = {module: value_of(None, module) for module in self.modules()}
-        return pattern | {module: value for module, value in everywhere.items() if value != common}
+        """Return PEFT's LoraConfig for what `to_file` gives."""
+        return config_of(self)
 
     def peer_config(self) -> dict[str, Any]:
-        """Return PEFT's configuration with one adapter on each whole module, as its users write it."""
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": round(self._alpha),
-            "lora_dropout": self.lora_dropout,
-            "target_modules": sorted(self.modules()),
-            "fan_in_fan_out": True,
-        }
+        """Return PEFT's LoraConfig with one adapter on each whole module, as its users write it."""
+        return peer_config_of(self)
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
         """Return the LoRA of PEFT's configuration. Raises UsageError for what explora does not compute."""
-        if config.get("peft_type") != "LORA":
+        if config.get("peft_type") != PEFT_TYPE:
             return None
-        refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS})
-        targets = targets_of(config.get("target_modules"))
-        rank, alpha = int(config.get("r", 8)), float(config.get("lora_alpha", 8))
-        modules = sorted({TARGETS[target][0] for target in targets})
-        ranks = by_module(config, "rank_pattern", modules)
-        alphas = by_module(config, "alpha_pattern", modules)
-        found = cls(
-            rank=rank,
-            alpha=alpha,
-            lora_dropout=float(config.get("lora_dropout", 0.0)),
-            targets=targets,
-            layers=blocks_of(config.get("layers_to_transform")),
-            rank_pattern={key: int(value) for key, value in ranks.items()},
-            alpha_pattern={key: float(value) for key, value in alphas.items()},
-        )
-        return found._divided_by_root() if config.get("use_rslora") else found
+        found = cls(**settings_from(config))
+        return replace(found, **rank_stabilised(found)) if config.get("use_rslora") else found
 
-    def _divided_by_root(self) -> Self:
-        """Return the same adapters where alpha is divided by the root of the rank (Kalajdzievski 2023)."""
 
-        def root(key: str) -> float:
-            ranks = self.rank_pattern
-            return math.sqrt(ranks.get(key, ranks.get(re.sub(r"^h\.\d+\.", "", key), self.rank)))
-
-        keys = dict.fromkeys([*self.rank_pattern, *self.alpha_pattern])
-        alphas = {key: self.alpha_pattern.get(key, self._alpha) * root(key) for key in keys}
-        return dataclasses.replace(self, alpha=self._alpha * math.sqrt(self.rank), alpha_pattern=alphas)
+def _similar(module: str) -> str:
+    return "" if module in MODULES else did_you_mean(module, MODULES)
 
 
 def _by_module(pattern: Mapping[str, N], layer: int | None, module: str, default: N) -> N:

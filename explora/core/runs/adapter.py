@@ -66,6 +66,7 @@ class Header:
             if run.task not in TASKS:
                 raise UsageError(f"no task {run.task!r}{did_you_mean(run.task, TASKS)}")
             value["labels"] = tuple(value["labels"])
+            value["format"] = FORMAT  # what is written from here on
             return cls(task=run.task, method=run.method, encoding=run.encoding, **value)
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise AdapterError(f"{where}: the explora header is damaged: {error}") from None

@@ -23,6 +23,11 @@ from explora.core.machine.facts import describe_machine
 from explora.core.model.attention import PLAIN_UP_TO, attend, causal_attention
 
 PRODUCT = (256, 768, 3072)  # rows, in, out: of a small batch on GPT-2
+# Without bf16 units PRODUCT takes seconds in bf16; this one takes milliseconds, enough to tell.
+SMALL_PRODUCT = (64, 256, 512)
+# A precision this many times as slow as fp32 is emulated. Measured: 0.5 with AVX512-BF16, 2.6 with AVX-512
+# alone, 80 with AVX2; fp16 80 with all three.
+EMULATED_FROM = 2.0
 HEADS, HEAD_SIZE, TOKENS = 12, 64, 512  # of the attention that is tried: GPT-2's, in rows of each length
 LENGTHS = (64, 128, 256, 512, 1024)
 # What must be gained for another choice than the usual one: a busy neighbour makes a trial waver.
@@ -56,7 +61,13 @@ def probe_once() -> Probes:
 
 
 def _machine_digest() -> str:
-    facts = describe_machine() | {"openmp": os.environ.get("OMP_NUM_THREADS", ""), "limit": PLAIN_UP_TO}
+    """Identify what the answers depend on; processors of one name may differ in their instructions."""
+    facts = describe_machine() | {
+        "openmp": os.environ.get("OMP_NUM_THREADS", ""),
+        "limit": PLAIN_UP_TO,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+    }
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
 
 
@@ -65,14 +76,21 @@ def probe() -> Probes:
     before = torch.get_num_threads()
     threads = faster_threads()
     torch.set_num_threads(threads)
-    amp = faster_precision()
-    limits = [plain_limit(dtype) for dtype in (torch.bfloat16, torch.float32)]
+    emulated = is_emulated(torch.bfloat16)
+    found = Probes(
+        amp="off" if emulated else faster_precision(),
+        threads=threads,
+        plain_bf16=0 if emulated else plain_limit(torch.bfloat16),  # emulated products never beat the kernel
+        plain_fp32=plain_limit(torch.float32),
+    )
     torch.set_num_threads(before)
-    return Probes(amp=amp, threads=threads, plain_bf16=limits[0], plain_fp32=limits[1])
+    return found
 
 
 def faster_precision() -> str:
     """Return bf16 only where a matrix product measurably gains from it, else off."""
+    if is_emulated(torch.bfloat16):
+        return "off"
     gains = matmul_seconds(torch.float32) > BF16_GAIN * matmul_seconds(torch.bfloat16)
     return "bf16" if gains else "off"
 
@@ -99,9 +117,26 @@ def _seconds_with(threads: int) -> float:
     return matmul_seconds(torch.float32)
 
 
-def matmul_seconds(dtype: torch.dtype) -> float:
-    """Return the best time of a product of a small batch, in seconds."""
-    rows, fan_in, fan_out = PRODUCT
+def is_emulated(dtype: torch.dtype) -> bool:
+    """Return whether this CPU computes products in `dtype` by way of fp32, and so more slowly."""
+    return slowdown(dtype) >= EMULATED_FROM
+
+
+def slowdown(dtype: torch.dtype) -> float:
+    """Return how many times as long as in fp32 a small matrix product takes in `dtype`, on one thread.
+
+    Two threads wait for each other longer than either computes, and both precisions seem equally fast.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = matmul_seconds(dtype, SMALL_PRODUCT) / matmul_seconds(torch.float32, SMALL_PRODUCT)
+    torch.set_num_threads(before)
+    return times
+
+
+def matmul_seconds(dtype: torch.dtype, size: tuple[int, int, int] = PRODUCT) -> float:
+    """Return the best time of a product of the given rows, inputs and outputs, in seconds."""
+    rows, fan_in, fan_out = size
     left, right = torch.ones(rows, fan_in, dtype=dtype), torch.ones(fan_in, fan_out, dtype=dtype)
     return best_seconds(lambda: torch.mm(left, right), repeats=5)
 

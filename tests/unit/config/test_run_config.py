@@ -474,6 +474,14 @@ def test_blocks_have_a_text_form() -> None:
         assert str(Blocks.parse(text)) == text
 
 
+@pytest.mark.parametrize("layers", [(0, 2), [2, 0], "0,2", Blocks([0, 2])])
+def test_settings_from_python_are_brought_into_their_form(layers: Any) -> None:
+    run = resolve("text", {"layers": layers, "targets": "key,value", "feature_cache": "1kB"})[0]
+    assert run.method == LoRA(layers=Blocks([0, 2]), targets=("key", "value"))
+    assert run.runtime.feature_cache == 1000
+    assert TrainRun.from_json(run.to_json()) == run
+
+
 def test_scale_is_alpha_by_rank_and_two_by_default() -> None:
     assert LoRA(rank=5).scale == 2
     assert LoRA(rank=4, alpha=1.0).scale == 0.25

@@ -133,7 +133,9 @@ def one_less(log_probabilities: Tensor, targets: Tensor, reduction: str) -> Tens
 
 
 @pytest.mark.parametrize(
-    ("name", "bug"), [("log_softmax", log_softmax_over_rows), ("nll_loss", one_less)], ids=str
+    ("name", "bug"),
+    [("log_softmax", log_softmax_over_rows), ("nll_loss", one_less)],
+    ids=["log_softmax", "nll_loss"],
 )
 def test_a_planted_bug_fails_the_comparison(name: str, bug: object, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, targets = draw(50)

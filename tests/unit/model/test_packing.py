@@ -48,7 +48,8 @@ def test_lora_on_packed_weights_has_the_same_gradients(layers: Blocks | None, dt
     model = prepared(LoRA(**{**vars(LORA), "layers": layers}), dtype)
     twin = copy.deepcopy(model)
     twin.pack(twice=True)
-    assert all(packed(twin))
+    # Where the processor has no bf16 products oneDNN does not take them, and the weights stay as they are.
+    assert set(packed(twin)) == {uses_onednn(torch.zeros(1, dtype=dtype))}
     expected, found = gradients(model), gradients(twin)
     assert found.keys() == expected.keys() and len(found) == 4 * (3 if layers is None else 2)
     bound = 1e-4 if dtype is torch.float32 else 0.1

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import GPT2Model
@@ -25,7 +25,7 @@ from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, TASKS
 from explora.core.config.values import Blocks
-from explora.core.methods import lora, peft_format
+from explora.core.methods import lora_peft, peft_format
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
 from explora.core.runs.adapter import (
@@ -429,7 +429,7 @@ PEFT_SETTINGS: dict[str, Any] = {
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA": ({"use_dora": True}, "use_dora True"),
-    "IA3": ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+    "LoHa": ({"peft_type": "LOHA"}, "peft_type 'LOHA'"),
     "a bias": ({"bias": "lora_only"}, "bias 'lora_only'"),
     "a bias of B": ({"lora_bias": True}, "lora_bias True"),
     "a pattern that is none": ({"rank_pattern": ["c_attn"]}, "rank_pattern ['c_attn'] is not an object"),
@@ -491,7 +491,7 @@ def test_every_field_of_peft_is_read_or_refused(tmp_path: Path, field: dataclass
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
     config.save_pretrained(tmp_path)
     foreign_method(tmp_path)  # as peft writes it
-    if field.name in lora.READ | peft_format.READ:
+    if field.name in lora_peft.READ | peft_format.READ:
         assert "is_lora_variant" not in field.metadata  # peft's own mark of what computes something else
         return
     change_config(tmp_path, **{field.name: "something"})
@@ -499,12 +499,10 @@ def test_every_field_of_peft_is_read_or_refused(tmp_path: Path, field: dataclass
         foreign_method(tmp_path)
 
 
-def test_an_ia3_adapter_of_peft_is_refused(base: Path, tmp_path: Path) -> None:
-    config = IA3Config(
-        task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True
-    )
+def test_a_prompt_of_peft_is_refused(base: Path, tmp_path: Path) -> None:
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(causal(base), config).save_pretrained(tmp_path)
-    with pytest.raises(AdapterError, match="peft_type 'IA3'"):
+    with pytest.raises(AdapterError, match="peft_type 'PROMPT_TUNING'"):
         open_adapter(tmp_path, base)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.model.attention import PLAIN_UP_TO
+from explora.core.model.onednn import uses_onednn
 from explora.core.runtime import probe as probing
 from explora.core.runtime import resolve as runtime
+from explora.core.runtime.precision import precision_warning
 from explora.core.runtime.probe import (
     Probes,
     faster_precision,
@@ -41,8 +44,71 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("gain", "expected"), [(4.0, "bf16"), (1.3, "bf16"), (1.2, "off"), (0.02, "off")])
 def test_bf16_only_where_it_gains(gain: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {torch.float32: gain, torch.bfloat16: 1.0}
+    monkeypatch.setattr(probing, "slowdown", lambda dtype: 1.0)
     monkeypatch.setattr(probing, "matmul_seconds", times.__getitem__)
     assert faster_precision() == expected
+
+
+def emulate(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+    """Let products other than those in fp32 take `times` as long; large ones are not tried at all."""
+
+    def seconds(dtype: torch.dtype, size: tuple[int, int, int] = probing.PRODUCT) -> float:
+        assert dtype is torch.float32 or size == probing.SMALL_PRODUCT
+        return 1.0 if dtype is torch.float32 else times
+
+    monkeypatch.setattr(probing, "matmul_seconds", seconds)
+
+
+def test_an_emulated_precision_is_tried_with_a_small_product_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch, 80.0)
+    tried: list[torch.dtype] = []
+    monkeypatch.setattr(probing, "plain_limit", lambda dtype: tried.append(dtype) or 128)
+    assert faster_precision() == "off"
+    found = probe()
+    assert (found.amp, found.plain_bf16, found.plain_fp32) == ("off", 0, 128)
+    assert tried == [torch.float32]
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_an_emulated_precision_is_warned_about(
+    amp: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    emulate(monkeypatch, 80.0)
+    warning = precision_warning(RuntimeConfig(device=device, amp=amp))
+    assert warning == (
+        f"--amp {amp} is emulated on this CPU: matrix products take about 80 times as long as in fp32. "
+        "Leave --amp out to let explora choose, or use --amp off."
+    )
+    recorded = precision_warning(RuntimeConfig(device=device, amp=amp), is_recorded=True)
+    assert recorded is not None and "start a new run" in recorded
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({"device": "cpu", "amp": "bf16"}, 0.5),
+        ({"device": "cpu", "amp": "auto"}, 80.0),
+        ({"device": "cpu", "amp": "off"}, 80.0),
+        ({"device": "cuda", "amp": "bf16"}, 80.0),
+    ],
+    ids=["not emulated", "not asked for", "fp32", "not on a CPU"],
+)
+def test_nothing_else_is_warned_about(
+    options: dict[str, Any], times: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulate(monkeypatch, times)
+    assert precision_warning(RuntimeConfig(**options)) is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bf16_is_emulated_where_onednn_does_not_take_it(threads: int) -> None:
+    if not uses_onednn(torch.zeros(1)) or uses_onednn(torch.zeros(1, dtype=torch.bfloat16)):
+        pytest.skip("only x86 CPUs without AVX-512 are known to emulate bf16")
+    torch.set_num_threads(threads)
+    assert probing.is_emulated(torch.bfloat16)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""LoRA in PEFT's adapter_config.json: written with old, stable fields only, and read strictly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from explora.core.config.registry import TARGETS
+from explora.core.config.values import Blocks
+from explora.core.methods.peft_format import blocks_of, by_module, refuse_unreadable, targets_of
+from explora.core.methods.targets import FUSED
+
+if TYPE_CHECKING:
+    from explora.core.methods.lora import LoRA
+
+PEFT_TYPE = "LORA"
+# Ways to initialise adapters that leave the base as it is.
+INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
+# Fields of PEFT's LoraConfig that are read here, or change nothing that an adapter computes.
+READ = {
+    *("r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern"),
+    *("megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
+}
+
+
+def config_of(method: LoRA) -> dict[str, Any]:
+    """Return the configuration of what `to_file` gives: adapters on parts of c_attn are one of joint rank."""
+    widths = {module: len(parts or (0,)) for module, parts in method.modules().items()}
+    common = widths[FUSED] if list(widths) == [FUSED] else 1
+    rank, alpha = common * method.rank, common * method.scale * method.rank
+
+    def file_rank(layer: int | None, module: str) -> int:
+        return widths[module] * method.rank_of(layer, module)
+
+    def file_alpha(layer: int | None, module: str) -> float:
+        return widths[module] * method.alpha_of(layer, module)
+
+    return {
+        "peft_type": PEFT_TYPE,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": _pattern(method, file_rank, rank),
+        "alpha_pattern": _pattern(method, file_alpha, alpha),
+        "lora_dropout": method.lora_dropout,
+        "target_modules": list(widths),
+        "layers_to_transform": list(method.layers) if method.layers else None,
+        "layers_pattern": "h" if method.layers else None,
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "init_lora_weights": True,
+    }
+
+
+def _pattern(method: LoRA, value_of: Callable[[int | None, str], float], common: float) -> dict[str, float]:
+    """Return a pattern of PEFT: a key for each block that is named, and one for the module elsewhere.
+
+    PEFT takes the first key, a regular expression, that fits the end of a name, and sorts the keys when it
+    saves: a key must not fit what another one is for.
+    """
+    pattern: dict[str, float] = {}
+    for module in method.modules():
+        blocks = _blocks_named(method, module)
+        pattern |= {f"h.{layer}.{module}": value_of(layer, module) for layer in blocks}
+        if (value := value_of(None, module)) != common:
+            others = "".join(rf"(?<!h\.{layer}\.)" for layer in blocks)
+            pattern[others + module] = value
+    return pattern
+
+
+def _blocks_named(method: LoRA, module: str) -> Blocks:
+    """Return the blocks of which a pattern names this module."""
+    places = map(split_key, (*method.rank_pattern, *method.alpha_pattern))
+    return Blocks(layer for layer, name in places if layer is not None and name == module)
+
+
+def split_key(key: str) -> tuple[int | None, str]:
+    """`h.3.mlp.c_fc` -> (3, "mlp.c_fc"); `mlp.c_fc` -> (None, "mlp.c_fc")."""
+    match = re.fullmatch(r"h\.(\d+)\.(.+)", key)
+    return (int(match[1]), match[2]) if match else (None, key)
+
+
+def peer_config_of(method: LoRA) -> dict[str, Any]:
+    """Return the configuration with one adapter on each whole module, as users of PEFT write it."""
+    return {
+        "peft_type": PEFT_TYPE,
+        "r": method.rank,
+        "lora_alpha": round(method.scale * method.rank),
+        "lora_dropout": method.lora_dropout,
+        "target_modules": sorted(method.modules()),
+        "fan_in_fan_out": True,
+    }
+
+
+def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return LoRA's settings from PEFT's configuration. Raises UsageError for what cannot be represented."""
+    refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS})
+    targets = targets_of(config.get("target_modules"))
+    modules = sorted({TARGETS[target][0] for target in targets})
+    ranks, alphas = (by_module(config, name, modules) for name in ("rank_pattern", "alpha_pattern"))
+    return {
+        "rank": int(config.get("r", 8)),
+        "alpha": float(config.get("lora_alpha", 8)),
+        "lora_dropout": float(config.get("lora_dropout", 0.0)),
+        "targets": targets,
+        "layers": blocks_of(config.get("layers_to_transform")),
+        "rank_pattern": {key: int(value) for key, value in ranks.items()},
+        "alpha_pattern": {key: float(value) for key, value in alphas.items()},
+    }
+
+
+def rank_stabilised(method: LoRA) -> dict[str, Any]:
+    """Return the alphas that give alpha / sqrt(rank), rsLoRA's scale (Kalajdzievski 2023)."""
+
+    def alpha_of(layer: int | None, module: str) -> float:
+        return method.alpha_of(layer, module) * math.sqrt(method.rank_of(layer, module))
+
+    keys = dict.fromkeys([*method.rank_pattern, *method.alpha_pattern])
+    return {
+        "alpha": method.scale * method.rank * math.sqrt(method.rank),
+        "alpha_pattern": {key: alpha_of(*split_key(key)) for key in keys},
+    }
