@@ -117,7 +117,7 @@ def test_an_adapter_of_peft_is_merged(base: Path, tmp_path: Path) -> None:
     run, folder = tmp_path / "peft", tmp_path / "merged"
     settings = {"r": 3, "lora_alpha": 5, "target_modules": ["c_attn", "c_proj", "c_fc"], "use_rslora": True}
     model = train_with_peft(run, base, **settings)
-    with pytest.raises(UsageError, match="does not say what it is for") as caught:
+    with pytest.raises(UsageError, match="does not record its task") as caught:
         merge_run(run, folder, tokenizer=str(base))
     assert "--task" in caught.value.hint
     merge_run(run, folder, task="sonnet", tokenizer=str(base))
@@ -343,10 +343,10 @@ def test_neither_the_base_nor_what_holds_the_run_is_replaced(base: Path, tmp_pat
     run = tmp_path / "model" / "runs" / "text"
     write_run(run, base, KEY_VALUE)
     (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="which is merged"):
+    with pytest.raises(UsageError, match="which is an input of the merge"):
         merge(run, tmp_path / "model", base, overwrite=True)
     own = write_base(tmp_path / "base")
-    with pytest.raises(UsageError, match="which is merged"):
+    with pytest.raises(UsageError, match="which is an input of the merge"):
         merge(run, tmp_path / "model" / ".." / "base", own, overwrite=True)
     assert run.is_dir()
     assert (own / "model.safetensors").is_file()

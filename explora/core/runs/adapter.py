@@ -1,6 +1,6 @@
-"""The adapter folder: a PEFT adapter whose header, ours, is readable without torch.
+"""Read and write adapter folders: PEFT adapters with an explora header, readable without torch.
 
-    adapter_config.json         old, stable PEFT fields (peft >= 0.5 reads them), where PEFT has the method
+    adapter_config.json         old, stable PEFT fields (peft >= 0.5 reads them), if PEFT has the method
     adapter_model.safetensors   PEFT's key names; one metadata value `explora`: the header as sorted JSON
 
 The method turns its tensors into PEFT's and back (`to_file`, `from_file`). Nothing here depends on time, path
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-FORMAT = 2  # 1: LoRA's settings stood in every method, and layers were a first and a last block
+FORMAT = 2  # format 1: every method had LoRA's settings, and layers were a first and a last block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What an adapter is for; enforced when it is used. `base` is a name, empty for a local folder."""
+    """The task, method, base and encoding that an adapter was trained for. Opening the adapter checks them.
+
+    `base` is a name, empty for a local folder; `base_digest` identifies its weights.
+    """
 
     task: str
     method: Method
@@ -48,12 +51,12 @@ class Header:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Return sorted JSON: the same header, the same bytes."""
+        """Return JSON with sorted keys, so that equal headers give equal bytes."""
         return json.dumps(to_plain(self) | {"method": method_to_json(self.method)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Header:
-        """The inverse; raises AdapterError for a newer format or a header that is not one."""
+        """Parse the text of `to_json`. Raises AdapterError for a newer format or a damaged header."""
         try:
             value = json.loads(text)
             if value["format"] > FORMAT:
@@ -89,7 +92,7 @@ def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, b
 
 
 def peft_config(header: Header, base: str) -> dict[str, Any] | None:
-    """Return adapter_config.json for PEFT; None where PEFT has no such method."""
+    """Return adapter_config.json for PEFT, or None if PEFT has no such method."""
     own = header.method.peft_config()
     if own is None:
         return None
@@ -103,7 +106,7 @@ def peft_config(header: Header, base: str) -> dict[str, Any] | None:
 
 
 def to_peft_tensors(trained: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
-    """Return the trained tensors by the names in the file: the method's and the task's head."""
+    """Rename the trained tensors, of the method and of the head, to PEFT's names."""
     own = {name: value for name, value in trained.items() if not _is_head(name)}
     head = {PEFT_PREFIX + name: value for name, value in trained.items() if _is_head(name)}
     return {f"{PEFT_PREFIX}transformer.{name}": value for name, value in method.to_file(own).items()} | head
@@ -116,10 +119,10 @@ def _is_head(name: str) -> bool:
 def from_peft_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: Method, where: str
 ) -> dict[str, Tensor]:
-    """Return the trained tensors by the model's own names, strictly.
+    """Rename the tensors of a file to the model's own names, and check them strictly.
 
     `expected` has the names and shapes that this model trains. Raises one AdapterError that lists every
-    missing, unexpected or misshapen tensor, every non-finite one, and numbers that the method does not have.
+    missing, unexpected, misshapen or non-finite tensor, and values that the method cannot represent.
     """
     wanted = to_peft_tensors({name: value.new_zeros(value.shape) for name, value in expected.items()}, method)
     faults = [f"missing {name}" for name in wanted if name not in tensors]
@@ -151,7 +154,7 @@ def _by_own_names(
 
 
 def _fault(found: Tensor, wanted: Tensor) -> str:
-    """Return what is wrong with a tensor, an empty string where nothing is."""
+    """Return what is wrong with a tensor, or an empty string."""
     if found.shape != wanted.shape:
         return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
     if not found.is_floating_point():
@@ -162,9 +165,9 @@ def _fault(found: Tensor, wanted: Tensor) -> str:
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
-    """Return the tensors of an adapter folder and our header, None for a foreign adapter.
+    """Return the tensors of an adapter folder and its explora header, None for a foreign adapter.
 
-    Raises AdapterError for a missing, truncated or lying file.
+    Raises AdapterError for a missing, truncated or inconsistent file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -180,7 +183,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Return our header alone, without torch; None for a foreign adapter. Raises AdapterError."""
+    """Return the explora header alone, without torch; None for a foreign adapter. Raises AdapterError."""
     file = _adapter_file(folder)
     try:
         with file.open("rb") as opened:
@@ -204,14 +207,16 @@ def _adapter_file(folder: Path) -> Path:
 
 
 def foreign_method(folder: Path) -> Method:
-    """Return the method of an adapter that PEFT wrote. Raises AdapterError for what explora does not have."""
+    """Return the method of an adapter that PEFT wrote. Raises AdapterError for a method explora lacks."""
     file = folder / CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{file} is not readable: {error}", "PEFT adapters have one") from None
     if not isinstance(config, dict) or "peft_type" not in config:
-        raise AdapterError(f"{file} has no peft_type: it is no PEFT adapter", "mlx-lm adapters are not read")
+        raise AdapterError(
+            f"{file} has no peft_type: it is not a PEFT adapter", "mlx-lm adapters are not read"
+        )
     try:
         method = _described_by(config)
         check_settings(method)

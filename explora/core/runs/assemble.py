@@ -1,4 +1,4 @@
-"""Assemble base, task and method into a session: a model that trains or answers. The only place that does."""
+"""Assemble base, task and method into a session: a model for training, evaluation or generation."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ FULL_HEADER = "explora.json"
 
 @dataclass(kw_only=True)
 class Session:
-    """A model ready to train or to answer, with the task, tokenizer and base it belongs to.
+    """A model with its task, tokenizer, base and method.
 
-    `header` describes what was trained, None for a base alone; `label` is how to call it in output; `source`
-    is the folder it was opened from, None for a base by name and while training.
+    `header` describes the trained weights, None for a base; `label` names the model in output; `source` is
+    the folder that it was opened from, None during training and for a base that is given by name.
     """
 
     model: GPT2
@@ -51,13 +51,13 @@ class Session:
     source: Path | None = None
 
     def settle(self) -> None:
-        """Freeze the model, for answers alone: no gradient, no merging, no saving after this."""
+        """Prepare the model for inference only: it can no longer be trained, merged or saved."""
         self.model.requires_grad_(False).pack(twice=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionParts:
-    """What a session is assembled from; for the fields see `Session`."""
+    """Everything in a session except its model; for the fields see `Session`."""
 
     task: Task
     task_name: str
@@ -79,10 +79,11 @@ def assemble(
     seed: int = 0,
     fresh_head: bool = True,
 ) -> Session:
-    """Load the base's weights, add the head that the task asks for, and apply the method.
+    """Load the weights of the base, add the head that the task needs, and apply the method.
 
-    `dtype` is that of the stored weights, `dropout` that of the base, `seed` draws weights where the base has
-    none; without `fresh_head` the head in the base's files stays. Raises WeightsError and UsageError.
+    dtype: of the weights; dropout: of the base; seed: of random weights, if the base has no files;
+    fresh_head: replace a head in the files of the base by one for the task, untrained.
+    Raises WeightsError and UsageError.
     """
     model = load_model(
         parts.base, dtype=dtype, device=torch.device(runtime.device), dropout=dropout, seed=seed
@@ -115,7 +116,7 @@ def make_task(
     seed: int,
     labels: tuple[str, ...] = (),
 ) -> Task:
-    """Build a task of the registry."""
+    """Make the task called `name` in the registry."""
     task_context = TaskContext(
         name=name,
         tokenizer=tokenizer,
@@ -130,10 +131,10 @@ def make_task(
 
 
 def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
-    """Return a session at step 0 of a run whose runtime is resolved, and its train and dev splits.
+    """Return the session of a run before its first step, and its train and dev splits.
 
-    `tokenizer` is the one trained for a base from scratch. The data is read before the weights, so that a
-    bad row is reported at once.
+    The runtime of `run` must be resolved. `tokenizer` is given if it was trained for a base from scratch.
+    The data is read before the weights, so that a bad row is reported at once.
     """
     base = _scratch(run) if run.from_scratch else open_base(run.model)
     tokenizer = tokenizer or base_tokenizer(base, run.tokenizer)
@@ -177,7 +178,7 @@ def _scratch(run: TrainRun) -> Base:
 
 
 def save_trained(session: Session, folder: Path, best_step: int) -> None:
-    """Write what was trained: a PEFT adapter, or a whole Hugging Face folder for full fine-tuning."""
+    """Write the trained weights: a PEFT adapter, or a Hugging Face model for full fine-tuning."""
     assert session.header is not None
     header = dataclasses.replace(session.header, best_step=best_step)
     if session.method.trains_base:
@@ -189,14 +190,14 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
 
 
 def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the session's plain (merged) model as a Hugging Face folder."""
+    """Write the model of a session without adapters, or with merged ones, as a Hugging Face folder."""
     tensors = {name: value.detach().to(dtype) for name, value in session.model.state_dict().items()}
     labels = session.task.labels if session.model.score is not None else None
     write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels)
 
 
 def restore_trained(session: Session, folder: Path) -> None:
-    """Put what `save_trained` wrote back into the session's model."""
+    """Load the weights that `save_trained` wrote into the model of the session."""
     if session.method.trains_base:
         read_weights(session.model, open_base(str(folder.resolve())))
         return
@@ -204,7 +205,7 @@ def restore_trained(session: Session, folder: Path) -> None:
 
 
 def insert_adapter(model: GPT2, folder: Path, method: Method) -> None:
-    """Put the tensors of an adapter folder into a model that `apply` has prepared. Raises AdapterError."""
+    """Load the tensors of an adapter folder into a model with that method applied. Raises AdapterError."""
     tensors, _ = read_adapter(folder)
     own = trained_tensors(model)
     with torch.no_grad():
@@ -223,5 +224,5 @@ def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
 
 
 def load_run_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer that a run from scratch trained, None where there is none yet."""
+    """Return the tokenizer that a run from scratch trained, or None if there is none yet."""
     return load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None

@@ -1,4 +1,4 @@
-"""A run scored on data: which rows, and what `eval --json` prints."""
+"""Score a session on data, and write its scores and predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from explora.errors import DataError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """An evaluation with what it was made on."""
+    """An evaluation and the data that it was computed on."""
 
     split: str
     data: str
@@ -27,7 +27,7 @@ class Scored:
     evaluation: Evaluation
 
     def to_json(self, session: Session) -> dict[str, Any]:
-        """Return the object of `eval --json`; without scores, the predictions are the result."""
+        """Return the object of `eval --json`. It has the predictions only if there are no scores."""
         evaluation = self.evaluation
         return {
             "task": session.task_name,
@@ -44,7 +44,7 @@ class Scored:
 
 
 def recorded_data(source: Path | None) -> DataConfig:
-    """Return the data settings a run was trained with, the package's samples where there are none."""
+    """Return the data settings that a run was trained with; without a record, those of the sample data."""
     record = read_record(source) if source is not None and source.is_dir() else None
     return record.run.data if record else DataConfig()
 
@@ -54,7 +54,7 @@ def score(
 ) -> Scored:
     """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
 
-    `trained_on` is where the floor of a task that needs training rows comes from.
+    A task whose floor needs training rows reads them from `trained_on`.
     """
     name, found = _rows(session, config, trained_on, split)
     train = _floor_rows(session, trained_on)
@@ -75,7 +75,7 @@ def _rows(
 
 
 def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
-    """Return training examples where they can still be found; without them a floor is left out."""
+    """Return the training examples, or none if they cannot be read: the floor is then left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []
     try:

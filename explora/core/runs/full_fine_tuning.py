@@ -1,8 +1,8 @@
-"""The cost of full fine-tuning on this machine, predicted while an adapter trains.
+"""Predict the cost of full fine-tuning on this machine while an adapter trains.
 
-Its step is predicted from the measured step of the run: trained blocks replace the adapted ones, and the
-gradients of embedding and head, and the optimizer on all weights, are added. Each is timed on a sample, too
-large for a cache, and scaled.
+The prediction starts from the measured step of the run. Trained blocks replace the adapted ones, and the
+gradients of embedding and head and the optimizer update of all weights are added. Each part is timed on a
+sample that is too large for the processor's caches, and scaled up.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import make_adamw
 
-AFTER_STEPS = 20  # by then a step is as fast as it will be
-SLOW_STEPS = 3  # of them: kernels are loaded, and the longest batch comes first
+AFTER_STEPS = 20  # the speed has settled by then
+SLOW_STEPS = 3  # not averaged: they load kernels, and the longest batch comes first
 REPEATS = 5
 LARGEST_SAMPLE = 1 << 22  # weights; with gradients and moments 64 MiB, more than caches hold
-SHARE_OF_MODEL = 8  # that a sample is at most, so that it takes no memory worth mentioning
+SHARE_OF_MODEL = 8  # a sample is at most an eighth of the model, so that it needs little memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def predict_full_fine_tuning(training: Training, done: Sequence[StepDone]) -> Fu
 
 
 def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float:
-    """Return what a step of full fine-tuning takes on `tokens` tokens; one of this run takes `seconds`."""
+    """Return the seconds of a full fine-tuning step on `tokens` tokens; one of this run takes `seconds`."""
     model, run = training.model, training.run
     shape, batches = model.shape, run.training.accumulate
     length = min(shape.n_positions, max(1, tokens // (batches * run.training.batch_size)))
@@ -75,7 +75,7 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
     sample = min(LARGEST_SAMPLE, numbers // SHARE_OF_MODEL)
     more = shape.n_layer * _trained_block_seconds(training, ids, sample)
     more -= _pass_seconds(model, _read_by(training, ids))
-    if not TASKS[run.task].one_position:  # every token meets the head, which is (V, C) and would be trained
+    if not TASKS[run.task].one_position:  # the head, (V, C), reads every token and would be trained
         more += _gradient_seconds(ids.numel(), model) * shape.vocab_size / (4 * shape.n_embd)
     embeddings = (shape.vocab_size + shape.n_positions) * shape.n_embd
     more += _lookup_seconds(shape.n_embd, sample, model.device) * embeddings / sample
@@ -85,21 +85,21 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
 
 
 def _trained_block_seconds(training: Training, ids: Tensor, numbers: int) -> float:
-    """Return the seconds of a trained block, of as many as have about so many numbers, at least one."""
+    """Return the seconds of one trained block, timed on blocks with about `numbers` parameters together."""
     model = training.model
     block = sum(prod(size) for name, size in base_tensors(model.shape).items() if name.startswith("h.0."))
     shape = replace(model.shape, n_layer=max(1, numbers // block), vocab_size=1)
     with model.device:
         blocks = GPT2(shape, training.run.training.dropout)
     for parameter in blocks.parameters():
-        nn.init.zeros_(parameter)  # a draw would change what the run draws after it
+        nn.init.zeros_(parameter)  # random weights would change the random numbers of the run
     blocks.compute_dtype, blocks.grad_checkpoint = model.compute_dtype, model.grad_checkpoint
     blocks.limit_plain_attention(training.run.runtime.plain_attention)
     return _pass_seconds(blocks, ids) / shape.n_layer
 
 
 def _read_by(training: Training, ids: Tensor) -> Tensor | Features:
-    """Return what a step of this run reads in place of these ids: them, or the features that it keeps."""
+    """Return the input of a step of this run: the ids, or cached features of the same shape."""
     cache = training.feature_cache
     if cache is None or not cache.fits:
         return ids
@@ -109,7 +109,7 @@ def _read_by(training: Training, ids: Tensor) -> Tensor | Features:
 
 
 def _pass_seconds(model: GPT2, inputs: Tensor | Features) -> float:
-    """Return the seconds of a batch forward and backward, all but head and loss."""
+    """Return the seconds of the forward and backward pass of a batch, without head and loss."""
 
     def both_ways() -> None:
         model(inputs).sum().backward()
@@ -128,7 +128,7 @@ def _gradient_seconds(rows: int, model: GPT2) -> float:
 
 
 def _optimizer_seconds(config: OptimizerConfig, sample: int, device: torch.device) -> float:
-    """Return the seconds that clipping and AdamW take for `sample` numbers."""
+    """Return the seconds that clipping and AdamW take for `sample` parameters."""
     value = nn.Parameter(torch.zeros(sample, device=device))
     value.grad = torch.ones_like(value)
     optimizer = make_adamw([value], [], config)
@@ -141,14 +141,14 @@ def _optimizer_seconds(config: OptimizerConfig, sample: int, device: torch.devic
 
 
 def _lookup_seconds(width: int, sample: int, device: torch.device) -> float:
-    """Return the seconds that the dense gradient of an embedding of `sample` numbers takes."""
+    """Return the seconds that the dense gradient of an embedding of `sample` parameters takes."""
     table = nn.Parameter(torch.zeros(sample // width, width, device=device))
     ids = torch.zeros(1, dtype=torch.long, device=device)
     return _seconds(lambda: F.embedding(ids, table).sum().backward(), device)  # type: ignore[no-untyped-call]
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least time of `work`: what others take of the machine counts in the step already."""
+    """Return the shortest of several times of `work`: the measured step already counts other load."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()

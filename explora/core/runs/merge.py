@@ -1,9 +1,8 @@
-"""Merge an adapter into its base: a Hugging Face folder, proved equal to what it replaces.
+"""Merge an adapter into its base, and verify the new Hugging Face folder with `transformers`.
 
-Merged in fp32, cast last. Before the folder appears, `transformers` opens it, and its logits on a probe
-batch are compared with those of the base with the adapter beside it. Both are computed in fp64, so that the
-difference is that of the weights: with logits of about 100, as GPT-2's are, two programs that add in
-different orders differ by 1e-4 in fp32 though both are right.
+The weights are merged in fp32 and cast last. Before the folder appears, `transformers` opens it, and its
+logits on a probe batch are compared with those of base and adapter. Both are computed in fp64, so that only
+the weights can differ. In fp32 the order of additions alone changes GPT-2's logits, about 100, by 1e-4.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from explora.core.runs.open import open_run
 from explora.core.runs.record import RECORD_FILE
 from explora.errors import AdapterError, UsageError
 
-# The largest difference of a logit that the rounding of merged weights to fp32 explains.
+# Rounding the merged weights to fp32 changes a logit by less than this.
 TOLERANCE = 1e-4
 OUTPUT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_FP32 = RuntimeConfig(device="cpu", amp="off")
 
-# Questions, a remark, verse, code, other scripts: rows of different lengths. The last one holds them all.
+# Questions, a remark, verse, code, other scripts: rows of different lengths. PROBE adds a row of all of them.
 SENTENCES = (
     "How do I learn to play the guitar on my own?",
     'Is "the film was long" a paraphrase of "it was a long film"? Answer "yes" or "no": ',
@@ -44,15 +43,15 @@ SENTENCES = (
     "Naïve café owners pay 1,234.50 € in Zürich; это правда.",
 )
 PROBE = (*SENTENCES, " ".join(SENTENCES))
-PROBE_TOKENS = 128  # of a row at most: a small vocabulary needs many
+PROBE_TOKENS = 128  # most tokens of a row: a small vocabulary needs many for a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """A merged folder and how far it is from base and adapter, over `compared` predictions.
+    """A merged folder, and how its predictions differ from those of base and adapter.
 
-    `max_difference` is the largest difference of a logit; `argmax_flips` counts the predictions whose most
-    likely token or class changed.
+    `max_difference` is the largest difference of a logit; `argmax_flips` counts the predictions, of the
+    `compared` ones, whose most likely token or class changed.
     """
 
     folder: Path
@@ -71,7 +70,7 @@ class Merged:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Rows padded on the right: input_ids (B, T) and which of them are real, (B, T)."""
+    """Rows padded on the right: input_ids (B, T), and in `real` (B, T) which tokens are not padding."""
 
     input_ids: Tensor
     real: Tensor
@@ -89,10 +88,10 @@ def merge_run(
 ) -> Merged:
     """Merge the adapter in `run` and write the model to `folder`, which appears whole or not at all.
 
-    `dtype` is a key of OUTPUT_DTYPES. `task` is for an adapter that PEFT wrote; ours know theirs. In fp32 the
-    folder's logits are those of base and adapter within TOLERANCE. In bf16 and fp16 they are, within
-    TOLERANCE, those of the merged weights so rounded, and the result tells what the rounding changed.
-    Raises AdapterError where that does not hold, UsageError for an occupied folder.
+    `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. In
+    fp32 the logits of the folder must agree with those of base and adapter within TOLERANCE. In bf16 and
+    fp16 they must agree with those of the rounded weights, and the result reports what rounding changed.
+    Raises AdapterError if they do not agree, and UsageError for an occupied folder.
     """
     _check_adapter(run)
     task = task or _recorded_task(run)
@@ -108,7 +107,7 @@ def merge_run(
         expected = _logits(session.model, probe)
     with replacing_folder(folder) as staged:
         write_trained_model(session, staged, OUTPUT_DTYPES[dtype])
-        session.model.to("meta")  # its memory is for the one that is opened now
+        session.model.to("meta")  # frees its memory for the model that is opened next
         reopened = _transformers_logits(staged, probe, session.model.score is not None)
         _require_equal(expected, reopened, f"merging {run}, as transformers reads it,")
         result = _compare(unmerged, reopened, folder)
@@ -131,7 +130,7 @@ def _check_adapter(run: Path) -> None:
 def _recorded_task(run: Path) -> str:
     header = read_header(run)
     if header is None:
-        raise UsageError(f"{run} does not say what it is for: explora did not train it", "add --task TASK")
+        raise UsageError(f"{run} does not record its task: explora did not train it", "add --task TASK")
     return header.task
 
 
@@ -154,10 +153,12 @@ def _check_apart(folder: Path, run: Path, session: Session) -> None:
     """Refuse to replace a folder that holds the adapter or its base."""
     for source in filter(None, (run, session.base.folder)):
         if folder.resolve() in (source.resolve(), *source.resolve().parents) and folder.exists():
-            raise UsageError(f"{folder} holds {source}, which is merged", "choose another folder: -o")
+            raise UsageError(
+                f"{folder} holds {source}, which is an input of the merge", "choose another folder: -o"
+            )
 
 
-# The proof
+# Verification
 
 
 def _probe(session: Session) -> Probe:
@@ -170,7 +171,7 @@ def _probe(session: Session) -> Probe:
 
 @torch.no_grad()
 def _logits(model: GPT2, probe: Probe) -> Tensor:
-    """Return the logits of each real token, (N, V), or of a classifier those of each text, (B, classes).
+    """Return the logits of each real token, (N, V), or of each row for a classifier, (B, classes).
 
     Computed in fp64; the model is in fp32 before and after, with the same bits.
     """
@@ -187,7 +188,7 @@ def _logits(model: GPT2, probe: Probe) -> Tensor:
 
 @torch.no_grad()
 def _transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
-    """Return the same from `transformers`, which must find every weight that it wants and no other."""
+    """Return the same logits from `transformers`. Raises AdapterError for missing or unexpected weights."""
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     kind: Any = GPT2ForSequenceClassification if classifies else GPT2LMHeadModel
@@ -224,7 +225,7 @@ def _require_equal(expected: Tensor, found: Tensor, what: str) -> None:
 
 
 def _round(model: GPT2, dtype: str) -> None:
-    """Give every weight the value it has in `dtype`. Raises AdapterError for one beyond its range."""
+    """Round every weight to `dtype`. Raises AdapterError for a weight beyond its range."""
     rounded = {
         name: value.detach().to(OUTPUT_DTYPES[dtype]).float() for name, value in model.state_dict().items()
     }
@@ -245,17 +246,17 @@ def _compare(unmerged: Tensor, reopened: Tensor, folder: Path) -> Merged:
     )
 
 
-# The folder
+# Files beside the weights
 
 
 def _write_header(session: Session, staged: Path) -> None:
-    """Keep task, template and label words with the model, where there is a header that has them."""
+    """Write the explora header, with task, template and label words, if the adapter has one."""
     if session.header is not None:
         (staged / FULL_HEADER).write_text(session.header.to_json() + "\n", encoding="utf-8")
 
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
-    """Write the model card; what came from the user is indented, so that it stays verbatim."""
+    """Write the model card. Text from the user is indented, so that Markdown shows it verbatim."""
     classifies = session.model.score is not None
     kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
     answer = "class" if classifies else "token"

@@ -1,4 +1,4 @@
-"""README.md of a run folder: a model card of measured facts, no blanks to fill in."""
+"""Write README.md of a run folder: a model card of measured facts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOAD_FULL = """\
 
 
 def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
-    """Write the card; text from the user is fenced off as code. `classes` is the width of the head, or 0."""
+    """Write the card; text from the user is quoted as code. `classes` is the width of the head, or 0."""
     method = run.method
     lines = [
         "---",
@@ -81,5 +81,5 @@ def _loading(run: TrainRun, folder: Path, classes: int) -> str:
 
 
 def _code(text: str) -> str:
-    """Quote text that came from outside, so that it cannot become Markdown or HTML."""
+    """Quote text from the user as code, so that it cannot become Markdown or HTML."""
     return "`" + " ".join(text.replace("`", "'").split()) + "`"

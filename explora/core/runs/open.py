@@ -1,4 +1,4 @@
-"""Open what was trained, or a base, ready to answer; or say in one error what does not fit."""
+"""Open a run, an adapter, a model folder or a base for evaluation and generation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from explora.errors import AdapterError, UsageError
 
 
 def default_source(task: str) -> Path | None:
-    """Return runs/<task> where it holds a finished or running training, else None."""
+    """Return runs/<task> if it holds an adapter or a trained model, else None."""
     folder = Path("runs") / task
     return folder if is_adapter(folder) or (folder / FULL_HEADER).is_file() else None
 
@@ -54,11 +54,11 @@ def open_run(
     runtime: RuntimeConfig,
     encoding: Mapping[str, Any] | None = None,
 ) -> Session:
-    """Open a run folder, a PEFT adapter, a model folder or a base, ready to answer.
+    """Open a run folder, a PEFT adapter, a model folder or a base for evaluation and generation.
 
-    `source` None is runs/<task> where that exists, else the base. `encoding` holds settings by field name;
-    a template or label words other than those stored with the adapter are refused. Raises AdapterError for
-    another task or base.
+    `source` defaults to runs/<task> if that exists, else to the base. `encoding` holds settings by field
+    name. Raises AdapterError if the adapter was trained for another task, on another base, or with another
+    template or other label words.
     """
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
@@ -68,7 +68,8 @@ def open_run(
             f"{folder} holds no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",
         )
-    name = source or (str(folder) if folder is not None else model or EMBEDDED)  # ./gpt2 is not gpt2
+    # ./gpt2 is a folder, gpt2 the name of a base
+    name = source or (str(folder) if folder is not None else model or EMBEDDED)
     return _open_model(task_name, name, tokenizer, runtime, encoding or {})
 
 
@@ -105,7 +106,7 @@ def _open_model(
 
 
 def _check_head(session: Session, name: str) -> None:
-    """Raise AdapterError for a model with a head that the task does not use, or without one that it needs."""
+    """Raise AdapterError if the model has a head that the task does not use, or lacks one that it needs."""
     has_head, needs_head = session.model.score is not None, session.task.head_classes() is not None
     if needs_head and not has_head:
         raise AdapterError(
@@ -150,7 +151,7 @@ def _open_adapter(
     if header and base_digest(base) != header.base_digest:
         raise AdapterError(
             f"{folder} was trained on another base than {base.label}",
-            "name the right one: --model NAME|FOLDER (its weights must be the same bits)",
+            "name that base: --model NAME|FOLDER (its weights must be exactly the same)",
         )
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
     labels = header.labels if header else _numbered_labels(tensors)
@@ -192,13 +193,16 @@ def _check_fit(method: Method, base: Base, folder: Path) -> None:
 
 
 def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Return 0, 1, ... for the classes of a foreign adapter's head; none where it has no head."""
+    """Return the labels 0, 1, ... of the classes of a foreign adapter's head; none if it has no head."""
     score = tensors.get(PEFT_PREFIX + "score.weight")
     return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
 
 
 def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
-    """Return how rows are encoded: as stored, but for the length; as asked where nothing is stored."""
+    """Return how rows are encoded: as stored with the adapter, except for the maximum length.
+
+    Without a header, as the options say. Raises AdapterError if they contradict what is stored.
+    """
     alone = resolve(task, asked)[0].encoding
     if header is None:
         return alone
@@ -222,7 +226,7 @@ def _recorded(folder: Path) -> TrainRun | None:
 
 
 def _recorded_base(folder: Path) -> str:
-    """Return the base that the run's record, or PEFT's configuration, names."""
+    """Return the name of the base, from the record of the run or from PEFT's configuration."""
     run = _recorded(folder)
     if run is not None:
         return run.model
@@ -241,6 +245,6 @@ def _recorded_tokenizer(folder: Path) -> str | None:
 
 
 def _recorded_seed(folder: Path | None) -> int:
-    """Return the seed of a run, which chose the dev rows of a single file; the default of a base alone."""
+    """Return the seed that chooses the dev rows of a single file: that of the run, or the default."""
     run = _recorded(folder) if folder else None
     return (run.training if run else TrainingConfig()).seed

@@ -1,4 +1,4 @@
-"""run.json: the run as resolved, what it gave and on what machine; with metrics.jsonl beside it."""
+"""Read and write the record of a run: run.json (settings, result, machine) and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def finite(value: Any) -> Any:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of a run folder, None where there is none. Raises UsageError for a damaged one."""
+    """Return the record of a run folder, or None if it has none. Raises UsageError for a damaged record."""
     file = folder / RECORD_FILE
     return _read(file) if file.is_file() else None
 
@@ -74,9 +74,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UsageError(f"{file} is not JSON: {error}", "a run folder's run.json is") from None
+        raise UsageError(f"{file} is not JSON: {error}", "give the run.json of a run folder") from None
     if not isinstance(value, dict):
-        raise UsageError(f"{file} should be an object", "a run folder's run.json is")
+        raise UsageError(f"{file} should be a JSON object", "give the run.json of a run folder")
     return value
 
 
@@ -88,7 +88,7 @@ def _parse_run(file: Path, value: Mapping[str, Any]) -> TrainRun:
 
 
 def read_losses(folder: Path) -> list[float]:
-    """Return the loss of each step, from metrics.jsonl; what is no number is left out."""
+    """Return the loss of each step from metrics.jsonl, without losses that were not finite."""
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line).get("loss") for line in lines]
     return [float(loss) for loss in losses if loss is not None]
@@ -107,7 +107,7 @@ class MetricsLog:
 
 
 def open_metrics(folder: Path, step: int) -> MetricsLog:
-    """Return the log of a run that goes on after `step`: later lines are dropped, for 0 all lines."""
+    """Return the log of a run that continues after `step`, without the lines of later steps; 0 drops all."""
     file = folder / METRICS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     kept = [line for line in lines if _step(line) <= step] if step else []

@@ -15,7 +15,7 @@ class TrainResult:
     """The result of a finished run.
 
     total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
-    dev; seconds: training and evaluations, over all interruptions; evaluation: of the best step, on dev.
+    dev; seconds: training and evaluations, across interruptions; evaluation: of the best step, on dev.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""One training run, from its folder to its result: prepare, train, keep the best, score and record."""
+"""Run a training in its folder: prepare, train, keep the best adapter, score it, record the result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from explora.core.training.time_budget import fit_steps
 from explora.errors import TrainingError
 
 CHECKPOINT = "checkpoint"
-LATEST = 1.02  # a run ends within this share of its minutes
+LATEST = 1.02  # a run ends at the latest after this multiple of its minutes
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
@@ -77,9 +77,9 @@ def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: floa
 
 
 def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
-    """Return the tokenizer of a base from scratch, trained on the run's own text the first time.
+    """Return the tokenizer of a base from scratch; the first time, train it on the text of the run.
 
-    None if the base brings a tokenizer, or the run names one.
+    Returns None if the base has a tokenizer, or the run names one.
     """
     if run.from_scratch is None or run.tokenizer is not None:
         return None
@@ -93,7 +93,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
 
 @dataclass(kw_only=True)
 class Running:
-    """A run under way. Iterate `events()` to train; the last event is Completed.
+    """A run in progress. Iterate `events()` to train; the last event is Completed.
 
     started: when the run began, on the monotonic clock, less the time before interruptions;
     closing_seconds: time needed after the last step, 0 unless the steps were fitted to a time.
@@ -114,11 +114,11 @@ class Running:
 
     @property
     def run(self) -> TrainRun:
-        """The settings; the training owns them, and adds the number of steps that fit into a time."""
+        """The settings of the run, with the number of steps once it is fitted to the time."""
         return self.training.run
 
     def save(self) -> None:
-        """Write the resume state now: between two events, on a signal."""
+        """Write the resume state. Call this between two events."""
         self.training.save()
 
     def events(self) -> Iterator[RunEvent]:
@@ -166,7 +166,7 @@ class Running:
             yield self.full_fine_tuning
 
     def _end_in_time(self, step: StepDone) -> Iterator[TimeIsUp]:
-        """End the run at this step if its time is up, counting what follows the last step."""
+        """End the run at this step if its time is up, including the time needed after the last step."""
         minutes = self.run.training.max_minutes
         if minutes is None or step.step == step.steps:
             return
@@ -186,7 +186,7 @@ class Running:
         )
 
     def _keep(self, event: EvalDone) -> None:
-        """Save the adapter if it is the best, and log the score; a run stopped earlier evaluates again."""
+        """Save the adapter if it is the best so far, and log the score."""
         if event.best:
             save_trained(self.session, self.folder, event.step)
         self.log.add({"step": event.step, event.metric: event.score, "best": event.best})

@@ -1,7 +1,7 @@
-"""AdamW (Loshchilov and Hutter 2019) by torch's fused kernel: the bits of torch.optim.AdamW(fused=True).
+"""AdamW (Loshchilov and Hutter 2019) with torch's fused kernel, bit for bit torch.optim.AdamW(fused=True).
 
-torch.optim imports torch._dynamo and sympy when its first optimizer is made: a second and 71 MB, which this
-does without.
+The first optimizer of torch.optim imports torch._dynamo and sympy, which takes a second and 71 MB. This
+module avoids that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EPSILON = 1e-8
 
 
 class Optimizer(Protocol):
-    """What a training asks of an optimizer; torch.optim's are such, too."""
+    """The methods of an optimizer that training uses; those of torch.optim have them, too."""
 
     param_groups: list[dict[str, Any]]
 
@@ -28,17 +28,17 @@ class Optimizer(Protocol):
         """Update every parameter that has a gradient."""
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each parameter by its number, and the groups."""
+        """Return the state of each parameter by its number, and the parameter groups."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
 
 class AdamW:
-    """Decoupled weight decay, a learning rate and a decay for each group; see the module.
+    """AdamW with a learning rate and a weight decay for each parameter group.
 
     param_groups: dicts of params (fp32, all on one device), lr and weight_decay.
     """
@@ -86,7 +86,7 @@ class AdamW:
         return self.state[value]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for value in self._parameters():
             value.grad = None
 
@@ -99,7 +99,7 @@ class AdamW:
         return {"state": {number: self.state[value] for number, value in numbered if value in self.state}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         values = self._parameters()
         self.state = {
             values[number]: {name: tensor.to(values[number].device) for name, tensor in state.items()}

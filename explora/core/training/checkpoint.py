@@ -1,4 +1,6 @@
-"""The resume state: everything that determines the bits of the next steps. Written atomically, no pickle.
+"""Save and restore the resume state: everything that determines the next steps, bit for bit.
+
+It is written atomically and without pickle.
 
 checkpoint/latest   the name of the complete state, "a" or "b": one is written while the other is kept
 checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_generator
@@ -29,8 +31,8 @@ from explora.errors import CheckpointError
 class Progress:
     """How far a run has come.
 
-    batch: taken in this epoch; tokens, seconds: in all, over interruptions; best_step: of the best dev score,
-    0 for none; evaluated: the last step with a dev score; unimproved: evaluations since the best.
+    batch: batches taken in this epoch; tokens, seconds: totals across interruptions; best_step: step of the
+    best dev score, 0 for none; evaluated: last step with a dev score; unimproved: evaluations since the best.
     """
 
     step: int = 0

@@ -44,10 +44,10 @@ class EvalStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """The dev score after a step; `best` if it is better than all earlier ones.
+    """An evaluation gave a dev score; `best` if it is better than all earlier ones.
 
-    The loop records the evaluation when it is asked for the next event, so that the caller can first keep
-    the best adapter.
+    The loop records the evaluation when the next event is requested, so that the caller can save the best
+    adapter first.
     """
 
     step: int

@@ -5,7 +5,7 @@ same output for an example in every epoch. The cache computes this output before
 the same batches, so that a repeated and a resumed run read the same bits.
 
 Each example carries its features, `collate` pads them as it pads ids, and the model continues from them.
-Tasks and methods do not know of the cache, and dev scores become faster, too.
+Tasks and methods do not depend on the cache. Dev scores use it, too.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def plan_feature_cache(
 ) -> FeatureCache | None:
     """Return the cache of a run, or None if its features change from step to step, or it is switched off.
 
-    Examples that are not in a list have no cache either: they are read when needed, and may not fit a disk.
+    Examples that are not in a list have no cache either: they are read on demand and may not fit on the disk.
     """
     limit = run.runtime.feature_cache
     if limit == 0 or run.training.dropout > 0 or not isinstance(train, list) or model.frozen_depth() == 0:

@@ -1,4 +1,4 @@
-"""The training loop: a generator of events. It prints nothing and takes no callbacks for progress."""
+"""The training loop: a generator of events."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def untimed(phase: str) -> AbstractContextManager[None]:
 class Training:
     """The state of a training: model, optimizers, schedule and progress. Iterate `events()` to train.
 
-    Call `resume` and `plan_features` first where the training has a folder. When an EvalDone is `best`, the
-    caller keeps the adapter. Between two events the caller may `save()`: the state holds every step that
+    Call `resume` and `plan_features` first if the training has a folder. When an EvalDone is `best`, the
+    caller saves the adapter. Between two events the caller may `save()`: the state includes every step that
     has been yielded.
 
     `phase` is entered for the parts of a step: "collate", "forward" and "optimizer".
@@ -90,7 +90,7 @@ class Training:
             self.scaler.load_state_dict(scaler)
 
     def plan_features(self) -> None:
-        """Decide whether to cache the features of the frozen blocks: only if examples are read twice."""
+        """Plan the feature cache of the frozen blocks, if examples are read more than once."""
         if self.steps > self.steps_per_epoch or self.run.training.max_minutes is not None:
             file = self.folder / FEATURES_FILE
             self.feature_cache = plan_feature_cache(
@@ -98,7 +98,7 @@ class Training:
             )
 
     def plan_steps(self, steps: int, seconds: float) -> None:
-        """Schedule `steps` steps in all, before the first one; `seconds` is the time used so far."""
+        """Set the total number of steps, before the first one. `seconds` is the time used so far."""
         settings = dataclasses.replace(self.run.training, max_steps=steps)
         self.run = dataclasses.replace(self.run, training=settings)
         self.steps, self.factor = steps, schedule_factor(self.run.optimizer, steps)
@@ -114,9 +114,9 @@ class Training:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Inside this context, take real steps that change nothing.
+        """Inside this context, steps take their usual time and change nothing.
 
-        The learning rate is zero. At the end optimizers, progress and random numbers are as before.
+        The learning rate is zero. Optimizers, progress and random numbers are restored at the end.
         """
         before = self.learning_rate, self.optimizers, self.scaler, self.progress
         self.learning_rate = 0.0
@@ -130,7 +130,7 @@ class Training:
             self.learning_rate, self.optimizers, self.scaler, self.progress = before
 
     def events(self) -> Iterator[Event]:
-        """Train to the end. Yields a StepDone a step, and an EvalDone and a Saved at each evaluation."""
+        """Train to the end, and yield the events of each step, evaluation and saved state."""
         seed, at = self.run.training.seed, self.progress
         yield from self.keep_features()
         order = epoch_batches(self.lengths, self.examples_per_step, seed, at.epoch)
@@ -155,7 +155,7 @@ class Training:
         yield Finished(progress=at, stopped_early=at.step < self.steps)
 
     def keep_features(self) -> Iterator[FeaturesDone]:
-        """Compute the features of all examples, if that is planned and not done, and attach them."""
+        """Compute the features of all examples, if a cache is planned and empty, and attach them."""
         cache = self.feature_cache
         if cache is None or not cache.fits or self.examples[0].features is not None:
             return
@@ -238,10 +238,10 @@ class Training:
     def _update(self) -> float:
         """Clip the gradients, step and drop the gradients. Returns their norm before clipping.
 
-        The only place that reads gradients: processes that share a step would reduce them here.
+        Gradients are read only here, so data-parallel training would reduce them here.
         """
         for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it needs param_groups alone
+            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it only needs param_groups
         clip = self.run.optimizer.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
@@ -271,7 +271,7 @@ class Training:
         return score > best if self.task.higher_is_better else score < best
 
     def _accept(self, evaluated: EvalDone) -> None:
-        """Record an evaluation; a run that is resumed from before this point repeats it."""
+        """Record an evaluation. A run that stops before this repeats it when it resumes."""
         at = self.progress
         if evaluated.best:
             at.best_score, at.best_step = evaluated.score, evaluated.step

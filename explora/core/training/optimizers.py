@@ -1,7 +1,8 @@
 """The optimizers and the learning-rate schedule.
 
-AdamW decays what the method names, the base's matrices; adapters, heads, biases and norms have no decay. Muon
-(Jordan et al. 2024), if chosen, updates the blocks' matrices at the scale of AdamW's updates.
+The method chooses the parameters with weight decay: the matrices of the base, but not adapters, heads,
+biases and norms. Muon (Jordan et al. 2024), if chosen, updates the matrices of the blocks. Its updates have
+the scale of AdamW's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from explora.errors import UsageError
 
 
 def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> list[Optimizer]:
-    """Return the optimizers of everything that requires a gradient; each parameter is in exactly one."""
+    """Return optimizers that together hold each parameter that requires a gradient exactly once."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     decayed = {name for name, value in trained if method.decays(name, value.dim())}
     matrices = [value for name, value in trained if name in decayed]
@@ -42,7 +43,7 @@ def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> lis
 
 
 def make_adamw(decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> AdamW:
-    """Return AdamW, with the configured weight decay on some and none on the rest."""
+    """Return AdamW with the configured weight decay on `decayed` and none on `rest`."""
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": rest, "weight_decay": 0.0},
@@ -55,7 +56,7 @@ def make_adamw(decayed: list[nn.Parameter], rest: list[nn.Parameter], config: Op
 
 
 def schedule_factor(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate at a step, 0-based: linear warm-up, then the decay to zero."""
+    """Return the learning-rate factor as a function of the step, from 0: linear warm-up, then the decay."""
     warmup = math.ceil(config.warmup * total_steps)
 
     def factor(step: int) -> float:

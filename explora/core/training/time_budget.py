@@ -1,4 +1,4 @@
-"""How many steps fit into a time: measured by a rehearsal of the first steps."""
+"""Measure how many steps fit into a time, by a rehearsal of the first steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from explora.errors import TrainingError
 
 WARMUP_STEPS = 2  # not timed: they load kernels, and the first has the longest batch
 FEWEST_STEPS = 5
-SHARE = 0.03  # of the time that is left goes into the rehearsal
+SHARE = 0.03  # of the remaining time, for the rehearsal
 EVALUATED_BATCHES = 4
-MARGIN = 0.98  # of the time is planned for: machines become slower more often than faster
+MARGIN = 0.98  # of the time is planned for: machines slow down more often than they speed up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class TimeBudget:
 
 
 def fit_steps(training: Training, seconds: float) -> TimeBudget:
-    """Return how many steps, with their evaluations, take `seconds` on this machine.
+    """Return how many steps, with their evaluations, fit into `seconds` on this machine.
 
     Rehearses a few steps, which leave the training as it was. Raises TrainingError if too few steps fit.
     """

@@ -474,7 +474,7 @@ def test_what_explora_cannot_compute_is_refused(
 )
 def test_what_is_no_peft_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CONFIG_FILE).write_text(text, encoding="utf-8")
-    with pytest.raises(AdapterError, match="has no peft_type: it is no PEFT adapter"):
+    with pytest.raises(AdapterError, match="has no peft_type: it is not a PEFT adapter"):
         foreign_method(tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_a_config_may_be_the_settings_alone_or_some_of_them(tmp_path: Path) -> N
     [
         ("", "is not JSON"),
         ('{"config": ', "is not JSON"),
-        ("[1]", "should be an object"),
+        ("[1]", "should be a JSON object"),
         ('{"config": 3}', "run should be an object, not 3"),
         ('{"task": "text", "epochs": 3}', "run has no setting 'epochs'"),
         ('{"config": {"task": "text", "training": {"epoch": 3}}}', "did you mean epochs?"),
