@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from explora.core.base.find import open_base
 from explora.core.base.tokenizer import train_tokenizer
-from explora.core.base.weights import base_digest, load_model, open_base
+from explora.core.base.weights import base_digest, load_model
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve

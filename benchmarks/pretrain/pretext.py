@@ -31,7 +31,7 @@ from explora.core.data.splits import Row
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Batch, Example, Split, TaskContext
-from explora.core.tasks.text import Rows, Text, tokenise
+from explora.core.tasks.text import LazyRows, Text, tokenise
 
 # file -> how often its rows are in an epoch
 ANSWERED = {"pairs.txt.xz": 1, "verdicts.txt.xz": int(os.environ.get("VERDICTS_TIMES", "1"))}
@@ -51,7 +51,7 @@ def row_starts(ids: NDArray[np.integer], end: int, length: int) -> list[int]:
     return chosen
 
 
-class AnsweredRows(Rows):
+class AnsweredRows(LazyRows):
     """Rows of answered documents; after a lone space " yes" and " no" become the tokens of the bare words."""
 
     def __init__(self, file: str, ids: NDArray[np.integer], starts: list[int], length: int) -> None:
@@ -67,7 +67,7 @@ class AnsweredRows(Rows):
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
 
-class Joined(Rows):
+class Joined(LazyRows):
     """Several sequences of rows, one after the other."""
 
     def __init__(self, parts: list[Sequence[Example]]) -> None:

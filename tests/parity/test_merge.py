@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from explora.core.base.find import WEIGHTS
 from explora.core.base.tokenizer import load_tokenizer
-from explora.core.base.weights import WEIGHTS
 from explora.core.config.method import Method
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA

@@ -151,7 +151,7 @@ def test_both_comparisons_catch_top_p_bugs(bug: Filter) -> None:
 
 
 def test_top_p_sorts_on_where_its_head_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "HEAD", 3)
+    monkeypatch.setattr(sampling, "MOST_PROBABLE", 3)
     assert top_p_agrees_with_definition(keep_top_p)
     monkeypatch.setattr(sampling, "_largest_holding", lambda probabilities, p: probabilities.topk(1).values)
     assert not top_p_agrees_with_definition(keep_top_p)

@@ -23,8 +23,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from explora.core.base.find import base_tokenizer, open_base
 from explora.core.base.tokenizer import train_tokenizer
-from explora.core.base.weights import base_tokenizer, load_model, open_base
+from explora.core.base.weights import load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NEXT_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"

@@ -22,31 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explora.core.base.find import (
-    CONFIG,
-    WEIGHTS,
-    Base,
-    base_tokenizer,
-    open_base,
-    read_shape,
-    weight_files,
-)
+from explora.core.base.find import CONFIG, WEIGHTS, Base, weight_files
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.registry import Shape
 from explora.core.files import cache_folder, replacing_files_in, write_atomically
 from explora.core.model.gpt2 import GPT2, LAYER_NORM_EPSILON
 from explora.errors import WeightsError
-
-__all__ = [
-    "Base",
-    "base_digest",
-    "base_tokenizer",
-    "load_model",
-    "open_base",
-    "read_shape",
-    "read_weights",
-    "write_model",
-]
 
 PREFIX = "transformer."
 SCORE = "score.weight"

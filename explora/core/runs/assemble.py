@@ -9,16 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from explora.core.base.find import Base, base_tokenizer, open_base
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
-from explora.core.base.weights import (
-    Base,
-    base_digest,
-    base_tokenizer,
-    load_model,
-    open_base,
-    read_weights,
-    write_model,
-)
+from explora.core.base.weights import base_digest, load_model, read_weights, write_model
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import load_implementation, task_row

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from explora.core.base.find import read_json_object
-from explora.core.base.weights import Base, base_digest, base_tokenizer, open_base
+from explora.core.base.find import Base, base_tokenizer, open_base, read_json_object
+from explora.core.base.weights import base_digest
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve

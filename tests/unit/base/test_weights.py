@@ -24,17 +24,9 @@ from transformers import (
 )
 from transformers import GPT2Config as TheirConfig
 
+from explora.core.base.find import Base, base_tokenizer, open_base, read_shape
 from explora.core.base.tokenizer import Tokenizer, train_tokenizer
-from explora.core.base.weights import (
-    Base,
-    base_digest,
-    base_tokenizer,
-    load_model,
-    open_base,
-    read_shape,
-    read_weights,
-    write_model,
-)
+from explora.core.base.weights import base_digest, load_model, read_weights, write_model
 from explora.core.config.registry import MODELS, Shape
 from explora.core.model.gpt2 import GPT2
 from explora.errors import WeightsError
@@ -679,7 +671,8 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import load_file
 from explora.core.model.gpt2 import GPT2
-from explora.core.base.weights import load_model, open_base, read_weights
+from explora.core.base.find import open_base
+from explora.core.base.weights import load_model, read_weights
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
