@@ -17,20 +17,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from explora.core.bench.device import Clock, settled_memory_bytes
-from explora.core.bench.measurements import Parts
-from explora.core.machine.facts import resident_memory_bytes
 from explora.core.training.adamw import Optimizer
 
 TEMPORARY = "temporaries"
 TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
 
 
-def watching_bytes() -> int:
-    """Return what torch takes to watch its operations: it imports a compiler, which is no part of a step."""
-    before = resident_memory_bytes()
-    with _Tracker(torch.device("cpu"), Clock(torch.device("cpu"))):
-        torch.zeros(1)
-    return resident_memory_bytes() - before
+def runtime_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
+    """Return the bytes that the process holds between two steps, less weights, gradients and optimizer state.
+
+    Call it before `tensor_parts`, which imports a compiler and takes another step: neither is part of the
+    measured peak. The known tensors are subtracted, not freed, so no tensor that something else holds too can
+    count twice.
+    """
+    device = next(model.parameters()).device
+    tracker = _Tracker(device, Clock(device))
+    tracker.claim([value for _, _, value in _held(model)], "weights")
+    tracker.claim([value.grad for value in model.parameters()], "gradients")
+    tracker.claim(_state(optimizers), "optimizer")
+    return settled_memory_bytes(device) - sum(storage.size for storage in tracker.alive.values())
 
 
 def tensor_parts(
@@ -44,10 +49,9 @@ def tensor_parts(
     Activations are made in the clock's phase "forward" and outlive it; gradients end up in a parameter's
     `.grad`; temporaries are the others, among them what checkpointing computes again.
     """
-    state = [value for each in optimizers for values in each.state.values() for value in values.values()]
     tracker = _Tracker(next(model.parameters()).device, clock)
     tracker.claim([value for _, _, value in _held(model)], "weights")
-    tracker.claim([value for value in state if isinstance(value, Tensor)], "optimizer")
+    tracker.claim(_state(optimizers), "optimizer")
 
     def note_gradient(value: Tensor) -> None:
         tracker.claim([value.grad], "gradients")
@@ -61,19 +65,10 @@ def tensor_parts(
     return tracker.largest()
 
 
-def memory_parts(
-    tensors: Mapping[str, int], model: nn.Module, optimizers: Sequence[Optimizer], watching: int
-) -> Parts:
-    """Add what is left without model and optimizer state, which are no use after this, less `watching`."""
-    device = next(model.parameters()).device
-    for value in model.parameters():
-        if value.requires_grad:  # the optimizer holds it too
-            value.data, value.grad = value.data.new_empty(0), None
-    for module, name, _ in _held(model):
-        setattr(module, name, None)
-    for optimizer in optimizers:
-        optimizer.state.clear()
-    return Parts(runtime=settled_memory_bytes(device) - watching, **tensors)
+def _state(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """Return the tensors of the optimizers' state."""
+    state = [value for each in optimizers for values in each.state.values() for value in values.values()]
+    return [value for value in state if isinstance(value, Tensor)]
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
+from explora.core.bench.accounting import runtime_bytes, tensor_parts
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
-from explora.core.bench.measurements import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement
+from explora.core.bench.measurements import FEWEST_STEPS, WARMUP_STEPS, Cell, Measurement, Parts
 from explora.core.bench.protocol import answer
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
@@ -140,7 +140,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         training.step()
     device, seconds, sizes = training.model.device, dict(training.clock.seconds), _sizes(session)
     peak = device_peak_bytes(device)
-    watching = watching_bytes()
+    runtime = runtime_bytes(training.model, training.optimizers)
     tensors = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
     return Measurement(
         steps=training.taken,
@@ -153,7 +153,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         flop=training.flop,
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        parts=memory_parts(tensors, training.model, training.optimizers, watching),
+        parts=Parts(runtime=runtime, **tensors),
         matrix_peak=matrix_peak(DTYPES[run.runtime.amp], device),
         **sizes,
         first_loss=losses[0],

@@ -47,7 +47,7 @@ class Cell:
 class Parts:
     """What peak memory is for, in bytes.
 
-    `runtime` is measured: what the process still holds after its steps, once the tensors are freed. The
+    `runtime` is measured: what the process holds after its steps, less the tensors that outlive a step. The
     others are sums over the tensors, at the moment of the step with the longest batch when they are largest.
     """
 

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from explora.core.bench.accounting import memory_parts, tensor_parts, watching_bytes
+from explora.core.bench.accounting import runtime_bytes, tensor_parts
 from explora.core.bench.device import Clock, device_peak_bytes, matrix_peak
-from explora.core.bench.measurements import WARMUP_STEPS, Measurement, peft_modules
+from explora.core.bench.measurements import WARMUP_STEPS, Measurement, Parts, peft_modules
 from explora.core.bench.protocol import answer
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
@@ -80,7 +80,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     peak, first_loss = device_peak_bytes(peer.device), _first_loss(peer.model, request)
     sizes = _sizes(peer)
     longest = request["batches"][0]
-    watching = watching_bytes()
+    runtime = runtime_bytes(peer.model, [peer.optimizer])
     tensors = tensor_parts(peer.model, [peer.optimizer], peer.clock, lambda: peer.step(longest))
     tokens = sum(row["tokens"] for row in rows)
     return Measurement(
@@ -94,7 +94,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         flop=step_flop(_shape(peer.model.config), run.method, tokens, _head_tokens(request, rows)),
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
-        parts=memory_parts(tensors, peer.model, [peer.optimizer], watching),
+        parts=Parts(runtime=runtime, **tensors),
         matrix_peak=matrix_peak(peer.dtype, peer.device),
         **sizes,
         first_loss=first_loss,

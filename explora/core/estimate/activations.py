@@ -20,6 +20,8 @@ from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 # so many they keep the probabilities.
 PLAIN_UP_TO = {2: 512, 4: 128}
 KEPT_UP_TO = 128
+# gelu.py: in bf16, so many numbers at once have fp32 copies; fewer than these in all have none.
+GELU_AT_ONCE, GELU_FEWEST = 1 << 19, 1 << 16
 MAPPED_FROM = 32 << 20  # as in allocating.py
 
 
@@ -133,7 +135,9 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
         backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
-    return Half(kept=kept, backward=backward, passes=passes or bool(kept))
+    # Before that, GELU's output is made again, beside gradients of the output, the residual and their sum.
+    again = (3 + 4) * states + _gelu_copies(work, rows)
+    return Half(kept=kept, backward=max(backward, again), passes=passes or bool(kept))
 
 
 def frozen_forward(work: Work) -> int:
@@ -142,9 +146,18 @@ def frozen_forward(work: Work) -> int:
     Embedded tokens, the block's input, its norm and the projection, copied, with two sets of scores; or the
     first two, what attention gave, their sum, its norm, and gelu's input and output.
     """
+    feeding = (5 + 4 + 4) * work.states + _gelu_copies(work, work.tokens)
     if work.is_plain:
-        return max((3 + 3 + 3) * work.states + 2 * work.scores + _mask(work), (5 + 4 + 4) * work.states)
-    return (5 + 4 + 4) * work.states
+        return max((3 + 3 + 3) * work.states + 2 * work.scores + _mask(work), feeding)
+    return feeding
+
+
+def _gelu_copies(work: Work, rows: int) -> int:
+    """Return the bytes of the two fp32 copies of a part of its input that GELU in bf16 makes."""
+    numbers = 4 * rows * work.shape.n_embd
+    if work.number == FLOAT32_BYTES or numbers < GELU_FEWEST:
+        return 0
+    return 2 * FLOAT32_BYTES * min(numbers, GELU_AT_ONCE)
 
 
 def _makes_again(work: Work, product: dict[str, int]) -> bool:

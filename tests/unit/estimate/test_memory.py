@@ -17,7 +17,7 @@ from explora.core.config.registry import MODELS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate import activations, memory
 from explora.core.estimate.memory import predict
-from explora.core.model import attention, cross_entropy
+from explora.core.model import attention, cross_entropy, gelu
 from tests.tiny_models import SHAPE, tiny_run
 
 ALL = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
@@ -42,18 +42,21 @@ def begin(run: TrainRun) -> ClockedTraining:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("plain", [0, 512], ids=["fused", "plain"])
 @pytest.mark.parametrize(("task", "method"), [pair for pair in TRIED if pair != ("sonnet", "last-linear")])
 def test_a_step_holds_what_is_predicted(
-    tiny_base: Path, tiny_data: Path, task: str, method: str, amp: str, checkpointing: bool
+    tiny_base: Path, tiny_data: Path, task: str, method: str, plain: int, amp: str, checkpointing: bool
 ) -> None:
-    run = tiny_run(tiny_base, tiny_data, task, **METHODS[method], amp=amp, grad_checkpoint=checkpointing)
+    """With both kinds of attention, as CPUs differ in the one that they choose for rows of this length."""
+    options = {"amp": amp, "grad_checkpoint": checkpointing, "plain_attention": plain}
+    run = tiny_run(tiny_base, tiny_data, task, **METHODS[method], **options)
     training = begin(run)
     found = tensor_parts(training.model, training.optimizers, training.clock, training.repeat_longest)
-    # As resolved: a CPU that emulates bf16 uses torch's fused attention, whose tensors are others.
-    told = predict(training.run, SHAPE, LENGTH, evaluates=False)
+    told = predict(run, SHAPE, LENGTH, evaluates=False)
     step = told.gradients + told.activations + told.temporaries
-    # A poem's given lines take no part in the loss; on so small a model that is much of the logits.
-    above = 1.15 if task == "paraphrase" else 1.35
+    # A poem's given lines take no part in the loss; on so small a model that is much of the logits, which are
+    # fp32 in bf16 too and there an even larger share beside fused attention, which makes no scores.
+    above = 1.15 if task == "paraphrase" else 1.35 if plain or amp == "off" else 1.45
     assert 0.93 <= step / (found["gradients"] + found["activations"] + found["temporaries"]) <= above
     steps_counted = 4 * sum(value.requires_grad for value in training.model.parameters())
     assert told.optimizer == found["optimizer"] - steps_counted
@@ -132,6 +135,7 @@ def test_the_constants_are_those_of_the_code() -> None:
     plain = {2: attention.PLAIN_UP_TO[torch.bfloat16], 4: attention.PLAIN_UP_TO[torch.float32]}
     assert plain == activations.PLAIN_UP_TO
     assert activations.KEPT_UP_TO == attention.KEPT_UP_TO
+    assert (activations.GELU_AT_ONCE, activations.GELU_FEWEST) == (gelu.NUMBERS_AT_ONCE, gelu.FEWEST_NUMBERS)
     assert memory.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
     assert memory.FEWEST_ROWS == cross_entropy.FEWEST_ROWS
 
