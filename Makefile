@@ -5,12 +5,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROMPT := "When winter's hand has closed the garden door"
+# Two processes of one thread each: the models are tiny, so threads would only wait for each other. A file's
+# tests stay in one process, which makes its fixtures once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests whose results depend on the kernels that the CPU's instructions select.
+NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_accounting.py tests/unit/estimate \
+	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test test-avx2 lint bench clean help
 
 help:  ## what there is (the default)
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
 
 demo: .venv/with-nothing  ## learn, score and write on embedded defaults, in runs/demo
 	$(BIN)/explora train paraphrase --lora 8 --epochs 10 --output runs/demo/paraphrase --overwrite
@@ -23,7 +29,10 @@ demo: .venv/with-nothing  ## learn, score and write on embedded defaults, in run
 	$(BIN)/explora generate sonnet runs/demo/sonnet --prompt $(PROMPT)
 
 test: .venv/with-test  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-avx2: .venv/with-test  ## the numerical tests with the kernels of a CPU without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
 
 lint: .venv/with-lint  ## style, types and layers
 	$(BIN)/ruff check .

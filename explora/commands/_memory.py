@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from explora import console
 from explora.commands._short_forms import short_form
@@ -90,18 +90,3 @@ def show(choice: Choice, *, is_chosen: bool) -> None:
     rows = [(name, console.size(number)) for name, number in asdict(choice.memory).items()]
     console.result_table(("memory at its peak", ""), [*rows, ("all", console.size(choice.memory.peak))])
     console.result(f"\npredicted for {size}")
-
-
-def to_json(choice: Choice, *, is_chosen: bool) -> dict[str, Any]:
-    """Return the prediction as `params --json` has it; `options` where a budget chose them."""
-    training, runtime = choice.run.training, choice.run.runtime
-    return {
-        "batch_size": training.batch_size,
-        "accumulate": training.accumulate,
-        "length": choice.length,
-        "amp": runtime.amp,
-        "grad_checkpoint": runtime.grad_checkpoint,
-        "parts": asdict(choice.memory),
-        "peak_bytes": choice.memory.peak,
-        "options": choice.options if is_chosen else None,
-    }

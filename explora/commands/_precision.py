@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from explora import console
-from explora.core.config.run_config import RuntimeConfig
+from explora.core.config.concerns import RuntimeConfig
 
 
 def warn_if_emulated(runtime: RuntimeConfig, *, is_recorded: bool = False) -> None:

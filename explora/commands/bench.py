@@ -158,18 +158,12 @@ def _resolved(task: str, options: dict[str, Any]) -> TrainRun:
 
 
 def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
-    from explora.core.bench.run import Bench
+    from explora.core.bench.run import open_bench
 
     with tempfile.TemporaryDirectory(prefix="explora-bench-") as scratch:
-        result = _follow(Bench(plan, Path(scratch)))
+        result = _follow(open_bench(plan, Path(scratch)))
     if json:
-        console.result_json(
-            {
-                "rows": [row.to_json() for row in result.rows],
-                "machine": result.machine,
-                "verdict": " ".join(result.verdict),
-            }
-        )
+        console.result_json(result.to_json())
     else:
         _show(result)
     if report is not None:

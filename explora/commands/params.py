@@ -120,8 +120,8 @@ def params(
         limit = None if budget is None else _positive_size(budget)
         choice = _memory.choose(run, shape, length, limit, classes=classes, others=others)
     if json:
-        told = None if choice is None else _memory.to_json(choice, is_chosen=budget is not None)
-        console.result_json(_to_json(counted) | {"memory": told})
+        predicted = None if choice is None else choice.to_json(is_chosen=budget is not None)
+        console.result_json(counted.to_json() | {"memory": predicted})
         return
     console.result(f"{label_of(run.model)}, {task}: {run.method.description}\n")
     if choice is not None:
@@ -183,18 +183,6 @@ def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
         labels=labels,
     )
     return count(shape, run.method, classes=len(labels), header=header.to_json())
-
-
-def _to_json(counted: Count) -> dict[str, object]:
-    return {
-        "total": counted.total,
-        "trainable": counted.trainable,
-        "share": counted.share,
-        "adapter_bytes": counted.adapter_bytes,
-        "parts": {
-            name: {"total": part.total, "trainable": part.trainable} for name, part in counted.parts.items()
-        },
-    }
 
 
 def _file(run: TrainRun) -> str:

@@ -24,7 +24,7 @@ TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
 
 
 def runtime_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
-    """Return the bytes that the process holds between two steps besides weights, gradients and optimizer state.
+    """Return what the process holds between two steps beside weights, gradients and optimizer state.
 
     Call it before `tensor_parts`, which imports a compiler and takes another step: neither is part of the
     measured peak. The known tensors are subtracted, not freed, so no tensor that something else holds too can

@@ -71,22 +71,35 @@ class Result:
     machine: dict[str, Any]
     verdict: list[str]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `bench --json`."""
+        rows = [row.to_json() for row in self.rows]
+        return {"rows": rows, "machine": self.machine, "verdict": " ".join(self.verdict)}
+
+
+def open_bench(plan: Plan, scratch: Path) -> Bench:
+    """Open base and data once, so that errors in them are reported before any cell starts.
+
+    `scratch` is an empty folder for the files that the processes share. Raises UsageError, DataError or
+    WeightsError.
+    """
+    plan.check()
+    base, examples = _survey(plan)
+    data = _shared_data(examples, plan, scratch / "data")
+    return Bench(_on_this_machine(plan), base=base, data=data, examples=len(examples), scratch=scratch)
+
 
 class Bench:
-    """A bench under way: iterate `measure()`, then `learn()` where the plan says so; then see `result()`.
+    """A bench under way: iterate `measure()`, then `learn()` if the plan asks for it; then see `result()`.
 
-    Opens base and data once, so that what is wrong with them is said before any cell starts. `scratch` is
-    an empty folder for what the processes share.
+    `examples` is the number of training examples, `data` the sample of them that every cell reads.
     """
 
-    def __init__(self, plan: Plan, scratch: Path) -> None:
-        plan.check()
-        self.base, examples = _survey(plan)
-        self.scratch, self.examples = scratch, len(examples)
-        self.plan = _on_this_machine(plan)
-        self.groups = groups_of(self.plan)
-        self.varying = varying(self.plan.settings)
-        self.data = _shared_data(examples, plan, scratch / "data")
+    def __init__(self, plan: Plan, *, base: Base, data: DataConfig, examples: int, scratch: Path) -> None:
+        self.plan, self.base, self.data = plan, base, data
+        self.examples, self.scratch = examples, scratch
+        self.groups = groups_of(plan)
+        self.varying = varying(plan.settings)
         self.done, self.load = 0, OtherLoad()
         self.busy_elsewhere = 0.0
 

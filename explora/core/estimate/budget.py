@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
@@ -28,6 +29,20 @@ class Choice:
     def needs(self) -> int:
         """The bytes that it should have: what is predicted, and the headroom."""
         return round(self.memory.peak * (1 + HEADROOM))
+
+    def to_json(self, *, is_chosen: bool) -> dict[str, Any]:
+        """Return the prediction as `params --json` has it; `options` where a budget chose them."""
+        training, runtime = self.run.training, self.run.runtime
+        return {
+            "batch_size": training.batch_size,
+            "accumulate": training.accumulate,
+            "length": self.length,
+            "amp": runtime.amp,
+            "grad_checkpoint": runtime.grad_checkpoint,
+            "parts": dataclasses.asdict(self.memory),
+            "peak_bytes": self.memory.peak,
+            "options": self.options if is_chosen else None,
+        }
 
     @property
     def options(self) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
+from typing import Any
 
 from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
@@ -49,6 +50,16 @@ class Count:
     def share(self) -> float:
         """`trainable` as a fraction of `total`."""
         return self.trainable / self.total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `params --json`, without the prediction of memory."""
+        return {
+            "total": self.total,
+            "trainable": self.trainable,
+            "share": self.share,
+            "adapter_bytes": self.adapter_bytes,
+            "parts": {name: asdict(part) for name, part in self.parts.items()},
+        }
 
 
 def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> Count:

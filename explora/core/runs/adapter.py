@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.plain_json import to_plain
-from explora.core.config.registry import METHODS, TASKS, method_class
+from explora.core.config.registry import METHODS, TASKS, method_class, task_row
 from explora.core.config.run_config import TrainRun, method_to_json
 from explora.core.config.setting import check_settings
 from explora.core.config.validation import validate
 from explora.core.estimate.parameters import HEAD, PEFT_PREFIX
 from explora.core.files import write_atomically
-from explora.errors import AdapterError, UsageError, did_you_mean
+from explora.errors import AdapterError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +65,8 @@ class Header:
                     "update explora: pip install -U explora",
                 )
             run = TrainRun.from_json({name: value.pop(name) for name in ("task", "method", "encoding")})
+            task_row(run.task)
             validate(run)
-            if run.task not in TASKS:
-                raise UsageError(f"no task {run.task!r}{did_you_mean(run.task, TASKS)}")
             value["labels"] = tuple(value["labels"])
             value["format"] = FORMAT  # what is written from here on
             return cls(task=run.task, method=run.method, encoding=run.encoding, **value)

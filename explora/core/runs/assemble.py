@@ -14,7 +14,7 @@ from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.base.weights import base_digest, load_model, read_weights, write_model
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
-from explora.core.config.registry import TASKS, load_implementation
+from explora.core.config.registry import load_implementation, task_row
 from explora.core.config.run_config import TrainRun
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
@@ -126,7 +126,7 @@ def make_task(
         seed=seed,
         labels=labels,
     )
-    task: Task = load_implementation(TASKS[name].implementation)(task_context)
+    task: Task = load_implementation(task_row(name).implementation)(task_context)
     return task
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from explora.core.config.run_config import RuntimeConfig
+from explora.core.config.concerns import RuntimeConfig
 from explora.core.runtime.probe import EMULATED_FROM, slowdown
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,7 +12,7 @@ from explora.core.bench.lesson_process import MARKS, learn
 from explora.core.bench.lessons import Learned, Lesson
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
-from explora.core.bench.run import Bench
+from explora.core.bench.run import open_bench
 from explora.core.runs.assemble import assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.events import StepDone
@@ -81,7 +81,9 @@ def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypa
     contenders = tuple(
         Contender(run=tiny_run(tiny_base, tiny_data, "paraphrase", method=method)) for method in speeds
     )
-    bench = Bench(Plan(contenders=contenders, repeats=1, steps=2, learning=True, lesson_steps=40), tmp_path)
+    bench = open_bench(
+        Plan(contenders=contenders, repeats=1, steps=2, learning=True, lesson_steps=40), tmp_path
+    )
     list(bench.measure())
     assert bench.lessons()[0] == 3
     done = list(bench.learn())
@@ -98,7 +100,7 @@ def test_without_a_number_the_steps_fit_the_time_and_the_epochs(tiny_base, tiny_
         running, "ask", lambda module, request, environment=None: found(seconds=2.0, steps=2).to_json()
     )
     run = tiny_run(tiny_base, tiny_data, "paraphrase")
-    bench = Bench(Plan(contenders=(Contender(run=run),), repeats=1, steps=2, learning=True), tmp_path)
+    bench = open_bench(Plan(contenders=(Contender(run=run),), repeats=1, steps=2, learning=True), tmp_path)
     list(bench.measure())
     whole = run.training.epochs * -(-bench.examples // run.training.batch_size)
     assert bench.lesson_steps(bench.groups[0]) == whole
@@ -110,7 +112,9 @@ def test_a_whole_bench_learns(tiny_base, tiny_data, monkeypatch, tmp_path):
     monkeypatch.setattr(running, "ask", ask_here)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
     contenders = tuple(Contender(run=run) for run in runs)
-    bench = Bench(Plan(contenders=contenders, repeats=1, steps=2, learning=True, lesson_steps=3), tmp_path)
+    bench = open_bench(
+        Plan(contenders=contenders, repeats=1, steps=2, learning=True, lesson_steps=3), tmp_path
+    )
     list(bench.measure())
     list(bench.learn())
     result = bench.result()

@@ -13,7 +13,7 @@ from explora.core.bench import run as running
 from explora.core.bench.measurements import WARMUP_STEPS, Contender
 from explora.core.bench.peer_reference import export
 from explora.core.bench.plan import Plan
-from explora.core.bench.run import Bench, CellDone, Result
+from explora.core.bench.run import Bench, CellDone, Result, open_bench
 from explora.core.config.registry import METHODS, TASKS
 from explora.core.config.run_config import TrainRun
 from explora.errors import TrainingError, UsageError
@@ -41,12 +41,12 @@ def test_contenders_take_turns_on_as_many_steps_as_the_first_found_time_for(
     monkeypatch.setattr(matrix, "TIMED_SECONDS", 1.2)
     monkeypatch.setattr(matrix, "LEAST_SECONDS", 0.0)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in METHODS]
-    cells, result = finish(Bench(plan(*runs, repeats=2, steps=None), tmp_path))
-    names = ["lora r=8", "full", "last-linear"]
+    cells, result = finish(open_bench(plan(*runs, repeats=2, steps=None), tmp_path))
+    names = [run.method.label for run in runs]
     assert [each.contender for each in cells] == names + names[::-1]
-    assert [each.done for each in cells] == [1, 2, 3, 4, 5, 6]
+    assert [each.done for each in cells] == [*range(1, 2 * len(names) + 1)]
     assert len({row.steps for row in result.rows}) == 1
-    assert [row.repeats for row in result.rows] == [2, 2, 2]
+    assert [row.repeats for row in result.rows] == [2] * len(names)
 
 
 def test_every_contender_runs_once_and_then_time_may_be_up(
@@ -55,7 +55,7 @@ def test_every_contender_runs_once_and_then_time_may_be_up(
     for name in ("TIMED_SECONDS", "LEAST_SECONDS", "SECONDS_A_REPEAT", "SECONDS_A_CELL"):
         monkeypatch.setattr(matrix, name, 0.0)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    cells, result = finish(Bench(plan(*runs, repeats=3, steps=None), tmp_path))
+    cells, result = finish(open_bench(plan(*runs, repeats=3, steps=None), tmp_path))
     assert [each.contender for each in cells] == ["full", "lora r=8"]
     assert result.verdict[-1] == "Time was up after 2 of 6 cells."
     assert [row.repeats for row in result.rows] == [1, 1]
@@ -72,7 +72,7 @@ def test_a_contender_that_failed_is_not_run_again(in_process, tiny_base, tiny_da
 
     monkeypatch.setattr(running, "ask", failing)
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    cells, result = finish(Bench(plan(*runs, repeats=3), tmp_path))
+    cells, result = finish(open_bench(plan(*runs, repeats=3), tmp_path))
     assert asked == ["full", "lora", "lora", "lora"]
     assert [each.is_new for each in cells if each.error] == [True, False, False]
     assert [row.error for row in result.rows] == ["out of memory", None]
@@ -84,7 +84,7 @@ def test_nothing_measured_is_an_error(tiny_base, tiny_data, monkeypatch, tmp_pat
 
     monkeypatch.setattr(running, "ask", failing)
     with pytest.raises(TrainingError, match="no cell could be measured; lora r=8: out of memory"):
-        finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase")), tmp_path))
+        finish(open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase")), tmp_path))
 
 
 def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch, tmp_path):
@@ -92,17 +92,17 @@ def test_other_rows_are_not_comparable(tiny_base, tiny_data, monkeypatch, tmp_pa
         running, "ask", lambda module, request, environment=None: found(rows=str(random.random())).to_json()
     )
     runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in ("full", "lora")]
-    _, result = finish(Bench(plan(*runs), tmp_path))
+    _, result = finish(open_bench(plan(*runs), tmp_path))
     assert "other rows" in str(result.rows[1].error)
 
 
 def test_what_is_wrong_is_said_before_any_cell(tiny_base, tiny_data, tmp_path):
     with pytest.raises(UsageError, match="at most 192 tokens"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193), tmp_path)
+        open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193), tmp_path)
     with pytest.raises(UsageError, match="none of these methods"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True), tmp_path)
+        open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True), tmp_path)
     with pytest.raises(UsageError, match="sentiment"):
-        Bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True), tmp_path)
+        open_bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True), tmp_path)
 
 
 # What peft 0.21 asks of transformers 5.
@@ -112,7 +112,7 @@ OF_PEERS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Future
 @OF_PEERS
 @pytest.mark.parametrize("task", [task for task, row in TASKS.items() if not row.own_head])
 def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_data, tmp_path):
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, task, rank=3), peer=True), tmp_path))
+    _, result = finish(open_bench(plan(tiny_run(tiny_base, tiny_data, task, rank=3), peer=True), tmp_path))
     own, peer = result.rows
     assert peer.error is None
     assert peer.first_loss == pytest.approx(peer.reference_loss, abs=1e-5)
@@ -144,7 +144,7 @@ def test_another_base_is_not_compared(tiny_base, tiny_data, tmp_path, monkeypatc
         return reply
 
     monkeypatch.setattr(running, "ask", other_base)
-    _, result = finish(Bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), peer=True), tmp_path))
+    _, result = finish(open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), peer=True), tmp_path))
     assert "not compared: its loss on the first batch is" in str(result.rows[1].error)
     assert result.rows[1].tokens_per_second is None
 

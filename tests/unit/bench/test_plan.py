@@ -10,7 +10,7 @@ import pytest
 from explora.core.bench import run as running
 from explora.core.bench.measurements import BenchSetting, Contender, varying
 from explora.core.bench.plan import MOST_CELLS, Plan
-from explora.core.bench.run import Bench
+from explora.core.bench.run import open_bench
 from explora.core.bench.shared_rows import sample
 from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
@@ -77,7 +77,7 @@ def test_each_setting_has_its_own_steps_rows_and_peer(tiny_base, tiny_data, monk
 
     settings = [(2, None), (4, None), (4, 40)]
     contenders = [contender(method, *setting) for setting in settings for method in ("full", "lora")]
-    bench = Bench(Plan(contenders=tuple(contenders), repeats=1, steps=2), tmp_path)
+    bench = open_bench(Plan(contenders=tuple(contenders), repeats=1, steps=2), tmp_path)
     names = [done.contender for done in bench.measure()]
     assert names[0] == "full, batch 2, length as it is"
     assert names[-1] == "lora r=8, batch 4, length 40"
