@@ -31,15 +31,14 @@ from explora.core.training.checkpoint import trained_tensors
 FULL_HEADER = "explora.json"
 
 
-@dataclass(kw_only=True)
-class Session:
-    """A model with its task, tokenizer, base and method.
+@dataclass(frozen=True, kw_only=True)
+class SessionParts:
+    """A task with its tokenizer, base and method: everything in a session except its model.
 
     `header` describes the trained weights, None for a base; `label` names the model in output; `source` is
     the folder that it was opened from, None during training and for a base that is given by name.
     """
 
-    model: GPT2
     task: Task
     task_name: str
     tokenizer: Tokenizer
@@ -49,25 +48,17 @@ class Session:
     header: Header | None
     label: str
     source: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(SessionParts):
+    """A model with its task, tokenizer, base and method, ready to train or to answer."""
+
+    model: GPT2
 
     def settle(self) -> None:
         """Prepare the model for inference only: it can no longer be trained, merged or saved."""
         self.model.requires_grad_(False).pack(twice=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionParts:
-    """Everything in a session except its model; for the fields see `Session`."""
-
-    task: Task
-    task_name: str
-    tokenizer: Tokenizer
-    base: Base
-    method: Method
-    encoding: EncodingConfig
-    header: Header | None
-    label: str
-    source: Path | None = None
 
 
 def assemble(
