@@ -85,8 +85,10 @@ def open_bench(plan: Plan, scratch: Path) -> Bench:
     """
     plan.check()
     base, examples = _survey(plan)
+    resolved = _on_this_machine(plan)
+    groups = groups_of(resolved)
     data = _shared_data(examples, plan, scratch / "data")
-    return Bench(_on_this_machine(plan), base=base, data=data, examples=len(examples), scratch=scratch)
+    return Bench(resolved, groups, base=base, data=data, examples=len(examples), scratch=scratch)
 
 
 class Bench:
@@ -95,10 +97,18 @@ class Bench:
     `examples` is the number of training examples, `data` the sample of them that every cell reads.
     """
 
-    def __init__(self, plan: Plan, *, base: Base, data: DataConfig, examples: int, scratch: Path) -> None:
-        self.plan, self.base, self.data = plan, base, data
+    def __init__(
+        self,
+        plan: Plan,
+        groups: list[Group],
+        *,
+        base: Base,
+        data: DataConfig,
+        examples: int,
+        scratch: Path,
+    ) -> None:
+        self.plan, self.groups, self.base, self.data = plan, groups, base, data
         self.examples, self.scratch = examples, scratch
-        self.groups = groups_of(plan)
         self.varying = varying(plan.settings)
         self.done, self.load = 0, OtherLoad()
         self.busy_elsewhere = 0.0

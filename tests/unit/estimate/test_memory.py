@@ -144,7 +144,10 @@ def test_the_constants_are_those_of_the_code() -> None:
     plain = {2: attention.PLAIN_UP_TO[torch.bfloat16], 4: attention.PLAIN_UP_TO[torch.float32]}
     assert plain == activations.PLAIN_UP_TO
     assert activations.KEPT_UP_TO == attention.KEPT_UP_TO
-    assert (activations.GELU_AT_ONCE, activations.GELU_FEWEST) == (gelu.ELEMENTS_AT_ONCE, gelu.FEWEST_NUMBERS)
+    assert (activations.GELU_AT_ONCE, activations.GELU_FEWEST) == (
+        gelu.ELEMENTS_AT_ONCE,
+        gelu.FEWEST_ELEMENTS,
+    )
     assert memory.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
     assert memory.FEWEST_ROWS == cross_entropy.FEWEST_ROWS
 
