@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import Shape
+from explora.core.config.registry import METHODS, Shape
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import ADAPTER_FILE, Header, write_adapter
 from explora.core.training.checkpoint import trained_tensors
