@@ -58,6 +58,7 @@ METHODS: dict[str, str] = {
     "lora": "explora.core.methods.lora:LoRA",
     "full": "explora.core.methods.full:Full",
     "last-linear": "explora.core.methods.last_linear:LastLinear",
+    "ia3": "explora.core.methods.ia3:IA3",
 }
 
 

@@ -1,0 +1,167 @@
+"""IA3 (Liu et al. 2022): trained vectors rescale keys, values and inner activations. Layers: `ia3_layers`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from explora.core.config.method import Product, Tensors
+from explora.core.config.registry import TARGETS, Shape
+from explora.core.config.values import Blocks
+from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+from explora.core.methods.peft_format import refuse_unreadable, targets_of
+from explora.core.methods.targets import TargetedMethod, layers_setting, span, targets_setting
+from explora.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explora.core.model.gpt2 import GPT2
+
+INNER = "mlp.c_proj"  # its input is rescaled, as the paper does; of the other modules the output is
+READ = {"feedforward_modules", "init_ia3_weights"}  # of PEFT's IA3Config: read, or of no effect
+NUMBERS_AT_ONCE = 1 << 18  # of which the gradient of a vector is summed: they stay in a cache
+ONE_BLOCK = re.compile(r"(?:transformer\.)?h\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IA3(TargetedMethod):
+    """Train vectors that rescale outputs of modules, and the input of the feed-forward's second product."""
+
+    name = "ia3"
+    summary = "vectors that rescale keys, values and inner activations (Liu et al. 2022)"
+    learning_rate = 3e-3
+    untrained = "every ia3_l is one"
+
+    targets: tuple[str, ...] = targets_setting(("key", "value", "mlp-down"))
+    layers: Blocks | None = layers_setting()
+
+    @property
+    def description(self) -> str:
+        """`ia3 on key, value, mlp-down`."""
+        return f"{self.label} {self.place}"
+
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return the shapes of the vectors, named by module and target."""
+        tensors: Tensors = {}
+        for target in self.targets:
+            module, part = TARGETS[target]
+            fan_in, fan_out = block_modules(shape.n_embd)[module]
+            size = fan_in if module == INNER else span(fan_out, None if part is None else (part,))
+            tensors |= {f"h.{layer}.{module}.{target}": (size,) for layer in self.blocks(shape)}
+        return tensors
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return the shapes of PEFT's vectors: (out, 1), and (1, in) where the input is rescaled."""
+        tensors: Tensors = {}
+        for layer, module, _ in self.sites(shape):
+            fan_in, fan_out = block_modules(shape.n_embd)[module]
+            tensors[f"h.{layer}.{module}.ia3_l"] = (1, fan_in) if module == INNER else (fan_out, 1)
+        return tensors
+
+    def kept_bytes(self, product: Product) -> dict[str, int]:
+        """Return what is multiplied by the vectors: parts of the output, or the input."""
+        parts = self.modules().get(product.module, ())
+        if parts == () or not self.adapts(product.layer):
+            return {}
+        if product.module == INNER:
+            return {f"{INNER}'s input": product.input_bytes if product.input_is_kept else 0}
+        columns = len(parts or (0,)) * span(product.fan_out, parts)
+        return {f"{product.module}'s output": product.rows * columns * product.number_bytes}
+
+    def backward_bytes(self, product: Product) -> int:
+        """Return the recomputed input, and the portions of which its gradient is summed in fp32."""
+        if product.module != INNER or not self.kept_bytes(product):
+            return 0  # what an output's vector takes is less than attention's backward pass takes before
+        portions = 1 if product.number_bytes == FLOAT32_BYTES else 2  # a product, and a cast
+        numbers = min(product.rows * product.fan_in, NUMBERS_AT_ONCE)
+        return product.input_bytes + portions * FLOAT32_BYTES * numbers
+
+    @property
+    def reads_norms(self) -> bool:
+        """The vectors' gradients need the products' outputs, and not what they read."""
+        return False
+
+    def apply(self, model: GPT2) -> None:
+        """Freeze the model, then put vectors of ones beside the chosen modules of the chosen blocks."""
+        from explora.core.methods.ia3_layers import add_vectors
+
+        add_vectors(model, self)
+
+    def merge(self, model: GPT2) -> None:
+        """Multiply the weights, and the biases of rescaled outputs, by the vectors."""
+        from explora.core.methods.ia3_layers import merge_vectors
+
+        merge_vectors(model)
+
+    def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return PEFT's vectors; those of parts of c_attn become one of the whole, with ones elsewhere."""
+        from explora.core.methods.ia3_layers import to_peft
+
+        return to_peft(trained, self.modules())
+
+    def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
+        """Return the vectors of each part; the inverse of `to_file`."""
+        from explora.core.methods.ia3_layers import from_peft
+
+        return from_peft(stored, shapes, self.modules())
+
+    def is_untrained(self, trained: Mapping[str, Tensor]) -> bool:
+        """Return whether every vector is one."""
+        vectors = [value for name, value in trained.items() if name.endswith("ia3_l")]
+        return bool(vectors) and all(bool((value == 1).all()) for value in vectors)
+
+    def peft_config(self) -> dict[str, Any]:
+        """Return PEFT's IA3Config; it has no list of blocks, so each module is named with its block."""
+        modules = list(self.modules())
+        if self.layers is not None:
+            modules = [f"h.{layer}.{module}" for layer in self.layers for module in modules]
+        return {
+            "peft_type": "IA3",
+            "target_modules": modules,
+            "feedforward_modules": [module for module in modules if module.endswith(INNER)],
+            "fan_in_fan_out": True,
+            "init_ia3_weights": True,
+        }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+        """Return the IA3 of PEFT's configuration. Raises UsageError for what explora does not compute."""
+        if config.get("peft_type") != "IA3":
+            return None
+        refuse_unreadable(config, READ, {})
+        modules, layers = _split_blocks(config.get("target_modules"))
+        inner, _ = _split_blocks(config.get("feedforward_modules") or [])
+        targets = targets_of(modules)
+        scaled_inside = set(targets_of(inner)) & set(targets)
+        if scaled_inside != {"mlp-down"} & set(targets):
+            raise UsageError(
+                f"feedforward_modules {inner!r}: explora's IA3 rescales the input of {INNER}, and no other"
+            )
+        return cls(targets=targets, layers=layers)
+
+    def peer_config(self) -> dict[str, Any]:
+        """Return PEFT's configuration with one vector for each whole module, as its users write it."""
+        modules = sorted(self.modules())
+        return {
+            "peft_type": "IA3",
+            "target_modules": modules,
+            "feedforward_modules": [module for module in modules if module == INNER],
+            "fan_in_fan_out": True,
+        }
+
+
+def _split_blocks(wanted: Any) -> tuple[Any, Blocks | None]:
+    """Return module names without blocks, and the blocks that all of them have. Raises UsageError."""
+    if not isinstance(wanted, list):
+        return wanted, None
+    found = [ONE_BLOCK.fullmatch(str(name)) for name in wanted]
+    if not any(found):
+        return wanted, None
+    named = {(int(match[1]), match[2]) for match in found if match}
+    blocks, modules = {layer for layer, _ in named}, {module for _, module in named}
+    if None in found or len(named) != len(blocks) * len(modules):
+        raise UsageError(f"target_modules {wanted!r} names other modules in some blocks than in others")
+    return sorted(modules), Blocks(blocks)
