@@ -13,7 +13,7 @@ NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_a
 	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-avx2 lint bench clean help
+.PHONY: demo test test-avx2 test-oldest lint bench clean help
 
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
@@ -33,6 +33,14 @@ test: .venv/with-test  ## the whole test suite
 
 test-avx2: .venv/with-test  ## the numerical tests with the kernels of a CPU without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERICAL)
+
+test-oldest: .venv-oldest/installed  ## the tests with the oldest declared versions of everything but torch
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
+	@touch $@
 
 lint: .venv/with-lint  ## style, types and layers
 	$(BIN)/ruff check .
