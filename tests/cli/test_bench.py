@@ -31,7 +31,7 @@ def in_process(monkeypatch):
 
 def test_each_cell_has_a_process_and_one_that_fails_is_a_row(explora, on_tiny, check_schema):
     chosen = ("--methods", "full,lora", "--ranks", f"2,{TOO_LARGE}", "--repeats", "1", "--steps", "2")
-    ballast = b"." * 500_000_000  # ours, and not to be found in any cell
+    ballast = b"." * 1_000_000_000  # ours, and not to be found in any cell
     done = explora("bench", *on_tiny, *chosen, "--json")
     assert done.code == 0
     (value,) = done.objects
