@@ -162,7 +162,7 @@ def test_weights_are_merged_in_fp32_and_cast_last(
 def test_what_rounding_changes_is_told(base: Path, tmp_path: Path) -> None:
     run, close = tmp_path / "run", tmp_path / "close"
     model = causal(base)
-    with torch.no_grad():  # pairs of tokens that bf16 cannot tell apart: the best of them is not the best any more
+    with torch.no_grad():  # pairs of tokens that bf16 cannot tell apart, so the best one changes
         embedding = model.transformer.wte.weight
         pairs = len(embedding) // 2
         embedding[1 : 2 * pairs : 2] = embedding[0 : 2 * pairs : 2] * 1.0005
