@@ -18,6 +18,9 @@ from explora.core.methods.lora import LoRA
 from explora.core.model.gpt2 import GPT2
 from tests.tiny_models import make_method
 
+# Older versions of peft (0.18, 0.19) look for the configuration of a base that has no folder here.
+pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")
+
 TINY = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=50)
 ELEVEN = Shape(n_layer=11, n_head=1, n_embd=4, n_positions=4, vocab_size=9)  # h.10 sorts before h.2
 SHAPES = [TINY, ELEVEN, MODELS["gpt2"].shape]

@@ -151,7 +151,7 @@ BUGS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no result": (lambda after: (after / f"{RUN}.json").unlink(), "No such file"),
     "a damaged file": (
         lambda after: (after / RUN / "adapter_model.safetensors").write_bytes(b"\1" + bytes(8)),
-        "header",
+        "deserializing",
     ),
 }
 
