@@ -58,3 +58,10 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     line = re.search(r"^\| data \| (.*) \|$", card(tmp_path, "text", "full", 0, data=evil), re.MULTILINE)
     assert line is not None
     assert line[1] == "`data' # heading <script>`"
+
+
+@pytest.mark.parametrize("end", ["Same? ", "Same?"])
+def test_a_space_that_ends_the_prompt_is_named(tmp_path: Path, end: str) -> None:
+    text = card(tmp_path, "paraphrase", "lora", 0, template=f"{{sentence1}} {{sentence2}} {end}")
+    assert "`{sentence1} {sentence2} Same?`" in text
+    assert ("The prompt ends with a space." in text) == end.endswith(" ")
