@@ -65,7 +65,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
     if run.encoding.template and not method.needs_head:
         words = ", ".join(run.encoding.label_words or ())
         lines += ["", "## Prompt", "", _code(run.encoding.template), ""]
-        if run.encoding.template.endswith(" "):  # Markdown does not show it; without it the scores are useless
+        if run.encoding.template.endswith(" "):  # Markdown hides it; without it the scores are useless
             lines += ["The prompt ends with a space.", ""]
         lines += [f"Label words: {_code(words)}"]
     lines += ["", "## Use", "", f"    explora eval {run.task} {folder}", "", _loading(run, folder, classes)]
