@@ -18,7 +18,7 @@ READ = {
 # Fields that may have these values alone.
 READABLE: dict[str, Sequence[Any]] = {"bias": ("none",), "layers_pattern": (None, [], "h", ["h"])}
 HEADS = {"score", "classifier"}
-MOST_BLOCKS = 100  # a pattern is tried on so many blocks, more than any GPT-2 has
+MOST_BLOCKS = 100  # a pattern is tried on this many blocks; no GPT-2 has more
 
 
 def refuse_unreadable(
