@@ -44,7 +44,8 @@ class Batch:
 
     input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 where no loss is taken;
     positions (B,): the last real token of each row; weight: how many items the summed loss has;
-    tokens: real tokens read; features: those of the examples, padded likewise, where all have them.
+    tokens: real tokens read; places (N,): where among the B T token targets a loss is taken, None for
+    classes; features: those of the examples, padded likewise, where all have them.
     """
 
     input_ids: Tensor
@@ -52,6 +53,7 @@ class Batch:
     positions: Tensor
     weight: int
     tokens: int
+    places: Tensor | None = None
     features: Features | None = None
 
     @property
@@ -59,18 +61,38 @@ class Batch:
         """What the model reads: the features where there are any, else the ids."""
         return self.input_ids if self.features is None else self.features
 
+    def predicted(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden states, (N, C), at which a token is predicted, and these tokens, (N,).
+
+        hidden: (B, T, C). The places are known from the start, because a boolean index would make the host
+        wait for a GPU.
+        """
+        return hidden.flatten(0, 1)[self.places], self.targets.flatten()[self.places]
+
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on a device."""
+        """Return the batch with its tensors on a device. The host does not wait for a GPU to copy them."""
         if device == self.input_ids.device:
             return self
-        features = self.features
+        places, features = self.places, self.features
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            targets=self.targets.to(device),
-            positions=self.positions.to(device),
-            features=features and Features(features.states.to(device), features.depth),
+            input_ids=_copy(self.input_ids, device),
+            targets=_copy(self.targets, device),
+            positions=_copy(self.positions, device),
+            places=None if places is None else _copy(places, device),
+            features=features and Features(_copy(features.states, device), features.depth),
         )
+
+
+def _copy(value: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a GPU from pinned memory, which the copy can read in the background."""
+    pinned = value.pin_memory() if device.type == "cuda" else value
+    return pinned.to(device, non_blocking=True)
+
+
+def find_places(targets: Tensor) -> Tensor:
+    """Return the places (N,) of `Batch` for token targets (B, T)."""
+    return (targets.flatten() >= 0).nonzero().squeeze(1)
 
 
 def stack_features(examples: Sequence[Example]) -> Features | None:
