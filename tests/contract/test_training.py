@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import Shape, method_class

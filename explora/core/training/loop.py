@@ -188,7 +188,7 @@ class Training:
         started, at = time.perf_counter(), self.progress
         if not self.model.training:  # train() visits every module
             self.model.train()
-        batches = self._collate(rows, epoch)
+        batches = self.collate(rows, epoch)
         items = max(1, sum(batch.weight for batch in batches))
         rate = self._set_learning_rate(at.step)
         losses = self.accumulate(batches, items)
@@ -211,7 +211,7 @@ class Training:
             seconds=seconds,
         )
 
-    def _collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
+    def collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
         size = self.run.training.batch_size
         chosen = [self.examples[row] for row in rows]
         with self.phase("collate"):
