@@ -19,6 +19,7 @@ from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
+from explora.core.model.transfer import copy_to
 from explora.errors import DataError
 
 PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
@@ -76,18 +77,12 @@ class Batch:
         places, features = self.places, self.features
         return replace(
             self,
-            input_ids=_copy(self.input_ids, device),
-            targets=_copy(self.targets, device),
-            positions=_copy(self.positions, device),
-            places=None if places is None else _copy(places, device),
-            features=features and Features(_copy(features.states, device), features.depth),
+            input_ids=copy_to(self.input_ids, device),
+            targets=copy_to(self.targets, device),
+            positions=copy_to(self.positions, device),
+            places=None if places is None else copy_to(places, device),
+            features=features and Features(copy_to(features.states, device), features.depth),
         )
-
-
-def _copy(value: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; to a GPU from pinned memory, which the copy can read in the background."""
-    pinned = value.pin_memory() if device.type == "cuda" else value
-    return pinned.to(device, non_blocking=True)
 
 
 def find_places(targets: Tensor) -> Tensor:

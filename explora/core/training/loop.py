@@ -212,6 +212,7 @@ class Training:
         )
 
     def collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
+        """Return the examples of `rows` as micro-batches on the model's device."""
         size = self.run.training.batch_size
         chosen = [self.examples[row] for row in rows]
         with self.phase("collate"):
