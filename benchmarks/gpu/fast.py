@@ -110,7 +110,7 @@ def train(cell: Training, folder: Path, device: str) -> dict[str, Any]:
         "method": cell.method,
         "batch_size": cell.batch_size,
         "device": device,
-        "amp": "bf16",
+        "amp": "bf16" if device == "cuda" else "off",
     }
     run, _ = resolve("paraphrase", settings | ({"rank": 8} if cell.method == "lora" else {}))
     contenders = (Contender(run=run, length=cell.length),)
