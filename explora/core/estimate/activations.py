@@ -183,7 +183,7 @@ def _kept_for(work: Work, product: Product) -> dict[str, int]:
 
 
 def _makes_again(work: Work, product: Product) -> bool:
-    """Whether gradients need the norm's output, a product's input, which is then made again from the norm's."""
+    """Whether gradients need a product's input, the norm's output, which is then made again."""
     if work.checkpointed:
         return False
     reads = work.method.reads_norms and bool(work.method.kept_bytes(product))
