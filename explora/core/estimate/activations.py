@@ -119,7 +119,8 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
         kept |= _dropped(work, rows)
     # Beside an adapter's gradients there is the norm's output, made again.
     again = work.states if _makes_again(work, c_attn) and not _trains_weight(work, c_attn) else 0
-    backward = _attention_backward(work, once) + again + work.method.backward_bytes(c_attn)
+    adds = bool(work.method.kept_bytes(c_attn))
+    backward = _attention_backward(work, once, adds) + again + work.method.backward_bytes(c_attn)
     return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 
@@ -232,10 +233,13 @@ def _dropped(work: Work, rows: int) -> dict[str, int]:
     return {"dropout": rows * work.shape.n_embd * work.number} if work.dropout else {}
 
 
-def _attention_backward(work: Work, once: bool) -> int:
-    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores."""
+def _attention_backward(work: Work, once: bool, adds: bool) -> int:
+    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores.
+
+    Where one position is asked for, the most comes at the projection, to which the method may add its own.
+    """
     if once:
-        return 8 * work.states
+        return (8 if adds else 5) * work.states
     if not work.is_plain or work.dropout:
         return 9 * work.states + (2 * work.scores if work.dropout else 0)
     again = 0 if work.length <= KEPT_UP_TO else work.scores + _mask(work)
