@@ -14,6 +14,7 @@ from explora.core.methods.bitfit import BitFit
 from explora.core.methods.full import Full
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
+from explora.core.methods.miss import MiSS
 from explora.core.methods.top import Top
 from explora.core.model.gpt2 import GPT2
 from tests.kept_tensors import kept_bytes
@@ -28,6 +29,7 @@ METHODS_TRIED = {
     "mlp-up alone": LoRA(rank=4, targets=("mlp-up",)),
     "dropped": LoRA(rank=4, targets=("c_attn", "mlp-down"), lora_dropout=0.1),
     "biases": BitFit(),
+    "shards": MiSS(rank=16, targets=ALL),
     "top": Top(blocks=2),
     "one block": LoRA(rank=4, targets=("attn-out",), layers=Blocks.parse("1-1")),
 }
