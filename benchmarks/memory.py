@@ -106,6 +106,8 @@ random:gpt2       | text       | miss 16, all six | 4 x 128  | bf16 |
 random:gpt2       | paraphrase | top 2            | 8 x 128  | bf16 |
 random:gpt2       | text       | top 2            | 2 x 256  | off  |
 random:gpt2       | sentiment  | top 2            | 4 x 512  | bf16 | checkpointing
+random:gpt2       | text       | top 2            | 8 x 256  | bf16 | checkpointing
+random:gpt2       | paraphrase | bitfit           | 8 x 128  | bf16 | checkpointing
 """
 
 
