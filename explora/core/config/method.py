@@ -119,7 +119,7 @@ class Method(ABC):
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Return whether weight decay applies to a trained tensor; to none unless the base is trained."""
+        """Return whether weight decay applies to a trained tensor: to the base's own matrices alone."""
         return False
 
     @abstractmethod
