@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from explora.core.config.method import Method, Product, Tensors
+from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
 from explora.core.config.setting import setting
 from explora.core.methods.freezing import freeze
@@ -45,10 +45,6 @@ class NormTuning(Method):
     def first_trained_block(self, shape: Shape) -> int:
         """Return the number of blocks: all are frozen."""
         return shape.n_layer
-
-    def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return nothing: no block is trained."""
-        return {}
 
     def apply(self, model: GPT2) -> None:
         """Freeze all but the norm, which is kept in fp32."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from explora.commands import _short_forms
-from explora.core.config.registry import DEFAULT_METHOD, METHODS, MODELS
+from explora.core.config.registry import DEFAULT_METHOD, METHODS, MODELS, method_class
 from explora.core.config.run_config import CONCERNS, TrainRun, field_names, method_settings, methods_with
 from explora.core.config.setting import Setting, settings_of_class
 
@@ -131,7 +131,18 @@ def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
 
 def _help(item: Setting, default: str | None) -> str:
     """Return the help with the default and, for a setting of some methods, their names."""
-    facts = [f"default: {default or item.about.default or item.show(item.default)}"]
+    facts = [f"default: {default or item.about.default or _defaults(item)}"]
     if item.name in method_settings() and (users := methods_with(item.name)) != list(METHODS):
         facts.insert(0, ", ".join(users))
     return f"{item.about.help.removesuffix('.')} ({'; '.join(facts)})."
+
+
+def _defaults(item: Setting) -> str:
+    """Return the default, and for the methods that have another theirs: `8, for miss 16`."""
+    shown = item.show(item.default)
+    if item.name not in method_settings():
+        return shown
+    own = {
+        method: item.show(getattr(method_class(method)(), item.name)) for method in methods_with(item.name)
+    }
+    return ", ".join([shown, *(f"for {method} {value}" for method, value in own.items() if value != shown)])

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import prod
@@ -54,9 +54,17 @@ class StoredTensor:
 
 
 def load_model(
-    base: Base, *, dtype: torch.dtype, device: torch.device, dropout: float = 0.0, seed: int = 0
+    base: Base,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    dropout: float = 0.0,
+    seed: int = 0,
+    in_fp32: Container[str] = (),
 ) -> GPT2:
-    """Return the model of `base` with weights of `dtype` on `device`; a `score` head stays fp32.
+    """Return the model of `base` with weights of `dtype` on `device`.
+
+    A `score` head and the weights called `in_fp32` are in fp32.
 
     A file of that dtype is mapped, not read; any other is cast tensor by tensor, so that a bf16 model never
     holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
@@ -67,11 +75,13 @@ def load_model(
         model = GPT2(base.shape, dropout)
         if SCORE in stored and len(stored[SCORE].shape) == 2:
             model.score = nn.Linear(base.shape.n_embd, stored[SCORE].shape[0], bias=False)
+    names = [name for name, _ in model.named_parameters()]
+    dtypes = {name: torch.float32 if name == SCORE or name in in_fp32 else dtype for name in names}
     if base.folder:
         _check_fit(base, stored, model)
-        tensors = _read_all(list(stored.values()), dtype)
+        tensors = _read_all(list(stored.values()), dtypes)
     else:
-        tensors = _draw_all(model, dtype, seed)
+        tensors = _draw_all(model, dtypes, seed)
     model.load_state_dict({name: tensor.to(device) for name, tensor in tensors}, assign=True)
     model.compute_dtype = dtype
     return model
@@ -187,25 +197,26 @@ def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> N
         raise WeightsError(f"{base.label} does not fit its {CONFIG}: {'; '.join(problems)}")
 
 
-def _read_all(stored: Sequence[StoredTensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor as `dtype`, the head as fp32: mapped where it is stored so, else cast.
+def _read_all(
+    stored: Sequence[StoredTensor], dtypes: Mapping[str, torch.dtype]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor in its dtype of `dtypes`: mapped where it is stored so, else cast.
 
     The pages of a file stay in memory as long as it is mapped, hence a mapping of its own for each tensor
     that is cast, and the largest first, while there is little else.
     """
-    wanted = {item.name: torch.float32 if item.name == SCORE else dtype for item in stored}
-    mapped = [item for item in stored if STORED_DTYPES[item.dtype] is wanted[item.name]]
+    mapped = [item for item in stored if STORED_DTYPES[item.dtype] is dtypes[item.name]]
     for file in {item.file: None for item in mapped}:
         with _open(file) as handle:
             for item in mapped:
                 if item.file == file:
                     yield item.name, handle.get_tensor(item.key)
-    to_cast = [item for item in stored if STORED_DTYPES[item.dtype] is not wanted[item.name]]
+    to_cast = [item for item in stored if STORED_DTYPES[item.dtype] is not dtypes[item.name]]
     for item in sorted(to_cast, key=lambda item: prod(item.shape), reverse=True):
-        yield item.name, item.read().to(wanted[item.name])
+        yield item.name, item.read().to(dtypes[item.name])
 
 
-def _draw_all(model: GPT2, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Tensor]]:
+def _draw_all(model: GPT2, dtypes: Mapping[str, torch.dtype], seed: int) -> Iterator[tuple[str, Tensor]]:
     """Yield random weights, the same for every dtype, initialised as GPT-2's.
 
     Normal with deviation 0.02; the projections into the residual stream are scaled by 1 / sqrt(2 n_layer)
@@ -214,6 +225,7 @@ def _draw_all(model: GPT2, dtype: torch.dtype, seed: int) -> Iterator[tuple[str,
     generator = torch.Generator().manual_seed(seed)
     residual = 0.02 / (2 * model.shape.n_layer) ** 0.5
     for name, parameter in model.named_parameters():
+        dtype = dtypes[name]
         if name.endswith("bias"):
             yield name, torch.zeros(parameter.shape, dtype=dtype)
         elif parameter.ndim == 1:

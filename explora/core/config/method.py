@@ -53,7 +53,7 @@ class Method(ABC):
     summary          what it does, in one line
     learning_rate    the default for a base of GPT-2's width, 768
     task_defaults    defaults of any setting for some tasks, by the task's name
-    trains_base      the base's own weights move: they are kept in fp32, and the result is a model folder
+    trains_base      every weight of the base is trained, and the result is a model folder
     needs_head       it trains nothing but the task's linear head, so the task must have one
     untrained        how to see that an adapter leaves the base as it is; see `is_untrained`
     """
@@ -102,9 +102,13 @@ class Method(ABC):
     def first_trained_block(self, shape: Shape) -> int:
         """Return the lowest block that trains anything; `shape.n_layer` where none does."""
 
-    @abstractmethod
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the bytes that autograd holds for a product's own gradients, by tensor; empty if frozen."""
+        """Return the bytes that autograd holds for what the method adds to a product, by tensor.
+
+        Empty where the method adds nothing. What autograd holds for trained weights and biases of the base
+        follows from `trained_shapes`.
+        """
+        return {}
 
     def backward_bytes(self, product: Product) -> int:
         """Return what the backward pass of the method's part of a product takes beside a frozen product's."""
@@ -116,7 +120,7 @@ class Method(ABC):
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Return whether weight decay applies to a trained tensor; to none unless the base is trained."""
+        """Return whether weight decay applies to a trained tensor: to the base's own matrices alone."""
         return False
 
     @abstractmethod

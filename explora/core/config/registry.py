@@ -59,6 +59,9 @@ METHODS: dict[str, str] = {
     "full": "explora.core.methods.full:Full",
     "last-linear": "explora.core.methods.last_linear:LastLinear",
     "ia3": "explora.core.methods.ia3:IA3",
+    "bitfit": "explora.core.methods.bitfit:BitFit",
+    "miss": "explora.core.methods.miss:MiSS",
+    "top": "explora.core.methods.top:Top",
 }
 
 

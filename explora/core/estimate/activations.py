@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, N = B T, C = n_embd, H = n_head, r an adapter's rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from explora.core.config.method import Method, Product
@@ -89,8 +90,13 @@ class Work:
 
     @property
     def is_full(self) -> bool:
-        """Whether the base itself is trained."""
+        """Whether every weight of the base is trained."""
         return self.method.trains_base
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The names of what the method trains, the base's own tensors among them."""
+        return frozenset(self.method.trained_shapes(self.shape))
 
     def is_asked_once(self, layer: int) -> bool:
         """Whether a block computes only one position a row after its keys and values."""
@@ -103,17 +109,18 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     rows = work.batch_size if once else work.tokens
     is_fused = not (once or work.is_plain or work.dropout)
     c_attn = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
-    projected = work.method.kept_bytes(c_attn)
-    kept = _norm(work, work.tokens, passes or _makes_again(work, projected)) | projected
+    kept = _norm(work, layer, "ln_1", work.tokens, passes or _makes_again(work, c_attn))
+    kept |= _kept_for(work, c_attn)
     if passes or kept:
         kept |= _attended(work, once)
     c_proj = _product(work, layer, "attn.c_proj", rows, input_is_kept=not (is_fused and kept))
-    kept |= work.method.kept_bytes(c_proj)
+    kept |= _kept_for(work, c_proj)
     if passes or kept:
         kept |= _dropped(work, rows)
     # Beside an adapter's gradients there is the norm's output, made again.
-    again = work.states if _makes_again(work, projected) and not work.is_full else 0
-    backward = _attention_backward(work, once) + again + work.method.backward_bytes(c_attn)
+    again = work.states if _makes_again(work, c_attn) and not _trains_weight(work, c_attn) else 0
+    adds = bool(work.method.kept_bytes(c_attn))
+    backward = _attention_backward(work, once, adds) + again + work.method.backward_bytes(c_attn)
     return Half(kept=kept, backward=backward, passes=passes or bool(kept))
 
 
@@ -123,13 +130,13 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     states = rows * work.shape.n_embd * work.number
     c_fc = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
     c_proj = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
-    up, down = work.method.kept_bytes(c_fc), work.method.kept_bytes(c_proj)
-    kept = _norm(work, rows, passes or _makes_again(work, up)) | up
+    down = _kept_for(work, c_proj)
+    kept = _norm(work, layer, "ln_2", rows, passes or _makes_again(work, c_fc)) | _kept_for(work, c_fc)
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
     # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
     backward = (1 + 4 + 4) * states + work.method.backward_bytes(c_proj)
-    if work.is_full:
+    if _trains_weight(work, c_proj):
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
         backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
@@ -158,17 +165,39 @@ def _gelu_copies(work: Work, rows: int) -> int:
     return 2 * FLOAT32_BYTES * min(numbers, GELU_AT_ONCE)
 
 
-def _makes_again(work: Work, product: dict[str, int]) -> bool:
-    """Whether a trained product wants the norm's output, which is then made again from its input."""
-    return bool(product) and not work.checkpointed and work.method.reads_norms
+def _trains_weight(work: Work, product: Product) -> bool:
+    """Whether the base's own weight is trained."""
+    return f"h.{product.layer}.{product.module}.weight" in work.trained
 
 
-def _norm(work: Work, rows: int, is_needed: bool) -> dict[str, int]:
-    """What a norm keeps: its input with mean and deviation, and its weights where they were cast."""
-    if not is_needed:
+def _kept_for(work: Work, product: Product) -> dict[str, int]:
+    """Return what is kept for a product's own gradients; empty if nothing of it is trained.
+
+    The gradient of the weight needs the input, that of the bias needs nothing; the method may add more.
+    """
+    kept = dict(work.method.kept_bytes(product))
+    if _trains_weight(work, product):
+        kept[f"{product.module}'s input"] = product.input_bytes if product.input_is_kept else 0
+    if f"h.{product.layer}.{product.module}.bias" in work.trained:
+        kept[f"{product.module}'s bias"] = 0
+    return kept
+
+
+def _makes_again(work: Work, product: Product) -> bool:
+    """Whether gradients need a product's input, the norm's output, which is then made again."""
+    if work.checkpointed:
+        return False
+    reads = work.method.reads_norms and bool(work.method.kept_bytes(product))
+    return reads or _trains_weight(work, product)
+
+
+def _norm(work: Work, layer: int, norm: str, rows: int, is_needed: bool) -> dict[str, int]:
+    """What a norm keeps: its input with mean and deviation, and casts of its trained weight and bias."""
+    own = sum(f"h.{layer}.{norm}.{name}" in work.trained for name in ("weight", "bias"))
+    if not is_needed and not own:
         return {}
     width = work.shape.n_embd
-    casts = 2 * width if work.is_full and work.number < FLOAT32_BYTES else 0
+    casts = own * width if work.number < FLOAT32_BYTES else 0
     return {"norm": (rows * (width + 2) + casts) * work.number}
 
 
@@ -204,10 +233,13 @@ def _dropped(work: Work, rows: int) -> dict[str, int]:
     return {"dropout": rows * work.shape.n_embd * work.number} if work.dropout else {}
 
 
-def _attention_backward(work: Work, once: bool) -> int:
-    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores."""
+def _attention_backward(work: Work, once: bool, adds: bool) -> int:
+    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores.
+
+    With one position a row the peak is at c_attn's gradients; `adds`: the method adds some of its own there.
+    """
     if once:
-        return 8 * work.states
+        return (8 if adds else 5) * work.states
     if not work.is_plain or work.dropout:
         return 9 * work.states + (2 * work.scores if work.dropout else 0)
     again = 0 if work.length <= KEPT_UP_TO else work.scores + _mask(work)

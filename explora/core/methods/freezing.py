@@ -1,7 +1,8 @@
-"""Freeze a model: the first step of every method that leaves the base as it is."""
+"""Freeze a model, or all but some of its own parameters: the first step of most methods."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,3 +14,12 @@ def freeze(model: GPT2) -> None:
     model.requires_grad_(False)
     if model.score is not None:
         model.score.requires_grad_(True)
+
+
+def train_only(model: GPT2, names: Iterable[str]) -> None:
+    """Freeze a model except for the named parameters, which become fp32, and the task's head."""
+    freeze(model)
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from explora.core.config.method import Method, Product, Tensors
+from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
 from explora.core.estimate.parameters import base_tensors
 
@@ -33,10 +33,6 @@ class Full(Method):
     def first_trained_block(self, shape: Shape) -> int:
         """Return the lowest of all."""
         return 0
-
-    def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the input: the weight's gradient needs it."""
-        return {f"{product.module}'s input": product.input_bytes if product.input_is_kept else 0}
 
     def decays(self, name: str, dimensions: int) -> bool:
         """Decay matrices and embeddings; biases, norms and the task's head stay free."""

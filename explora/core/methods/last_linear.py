@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from explora.core.config.method import Method, Product, Tensors
+from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
 from explora.core.methods.freezing import freeze
 from explora.errors import UsageError
@@ -38,10 +38,6 @@ class LastLinear(Method):
     def first_trained_block(self, shape: Shape) -> int:
         """Return the number of blocks: none is trained."""
         return shape.n_layer
-
-    def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return nothing: no gradient flows through a block."""
-        return {}
 
     def apply(self, model: GPT2) -> None:
         """Freeze everything below the head. Raises UsageError for a model without one."""

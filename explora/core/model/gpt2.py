@@ -55,13 +55,16 @@ class Conv1D(nn.Module):
             y = affine(rows, self.weight, self.bias)
         return y.view(*x.shape[:-1], -1)
 
-    def pack(self, *, passes_gradient: bool) -> None:
-        """Store the frozen weight in the layout of fast products; twice, if the input needs a gradient."""
-        packed = pack(self.weight)
-        if packed is None:
-            return
-        self.transposed = pack(self.weight.t()) if passes_gradient else None
-        self.weight = nn.Parameter(packed, requires_grad=False)
+    def pack(self, dtype: torch.dtype, *, passes_gradient: bool) -> None:
+        """Store the frozen weight as `dtype` in the layout of fast products.
+
+        It is stored twice, if the input needs a gradient.
+        """
+        weight = self.weight.detach().to(dtype)
+        packed = pack(weight)
+        if packed is not None and passes_gradient:
+            self.transposed = pack(weight.t())
+        self.weight = nn.Parameter(weight if packed is None else packed, requires_grad=False)
 
 
 class LayerNorm(nn.Module):
@@ -241,7 +244,7 @@ class GPT2(nn.Module):
                 return
             for module in block.modules():
                 if isinstance(module, Conv1D) and not module.weight.requires_grad:
-                    module.pack(passes_gradient=passes_gradient)
+                    module.pack(self.compute_dtype, passes_gradient=passes_gradient)
             return_freed_memory()  # otherwise the 340 MB of GPT-2's unpacked weights stay in the process
 
     def pack_head(self) -> None:

@@ -92,19 +92,27 @@ class _PackedAffine(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None
     ) -> Tensor:
         ctx.transposed = transposed
-        return _linear(x, weight, bias)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return _linear(x, weight, bias if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _linear(grads[0], ctx.transposed, None), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        grad = grads[0]
+        wants_x, _, wants_bias, _ = ctx.needs_input_grad
+        return (
+            _linear(grad, ctx.transposed, None) if wants_x else None,
+            None,
+            grad.sum(0).to(ctx.bias_dtype) if wants_bias else None,
+            None,
+        )
 
 
 def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None) -> Tensor:
-    """Return `affine` of a frozen, packed weight.
+    """Return `affine` of a frozen, packed weight; the bias may be trained.
 
     transposed: weight^T, packed; without it, x gets no gradient.
     """
     if not torch.is_grad_enabled():
-        return _linear(x, weight, bias)
+        return _linear(x, weight, bias if bias is None else bias.to(x.dtype))
     y: Tensor = _PackedAffine.apply(x, weight, bias, transposed)  # type: ignore[no-untyped-call]
     return y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +70,21 @@ def assemble(
     dropout: float = 0.0,
     seed: int = 0,
     fresh_head: bool = True,
+    in_fp32: Container[str] = (),
 ) -> Session:
     """Load the weights of the base, add the head that the task needs, and apply the method.
 
-    dtype: of the weights; dropout: of the base; seed: of random weights, if the base has no files;
-    fresh_head: replace a head in the files of the base by one for the task, untrained.
+    dtype: of the weights that `in_fp32` does not name; dropout: of the base; seed: of random weights, if the
+    base has no files; fresh_head: replace a head in the files of the base by one for the task, untrained.
     Raises WeightsError and UsageError.
     """
     model = load_model(
-        parts.base, dtype=dtype, device=torch.device(runtime.device), dropout=dropout, seed=seed
+        parts.base,
+        dtype=dtype,
+        device=torch.device(runtime.device),
+        dropout=dropout,
+        seed=seed,
+        in_fp32=in_fp32,
     )
     model.compute_dtype = DTYPES[runtime.amp]
     model.grad_checkpoint = runtime.grad_checkpoint
@@ -155,9 +162,10 @@ def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> 
     session = assemble(
         parts,
         run.runtime,
-        dtype=torch.float32 if run.method.trains_base else DTYPES[run.runtime.amp],
+        dtype=DTYPES[run.runtime.amp],
         dropout=run.training.dropout,
         seed=seed if run.from_scratch else 0,
+        in_fp32=run.method.trained_shapes(base.shape),
     )
     session.model.pack(twice=run.runtime.amp == "bf16" and not run.runtime.grad_checkpoint)
     return session, train, dev

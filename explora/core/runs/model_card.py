@@ -20,6 +20,11 @@ _LOAD_CLASSES = """\
     base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={classes}, pad_token_id=EOS_ID)
     model = PeftModel.from_pretrained(base, "{folder}")
 """
+_LOAD_OWN = """\
+This folder is in explora's own format, and peft cannot open it. A model that transformers opens:
+
+    explora merge-lora {folder} -o {folder}-merged
+"""
 _LOAD_FULL = """\
     from transformers import {model}
     model = {model}.from_pretrained("{folder}")
@@ -77,7 +82,7 @@ def _loading(run: TrainRun, folder: Path, classes: int) -> str:
         model = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
         return _LOAD_FULL.format(folder=folder, model=model)
     if run.method.peft_config() is None:
-        return ""
+        return _LOAD_OWN.format(folder=folder)
     if classes:
         return _LOAD_CLASSES.format(folder=folder, classes=classes)
     return _LOAD_CAUSAL.format(folder=folder)

@@ -10,9 +10,12 @@ import torch
 from explora.core.config.registry import Shape
 from explora.core.config.values import Blocks
 from explora.core.estimate.activations import Half, Work, attention, feed_forward
+from explora.core.methods.bitfit import BitFit
 from explora.core.methods.full import Full
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
+from explora.core.methods.miss import MiSS
+from explora.core.methods.top import Top
 from explora.core.model.gpt2 import GPT2
 from tests.kept_tensors import kept_bytes
 from tests.tiny_models import randomise
@@ -25,6 +28,9 @@ METHODS_TRIED = {
     "all six": LoRA(rank=16, targets=ALL),
     "mlp-up alone": LoRA(rank=4, targets=("mlp-up",)),
     "dropped": LoRA(rank=4, targets=("c_attn", "mlp-down"), lora_dropout=0.1),
+    "biases": BitFit(),
+    "shards": MiSS(rank=16, targets=ALL),
+    "top": Top(blocks=2),
     "one block": LoRA(rank=4, targets=("attn-out",), layers=Blocks.parse("1-1")),
 }
 DTYPES = {2: torch.bfloat16, 4: torch.float32}

@@ -1,0 +1,42 @@
+"""BitFit (Ben Zaken et al. 2022): only the biases are trained, those of the layer norms among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from explora.core.config.method import Method, Tensors
+from explora.core.config.registry import Shape
+from explora.core.estimate.parameters import base_tensors
+from explora.core.methods.freezing import train_only
+
+if TYPE_CHECKING:
+    from explora.core.model.gpt2 import GPT2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFit(Method):
+    """Train the biases of the base; its file holds them whole, and replaces the base's."""
+
+    name = "bitfit"
+    summary = "only the biases (Ben Zaken et al. 2022)"
+    learning_rate = 1e-3  # a first guess: ten times that of full fine-tuning, as LoRA's
+
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return all biases of the base."""
+        return {name: size for name, size in base_tensors(shape).items() if name.endswith(".bias")}
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return what is trained."""
+        return self.trained_shapes(shape)
+
+    def first_trained_block(self, shape: Shape) -> int:
+        """Return the first block: every block has biases."""
+        return 0
+
+    def apply(self, model: GPT2) -> None:
+        """Freeze all but the biases."""
+        train_only(model, self.trained_shapes(model.shape))
+
+    def merge(self, model: GPT2) -> None:
+        """Do nothing: the biases are the base's own."""

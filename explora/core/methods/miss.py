@@ -1,0 +1,141 @@
+"""MiSS, matrix shard sharing (Kang and Yin 2024): one trained matrix for all shards of a weight.
+
+Layers: `miss_layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from explora.core.config.method import Product, Tensors
+from explora.core.config.registry import TARGETS, Shape
+from explora.core.config.setting import at_least, setting
+from explora.core.config.values import Blocks
+from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+from explora.core.methods.targets import TargetedMethod, layers_setting, span, targets_setting
+from explora.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explora.core.model.gpt2 import GPT2
+
+ON_ALL = {"targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiSS(TargetedMethod):
+    """Train one (r, out) matrix D beside each weight, shared by all shards of r inputs.
+
+    It is the LoRA whose A is the tiled identity and whose B is D^T, and is stored as that.
+    """
+
+    name = "miss"
+    summary = "one small matrix beside each weight, shared by its shards (Kang and Yin 2024)"
+    learning_rate = 4e-4  # a first guess: PEFT's comparison of methods has 1e-4 for a width of 3072
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sentiment": ON_ALL,
+        "sonnet": ON_ALL,
+        "text": ON_ALL,
+    }
+
+    rank: int = setting(
+        16, "Number of inputs in a shard, and rank of the update.", metavar="R", range=at_least(1)
+    )
+    targets: tuple[str, ...] = targets_setting(("key", "value"))
+    layers: Blocks | None = layers_setting()
+
+    @property
+    def label(self) -> str:
+        """`miss r=16`."""
+        return f"{self.name} r={self.rank}"
+
+    @property
+    def description(self) -> str:
+        """`miss r=16 on key, value`."""
+        return f"{self.label} {self.place}"
+
+    def check_use(self, shape: Shape) -> None:
+        """Raise UsageError for shards that are larger than an input."""
+        if self.rank > shape.n_embd:
+            raise UsageError(
+                f"rank {self.rank} is more than the matrices of this base have",
+                f"--rank takes 1 to the width, {shape.n_embd}; 16 to 64 are usual",
+            )
+
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return the shapes of D, (r, out), named by module and target."""
+        tensors: Tensors = {}
+        for target in self.targets:
+            module, part = TARGETS[target]
+            _, fan_out = block_modules(shape.n_embd)[module]
+            size = (self.rank, span(fan_out, None if part is None else (part,)))
+            tensors |= {f"h.{layer}.{module}.{target}": size for layer in self.blocks(shape)}
+        return tensors
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return the shapes of the equal LoRA's A, (r, in), and B, (out, r)."""
+        tensors: Tensors = {}
+        for layer, module, _ in self.sites(shape):
+            fan_in, fan_out = block_modules(shape.n_embd)[module]
+            tensors[f"h.{layer}.{module}.lora_A.weight"] = (self.rank, fan_in)
+            tensors[f"h.{layer}.{module}.lora_B.weight"] = (fan_out, self.rank)
+        return tensors
+
+    def kept_bytes(self, product: Product) -> dict[str, int]:
+        """Return the sums of shards, (N, r), and the cast of D; the input is not needed again."""
+        parts = self.modules().get(product.module, ())
+        if parts == () or not self.adapts(product.layer):
+            return {}
+        name, number = product.module, product.number_bytes
+        columns = len(parts or (0,)) * span(product.fan_out, parts)
+        return {
+            f"{name}'s sums of shards": product.rows * self.rank * number,
+            f"{name}'s D": self.rank * columns * number if number < FLOAT32_BYTES else 0,
+        }
+
+    @property
+    def reads_norms(self) -> bool:
+        """Whether gradients need the norms' outputs: no, the sums of their shards are kept."""
+        return False
+
+    def apply(self, model: GPT2) -> None:
+        """Freeze the model, then put a D of zeros beside the chosen modules of the chosen blocks."""
+        from explora.core.methods.miss_layers import add_shards
+
+        add_shards(model, self)
+
+    def merge(self, model: GPT2) -> None:
+        """Add D to every shard of the weights."""
+        from explora.core.methods.miss_layers import merge_shards
+
+        merge_shards(model)
+
+    def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return A and B of the equal LoRA; B is zero for parts of c_attn that are not adapted."""
+        from explora.core.methods.miss_layers import to_lora
+
+        return to_lora(trained, self.modules())
+
+    def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
+        """Return D of each part from B; the caller compares A with the tiled identity."""
+        from explora.core.methods.miss_layers import from_lora
+
+        return from_lora(stored, shapes, self.modules())
+
+    def peft_config(self) -> dict[str, Any]:
+        """Return PEFT's LoraConfig of the equal LoRA: PEFT's own MiSS refuses GPT-2's layers."""
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.rank,
+            "lora_dropout": 0.0,
+            "target_modules": list(self.modules()),
+            "layers_to_transform": list(self.layers) if self.layers else None,
+            "layers_pattern": "h" if self.layers else None,
+            "fan_in_fan_out": True,
+            "bias": "none",
+            "init_lora_weights": True,
+        }
