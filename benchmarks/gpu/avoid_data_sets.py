@@ -16,14 +16,16 @@ def key(text: str) -> str:
 
 
 def known_keys(data: Path) -> set[str]:
-    """Return the keys of all texts that the base is judged on. Raises FileNotFoundError if a file is missing."""
+    """Return the keys of the texts that the base is judged on. Raises FileNotFoundError if there are none."""
     keys: set[str] = set()
     for pattern in JUDGED_ON:
         files = sorted(data.glob(pattern))
         if not files:
             raise FileNotFoundError(f"{data / pattern}: no such file")
         for file in files:
-            cells = (cell for line in file.read_text(encoding="utf-8").splitlines() for cell in line.split("\t"))
+            cells = (
+                cell for line in file.read_text(encoding="utf-8").splitlines() for cell in line.split("\t")
+            )
             keys |= {found for cell in cells if len(found := key(cell)) >= FEWEST_LETTERS}
     return keys
 

@@ -1,8 +1,8 @@
 """Choose documents that no version of the embedded base was trained on.
 
-Which documents the mixtures of earlier versions took can be computed: `mix.evenly_taken` is deterministic, and
-one chosen document in `mix.DEV_EVERY` was dev. A document is free if no part of it was trained on, no weakly
-labelled review was made of it, and no long sentence of it stands in any other document of the corpora.
+Which documents the mixtures of earlier versions took can be computed: `mix.evenly_taken` is deterministic,
+and one chosen document in `mix.DEV_EVERY` was dev. A document is free if no part of it was trained on, no
+weakly labelled review was made of it, and no long sentence of it stands in another document of the corpora.
 """
 
 from __future__ import annotations
@@ -66,12 +66,14 @@ def without_copies(candidates: Sequence[str], others: Iterable[str]) -> list[str
     for index, document in enumerate(candidates):
         for sentence in sentences(document):
             owners.setdefault(sentence, set()).add(index)
-    copied = {index for other in others for sentence in sentences(other) for index in owners.get(sentence, ())}
+    copied = {
+        index for other in others for sentence in sentences(other) for index in owners.get(sentence, ())
+    }
     return [document for index, document in enumerate(candidates) if index not in copied]
 
 
 def candidates(name: str, documents: Sequence[str], generator: random.Random) -> list[int]:
-    """Return indices of free documents of one corpus in random order, twice the characters that are wanted."""
+    """Return indices of free documents in random order, with twice the characters that are wanted."""
     free = never_trained(documents, EARLIER[name])
     generator.shuffle(free)
     chosen: list[int] = []

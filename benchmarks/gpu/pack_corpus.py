@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/pack_corpus.py CORPORA FOLDER --data DATA [--megabytes 40]
 
-CORPORA holds the files of benchmarks/pretrain (its README), DATA the data sets that the base is judged on: their
-texts are left out. FOLDER gets files of token ids (`pack_tokens.py`), a held-out text that no version of the base
-was trained on (`hold_out.py`) as ids and as held-out.txt.xz, and manifest.json. All ids are those of the shipped
-vocabulary: one trained on this mixture needs only 0.08 % fewer tokens. Needs scikit-learn.
+CORPORA holds the files of benchmarks/pretrain (its README), DATA the data sets that the base is judged on:
+their texts are left out. FOLDER gets files of token ids (`pack_tokens.py`), a held-out text that no version of
+the base was trained on (`hold_out.py`) as ids and as held-out.txt.xz, and manifest.json. All ids are those of
+the shipped vocabulary: one trained on this mixture needs only 0.08 % fewer tokens. Needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pack_tokens import Ids, write_ids, write_manifest
 sys.path.append(str(Path(__file__).parents[1] / "pretrain"))
 
 from making import write_documents
-from mix import DEV_EVERY, beside_alike, cut, evenly_taken, read_questions
+from mix import DEV_EVERY, beside_alike, cut, evenly_taken
 from pairs import CLOZE_DEV, PARAPHRASE_TEMPLATE, make_pairs, usable
 from pairs import TEMPLATES as PAIR_TEMPLATES
 from verdicts import TEMPLATES as VERDICT_TEMPLATES
@@ -55,6 +55,7 @@ FILES = {
     "wikipedia": ("wiki-1", "wiki-2"),
     "measured": ("dev", *(f"held-out-{name}" for name in HELD_OUT)),
 }
+HELD_OUT_FILES = ("measured.ids.xz", "held-out.txt.xz")  # as large whatever the limit is
 DOCUMENTS_AT_ONCE = 1000
 FITS = 0.98  # of the text that would fit by the last size: smaller samples pack a little worse
 
@@ -86,7 +87,9 @@ class Encoder:
 
 def read_corpora(folder: Path) -> dict[str, list[str]]:
     """Return the documents of each corpus; questions one by one, each once."""
-    corpora = {name: list(stream_documents(folder / f"{name}.txt.xz")) for name in MIXTURE if name != "questions"}
+    corpora = {
+        name: list(stream_documents(folder / f"{name}.txt.xz")) for name in MIXTURE if name != "questions"
+    }
     return {**corpora, "questions": usable(folder / "questions.txt.xz")}
 
 
@@ -129,9 +132,7 @@ def choose_text(corpora: dict[str, list[str]], scale: float) -> tuple[dict[str, 
     return train, dev
 
 
-def choose_answered(
-    corpora: Path, questions: list[str], scale: float
-) -> dict[str, list[tuple[str, bool]]]:
+def choose_answered(corpora: Path, questions: list[str], scale: float) -> dict[str, list[tuple[str, bool]]]:
     """Return weakly labelled pairs and reviews as prompts with answers; see benchmarks/pretrain/README.md."""
     generator = random.Random(SEED)
     prompts: dict[str, list[tuple[str, bool]]] = {"cloze": [], "pairs": []}
@@ -154,8 +155,10 @@ def with_space(prompt: str) -> str:
     return prompt.rstrip(" ") + " "
 
 
-def keep_apart(corpora: dict[str, list[str]], keys: set[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the corpora without the data sets' texts and without the held-out text, and the held-out text."""
+def keep_apart(
+    corpora: dict[str, list[str]], keys: set[str]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the corpora without texts of the data sets and without the held-out text, and that text."""
     allowed = {name: [d for d in documents if not is_known(d, keys)] for name, documents in corpora.items()}
     held = hold_out(allowed, SEED)
     apart = {document for documents in held.values() for document in documents}
@@ -203,7 +206,8 @@ def pack(corpora_folder: Path, folder: Path, data: Path, megabytes: float) -> No
         say("packed", start, scale=round(scale, 3), megabytes=round(size / 2**20, 3))
         if size <= megabytes * 2**20:
             return
-        scale *= FITS * megabytes * 2**20 / size
+        fixed = sum((folder / name).stat().st_size for name in HELD_OUT_FILES)
+        scale *= FITS * (megabytes * 2**20 - fixed) / (size - fixed)
 
 
 def say(what: str, start: float, **facts: object) -> None:
