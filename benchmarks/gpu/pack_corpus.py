@@ -3,9 +3,9 @@
     python benchmarks/gpu/pack_corpus.py CORPORA FOLDER --data DATA [--megabytes 40]
 
 CORPORA holds the files of benchmarks/pretrain (its README), DATA the data sets that the base is judged on:
-their texts are left out. FOLDER gets files of token ids (`pack_tokens.py`), a held-out text that no version of
-the base was trained on (`hold_out.py`) as ids and as held-out.txt.xz, and manifest.json. All ids are those of
-the shipped vocabulary: one trained on this mixture needs only 0.08 % fewer tokens. Needs scikit-learn.
+their texts are left out. FOLDER gets files of token ids (`pack_tokens.py`), a held-out text that no version
+of the base was trained on (`hold_out.py`) as ids and as held-out.txt.xz, and manifest.json. The ids are those
+of the shipped vocabulary: one trained on this mixture needs only 0.08 % fewer tokens. Needs scikit-learn.
 """
 
 from __future__ import annotations

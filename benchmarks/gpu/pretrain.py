@@ -11,7 +11,8 @@ bf16, and pretrain.jsonl. The same command goes on after a kill, from the state 
 | answers | text, and weakly labelled pairs and reviews, half and half | constant |
 | cloze | single pairs | a third, constant |
 | base | as answers | two thirds, falling to zero |
-| control-answers, control | text alone, from the end of `plain`, in the steps of `answers` and `base` | the same |
+| control-answers | text, from the end of `plain`, for the steps of `answers` | constant |
+| control | text, for the steps of `base` | two thirds, falling to zero |
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ from explora.core.base.weights import load_model, write_model
 from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
 
+SKIPPABLE = ("cloze", "control")
+RESULTS = ("base", "control")  # phases whose end is a base to be judged
 RESERVE = 0.04  # of the minutes, for the last measurements and for writing
 REPORTED_EVERY = 50  # steps
-SAVED_EVERY = 30.0  # seconds
+SAVED_EVERY = 60.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +74,30 @@ SMALL = Size(
 def make_phases(batches: Batches, warmup: int) -> list[Phase]:
     """Return the phases of the base, which end with `base`, then those of the control, with `control`."""
     mixed, text = batches.of_text_and_answers, batches.of_text
-    like_answers = {"start": "plain", "steps_of": "answers"}
+    row_tokens, pair_tokens = batches.rows * batches.length, batches.pairs * batches.pair_length
     return [
-        Phase(name="plain", share=0.60, loss=text(1), kept=True, warmup=warmup),
-        Phase(name="answers", share=0.04, loss=mixed(2)),
-        Phase(name="cloze", share=0.02, loss=batches.of_pairs(3), rate=1 / 3),
-        Phase(name="base", share=0.15, loss=mixed(4), rate=2 / 3, decay=1.0),
-        Phase(name="control-answers", share=0.04, loss=text(2), **like_answers),
-        Phase(name="control", share=0.15, loss=text(4), rate=2 / 3, decay=1.0, steps_of="base"),
+        Phase(name="plain", share=0.60, loss=text(1), tokens=row_tokens, kept=True, warmup=warmup),
+        Phase(name="answers", share=0.04, loss=mixed(2), tokens=row_tokens),
+        Phase(name="cloze", share=0.02, loss=batches.of_pairs(3), tokens=pair_tokens, rate=1 / 3),
+        Phase(name="base", share=0.15, loss=mixed(4), tokens=row_tokens, rate=2 / 3, decay=1.0),
+        Phase(
+            name="control-answers",
+            share=0.04,
+            loss=text(2),
+            tokens=row_tokens,
+            start="plain",
+            steps_of="answers",
+        ),
+        # Its share is larger than that of `base`, which is measured and written in the meantime.
+        Phase(
+            name="control",
+            share=0.18,
+            loss=text(4),
+            tokens=row_tokens,
+            rate=2 / 3,
+            decay=1.0,
+            steps_of="base",
+        ),
     ]
 
 
@@ -107,18 +126,21 @@ class Pretraining:
         if not self.training.progress.done and not self.training.progress.step:
             self.report_bits("shipped", shipped_model(self.device))
         phases = make_phases(self.batches, self.size.warmup)
-        done = {*self.training.progress.done, *skipped}
-        left = [phase for phase in phases if phase.name not in done]
+        done = self.training.progress.done
+        if done and done[-1] in RESULTS and not self.archive(done[-1]).exists():
+            self.write(done[-1])
+        chosen = [phase for phase in phases if not phase.name.startswith(tuple(skipped))]
+        left = [phase for phase in chosen if phase.name not in done]
         for index, phase in enumerate(left):
             share = phase.share / sum(later.share for later in left[index:])
             schedule = self.schedule(phase, (seconds - self.training.seconds()) * share, steps)
             self.follow(phase, schedule, seconds)
-            if phase.name in ("base", "control"):
+            if phase.name in RESULTS:
                 self.write(phase.name)
 
     def schedule(self, phase: Phase, seconds: float, steps: int | None) -> Schedule:
         """Return the schedule of a phase: by the steps of another phase, by given steps, or by the clock."""
-        if phase.steps_of:
+        if phase.steps_of in self.training.progress.steps:
             return Schedule.of_steps(self.training.progress.steps[phase.steps_of], phase.warmup, phase.decay)
         if steps:
             return Schedule.of_steps(max(1, round(steps * phase.share)), phase.warmup, phase.decay)
@@ -139,7 +161,8 @@ class Pretraining:
             if training.seconds() - saved > SAVED_EVERY:
                 training.save()
                 saved = training.seconds()
-        self.report(done=phase.name, steps=training.progress.steps[phase.name])
+        steps = training.progress.steps[phase.name]
+        self.report(done=phase.name, steps=steps, tokens=steps * phase.tokens)
 
     def write(self, name: str) -> None:
         """Measure the finished model and write it, packed, in bf16."""
@@ -147,13 +170,19 @@ class Pretraining:
         self.report_bits(name, model)
         self.report(model=name, weak_pair_accuracy=round(self.batches.pair_accuracy(model), 4))
         tensors = {key: value.to(torch.bfloat16).cpu() for key, value in model.state_dict().items()}
-        archive = self.out / f"{name}.tar.xz"
+        archive = self.archive(name)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / name
             write_model(folder, tensors, self.size.shape, self.tokenizer)
-            with tarfile.open(archive, "w:xz", preset=0) as packed:
+            partial = archive.with_suffix(".part")
+            with tarfile.open(partial, "w:xz", preset=0) as packed:
                 packed.add(folder, arcname=name)
+            partial.replace(archive)
         self.report(wrote=archive.name, bytes=archive.stat().st_size)
+
+    def archive(self, name: str) -> Path:
+        """Return the file that a finished base is written to."""
+        return self.out / f"{name}.tar.xz"
 
     def bits(self, segment: str, model: GPT2) -> float:
         """Return the bits per byte of a segment."""
@@ -211,7 +240,7 @@ def main() -> None:
         "--small", action="store_true", help="a tiny model and tiny batches, for a try on a CPU"
     )
     parser.add_argument("--steps", type=int, help="about so many steps instead of a schedule by the clock")
-    parser.add_argument("--skip", nargs="*", default=[], metavar="PHASE", help="phases to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE, help="phases to leave out")
     parser.add_argument("--state", type=Path, help="file to resume from (default: OUT-state.pt, beside OUT)")
     asked = parser.parse_args()
     began, device = time.monotonic(), torch.device(asked.device)

@@ -26,15 +26,16 @@ Loss = Callable[[GPT2, int], Tensor]
 class Phase:
     """One phase of the training.
 
-    share: of the whole time. loss: of the batch of a number. start: the name of the phase whose weights and
-    optimizer states it starts from, None for those at hand. rate: of LEARNING_RATE. decay: see Schedule.
-    kept: whether a later phase starts from its end. steps_of: the phase that it takes the number of steps
-    from, instead of the clock.
+    share: of the whole time. loss: of the batch of a number. tokens: of a batch. start: the phase whose
+    weights and optimizer states it starts from, None for those at hand. kept: whether a later phase starts
+    from its end. rate: of LEARNING_RATE. warmup, decay: see Schedule. steps_of: the phase that it takes the
+    number of steps from, instead of the clock.
     """
 
     name: str
     share: float
     loss: Loss
+    tokens: int
     start: str | None = None
     kept: bool = False
     rate: float = 1.0
@@ -87,17 +88,23 @@ class Training:
             self._start_from(phase)
         phase_began = self.clock() - at.phase_seconds
         total = torch.zeros((), device=self.model.device)
-        first = at.step
+        first, mark = at.step, self.clock()
         while not at.schedule.is_done(at.step) and self.seconds() < deadline:
             total += self._take_step(phase, at.schedule)
             if at.step % SYNCHRONISED_EVERY and not at.schedule.is_done(at.step):
                 continue
-            loss = total.item() / (at.step - first)
+            loss, steps = total.item() / (at.step - first), at.step - first
             at.phase_seconds, at.seconds = self.clock() - phase_began, self.seconds()
             at.schedule.observe(at.step, at.phase_seconds)
+            yield {
+                "phase": phase.name,
+                "step": at.step,
+                "of": at.schedule.total,
+                "loss": round(loss, 4),
+                "tokens_per_second": round(steps * phase.tokens / (self.clock() - mark)),
+            }
             total.zero_()
-            first = at.step
-            yield {"phase": phase.name, "step": at.step, "of": at.schedule.total, "loss": round(loss, 4)}
+            first, mark = at.step, self.clock()
         self._finish(phase)
 
     def note_bits(self, bits: float) -> None:
