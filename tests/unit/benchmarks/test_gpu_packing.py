@@ -21,7 +21,20 @@ from pack_tokens import read_ids, write_ids, write_manifest  # noqa: E402
 
 from explora.core.base.find import base_tokenizer, open_base  # noqa: E402
 
-WORDS = "the winter garden door has closed upon a quiet evening while seven ships sailed north".split()
+WORDS = [
+    "the",
+    "winter",
+    "garden",
+    "door",
+    "has",
+    "closed",
+    "upon",
+    "a",
+    "quiet",
+    "evening",
+    "while",
+    "ships",
+]
 
 
 def document(number: int, sentences: int = 3) -> str:
@@ -141,7 +154,9 @@ def test_texts_of_the_data_sets_are_recognised(tmp_path: Path) -> None:
     for name in ("quora", "cfimdb", "sonnets"):
         (tmp_path / name).mkdir()
     (tmp_path / "quora/quora-dev.csv").write_text("\tid\tsentence1\n0\tx\tHow do I learn to knit quickly?\n")
-    (tmp_path / "cfimdb/ids-cfimdb-dev.csv").write_text("\tid\tsentence\n0\ty\tA film n't worth two hours .\n")
+    (tmp_path / "cfimdb/ids-cfimdb-dev.csv").write_text(
+        "\tid\tsentence\n0\ty\tA film n't worth two hours .\n"
+    )
     (tmp_path / "sonnets/sonnets_held_out.txt").write_text("1\nThine eyes I love, and they, as pitying me\n")
     keys = known_keys(tmp_path)
     assert is_known("how do i learn to knit, quickly", keys)
