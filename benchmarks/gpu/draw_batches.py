@@ -17,6 +17,7 @@ from explora.core.model.gpt2 import GPT2
 
 # How often an epoch reads a segment.
 TEXT = {"questions": 1, "reviews": 1, "prose": 1, "poetry": 2, "more-sonnets": 2, "wiki-1": 1, "wiki-2": 1}
+ANSWERED_EVERY = 4  # rows: more would read the few labelled rows too often
 ANSWERED = ("cloze", "pairs", "verdicts")
 
 
@@ -52,11 +53,11 @@ class Batches:
         return lambda model, number: self._row_loss(model, texts.batch(number))
 
     def of_text_and_answers(self, seed: int) -> Loss:
-        """Return the loss of rows of text and rows of answered documents, half and half."""
-        half = self.rows // 2
-        texts = self._texts(half, seed)
+        """Return the loss of rows of text, and of answered documents in one row of ANSWERED_EVERY."""
+        few = self.rows // ANSWERED_EVERY
+        texts = self._texts(self.rows - few, seed)
         answered_ids = np.concatenate([self.ids[name] for name in ANSWERED])
-        answered = AnsweredRows(answered_ids, self.end, self.length, self.rows - half, seed, self.device)
+        answered = AnsweredRows(answered_ids, self.end, self.length, few, seed, self.device)
 
         def loss(model: GPT2, number: int) -> Tensor:
             return self._row_loss(model, torch.cat([texts.batch(number), answered.batch(number)]))

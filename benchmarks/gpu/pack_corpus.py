@@ -27,13 +27,14 @@ sys.path.append(str(Path(__file__).parents[1] / "pretrain"))
 
 from making import write_documents
 from mix import DEV_EVERY, beside_alike, cut, evenly_taken
-from pairs import CLOZE_DEV, PARAPHRASE_TEMPLATE, make_pairs, usable
+from pairs import CLOZE_DEV, make_pairs, usable
 from pairs import TEMPLATES as PAIR_TEMPLATES
 from verdicts import TEMPLATES as VERDICT_TEMPLATES
 from verdicts import make_verdicts
 
 from explora.core.base.find import base_tokenizer, open_base
 from explora.core.base.tokenizer import Tokenizer
+from explora.core.config.registry import PARAPHRASE_TEMPLATE
 from explora.core.data.documents import stream_documents
 
 SEED = 11711
@@ -42,11 +43,11 @@ WHOLE = 40.0  # MiB: what MIXTURE and all pairs and verdicts take
 MIXTURE = {
     "questions": 12.0,
     "reviews": 70.0,
-    "prose": 36.0,
+    "prose": 38.0,
     "poetry": 8.0,
     "more-sonnets": 0.3,
-    "wiki-1": 12.0,
-    "wiki-2": 12.0,
+    "wiki-1": 14.0,
+    "wiki-2": 14.0,
 }
 FILES = {
     "questions": ("questions", "cloze", "cloze-dev", "pairs"),

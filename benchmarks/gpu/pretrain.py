@@ -8,7 +8,7 @@ bf16, and pretrain.jsonl. The same command goes on after a kill, from the state 
 | phase | reads | learning rate |
 |---|---|---|
 | plain | text | constant |
-| answers | text, and weakly labelled pairs and reviews, half and half | constant |
+| answers | text, and in a quarter of the rows weakly labelled pairs and reviews | constant |
 | cloze | single pairs | a third, constant |
 | base | as answers | two thirds, falling to zero |
 | control-answers | text, from the end of `plain`, for the steps of `answers` | constant |
@@ -43,6 +43,7 @@ from explora.core.model.gpt2 import GPT2
 SKIPPABLE = ("cloze", "control")
 RESULTS = ("base", "control")  # phases whose end is a base to be judged
 RESERVE = 0.04  # of the minutes, for the last measurements and for writing
+MEASURED_FOR = 0.05  # of the time at most, for each result
 REPORTED_EVERY = 50  # steps
 SAVED_EVERY = 60.0  # seconds
 
@@ -124,11 +125,11 @@ class Pretraining:
     def run(self, seconds: float, steps: int | None, skipped: list[str]) -> None:
         """Take the phases that are not done yet, in `seconds` of training or in so many steps altogether.
 
-        The time to measure each result is set aside: it is what the shipped base takes.
+        The time to measure each result is set aside: what the shipped base takes, within limits.
         """
         began = self.training.seconds()
         self.report_bits("shipped", shipped_model(self.device))
-        measuring = self.training.seconds() - began
+        measuring = min(self.training.seconds() - began, MEASURED_FOR * seconds)
         phases = make_phases(self.batches, self.size.warmup)
         done = self.training.progress.done
         if done and done[-1] in RESULTS and not self.archive(done[-1]).exists():
