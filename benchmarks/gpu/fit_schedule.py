@@ -13,7 +13,8 @@ class Schedule:
     """Linear warm-up, a constant learning rate, then a linear decay to zero (Hu et al. 2024, section 4).
 
     seconds: of the phase. warmup: steps. decay: the share of the steps that decay; 0 keeps the rate constant.
-    The number of steps is estimated from the time of the steps so far. It is fixed when the decay begins, or
+    The number of steps is estimated from the time of the steps so far, and before there are enough from
+    `seconds_per_step`, if an earlier phase has measured it. The number is fixed when the decay begins, or
     from the start by `of_steps`: then the same steps follow on any clock.
     """
 
@@ -22,6 +23,7 @@ class Schedule:
     decay: float = 0.0
     total: int | None = None
     decays_from: int | None = None
+    seconds_per_step: float | None = None
     timed_from: float = 0.0
 
     @classmethod
@@ -35,10 +37,11 @@ class Schedule:
             return
         if step <= UNTIMED:
             self.timed_from = seconds
-        if step < UNTIMED + TIMED:
+        if step >= UNTIMED + TIMED:
+            self.seconds_per_step = (seconds - self.timed_from) / (step - UNTIMED)
+        if self.seconds_per_step is None:
             return
-        seconds_per_step = (seconds - self.timed_from) / (step - UNTIMED)
-        self.total = step + max(0, int((self.seconds - seconds) / seconds_per_step))
+        self.total = step + max(0, int((self.seconds - seconds) / self.seconds_per_step))
         if step >= (1 - self.decay) * self.total:
             self.decays_from = step
 

@@ -40,7 +40,7 @@ from explora.core.base.weights import load_model, write_model
 from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
 
-SKIPPABLE = ("cloze", "control")
+SKIPPABLE = ("shipped", "cloze", "control")
 RESULTS = ("base", "control")  # phases whose end is a base to be judged
 RESERVE = 0.04  # of the minutes, for the last measurements and for writing
 MEASURED_FOR = 0.05  # of the time at most, for each result
@@ -127,11 +127,12 @@ class Pretraining:
 
         The time to measure each result is set aside: what the shipped base takes, within limits.
         """
-        began = self.training.seconds()
-        self.report_bits("shipped", shipped_model(self.device))
-        measuring = min(self.training.seconds() - began, MEASURED_FOR * seconds)
+        at = self.training.progress
+        if at.measuring is None and "shipped" not in skipped:
+            at.measuring = self.measure_shipped()
+        measuring = min(at.measuring or 0.0, MEASURED_FOR * seconds)
         phases = make_phases(self.batches, self.size.warmup)
-        done = self.training.progress.done
+        done = at.done
         if done and done[-1] in RESULTS and not self.archive(done[-1]).exists():
             self.write(done[-1])
         chosen = [phase for phase in phases if not phase.name.startswith(tuple(skipped))]
@@ -145,13 +146,20 @@ class Pretraining:
                 self.write(phase.name)
                 deadline += measuring
 
+    def measure_shipped(self) -> float:
+        """Report the figures of the shipped base, and return the seconds that this took."""
+        began = self.training.seconds()
+        self.report_bits("shipped", shipped_model(self.device))
+        return self.training.seconds() - began
+
     def schedule(self, phase: Phase, seconds: float, steps: int | None) -> Schedule:
         """Return the schedule of a phase: by the steps of another phase, by given steps, or by the clock."""
-        if phase.steps_of in self.training.progress.steps:
-            return Schedule.of_steps(self.training.progress.steps[phase.steps_of], phase.warmup, phase.decay)
+        known = self.training.progress
+        if phase.steps_of in known.steps:
+            return Schedule.of_steps(known.steps[phase.steps_of], phase.warmup, phase.decay)
         if steps:
             return Schedule.of_steps(max(1, round(steps * phase.share)), phase.warmup, phase.decay)
-        return Schedule(seconds, phase.warmup, phase.decay)
+        return Schedule(seconds, phase.warmup, phase.decay, seconds_per_step=known.pace.get(phase.tokens))
 
     def follow(self, phase: Phase, schedule: Schedule, deadline: float) -> None:
         """Train through a phase; report, measure and save now and then."""
@@ -169,7 +177,7 @@ class Pretraining:
                 training.save()
                 saved = training.seconds()
         steps = training.progress.steps[phase.name]
-        self.report(done=phase.name, steps=steps, tokens=steps * phase.tokens)
+        self.report(done=phase.name, steps=steps, of=schedule.total, tokens=steps * phase.tokens)
 
     def write(self, name: str) -> None:
         """Measure the finished model and write it, packed, in bf16."""
@@ -247,7 +255,7 @@ def main() -> None:
         "--small", action="store_true", help="a tiny model and tiny batches, for a try on a CPU"
     )
     parser.add_argument("--steps", type=int, help="about so many steps instead of a schedule by the clock")
-    parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE, help="phases to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE, help="what to leave out")
     parser.add_argument("--state", type=Path, help="file to resume from (default: OUT-state.pt, beside OUT)")
     asked = parser.parse_args()
     began, device = time.monotonic(), torch.device(asked.device)

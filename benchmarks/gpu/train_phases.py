@@ -53,6 +53,8 @@ class Progress:
     step: int = 0
     phase_seconds: float = 0.0
     seconds: float = 0.0
+    measuring: float | None = None  # seconds that the held-out text took
+    pace: dict[int, float] = field(default_factory=dict)  # seconds of a step, by the tokens of its batch
     schedule: Schedule | None = None
     best_bits: float = float("inf")
 
@@ -148,6 +150,8 @@ class Training:
         at = self.progress
         at.done.append(phase.name)
         at.steps[phase.name] = at.step
+        if at.schedule and at.schedule.seconds_per_step:
+            at.pace[phase.tokens] = at.schedule.seconds_per_step
         at.schedule, at.seconds = None, self.seconds()
         if phase.kept:
             self.kept[phase.name] = self._copy()

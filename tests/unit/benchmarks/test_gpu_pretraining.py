@@ -92,6 +92,17 @@ def test_a_machine_that_slows_down_gets_fewer_steps() -> None:
     assert seconds < 115
 
 
+def test_a_known_pace_is_enough_for_a_short_phase() -> None:
+    def second(step: int) -> float:
+        return 1.0
+
+    _, known, factors = follow(Schedule(12.0, decay=1.0, seconds_per_step=1.0), second)
+    assert known == 12.0
+    assert factors[-1] == 0.5  # the decay of two steps that were left when the clock was read
+    _, unknown, _ = follow(Schedule(12.0, decay=1.0), second)
+    assert unknown == 20.0
+
+
 def test_given_steps_look_at_no_clock() -> None:
     schedule = Schedule.of_steps(10, decay=0.5)
     schedule.observe(5, 1e9)
