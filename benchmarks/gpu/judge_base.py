@@ -75,13 +75,13 @@ class Judge:
         if self._has(name, kind, seed):
             return
         training, folder = TRAININGS[kind], self.scratch / f"{kind}-{seed}"
-        command = ["train", *training.options, "--model", base, "--seed", str(seed)]
-        limit = ["--max-steps", str(steps)] if steps else []
-        result = json.loads(self._run([*command, *limit, "-o", str(folder), "--overwrite", "--json"]))
+        options = [*training.options, "--seed", str(seed), *(["--max-steps", str(steps)] if steps else [])]
+        command = ["train", *options, "--model", base, "-o", str(folder), "--overwrite", "--json"]
+        result = json.loads(self._run(command))
         facts = {"score": training.score, "value": result["scores"][training.score], "bar": training.bar}
         facts |= {
             "interval": result["intervals"][training.score],
-            "options": " ".join([*command[1:], *limit]),
+            "options": " ".join(options),
         }
         if kind == "sonnets":
             facts["text"] = self._sonnet(folder)
