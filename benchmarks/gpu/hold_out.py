@@ -32,7 +32,7 @@ HELD_OUT: dict[str, int] = {"wiki-2": 120_000, "prose": 120_000, "reviews": 60_0
 SHORTEST = {"wiki-2": 1000, "prose": 1000, "reviews": 300, "poetry": 200}  # characters of a document
 LONGEST = 24_000  # characters of a document, so that a few long ones do not decide
 SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n")
-LONG_SENTENCE = 50  # characters: two documents that share such a sentence share a source
+LONG_SENTENCE = 32  # characters: two documents that share such a sentence or verse share a source
 
 
 def trained_parts(sizes: Sequence[int], megabytes: float | None) -> set[int]:
