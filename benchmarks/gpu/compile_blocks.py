@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from explora.core.model import gpt2
+from explora.core.model.gpt2 import GPT2
 
 
-def use_plain_operations(model: gpt2.GPT2) -> None:
+def use_plain_operations(model: GPT2) -> None:
     """Replace what torch.compile cannot trace in the blocks by torch's own operations, in this process.
 
     explora's products, GELU and plain attention have backward passes of their own, and it recomputes tensors
     by hooks on what autograd saves. All of them save time or memory on a CPU, where nothing is fused.
     """
-    gpt2.affine = _affine
-    gpt2.gelu = _gelu
-    gpt2.recompute_between = _apply_both
+    for name, plain in (("affine", _affine), ("gelu", _gelu), ("recompute_between", _apply_both)):
+        setattr(gpt2, name, plain)
     model.limit_plain_attention(0)
 
 
-def compile_blocks(model: gpt2.GPT2) -> None:
+def compile_blocks(model: GPT2) -> None:
     """Compile the blocks in place. They share one graph, since they differ in their weights alone."""
     use_plain_operations(model)
     for block in model.h:
