@@ -122,6 +122,10 @@ class Method(ABC):
         """Return whether weight decay applies to a trained tensor; to none unless the base is trained."""
         return False
 
+    def rate_factor(self, name: str) -> float:
+        """Return what the learning rate is multiplied by for a trained tensor."""
+        return 1.0
+
     @abstractmethod
     def apply(self, model: GPT2) -> None:
         """Prepare a model for training: freeze what stays, add what is new; the task's head is trained."""

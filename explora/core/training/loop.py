@@ -220,7 +220,7 @@ class Training:
         rate = self.learning_rate * self.factor(step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate_factor"]
         return rate
 
     def _accumulate(self, batches: Sequence[Batch], items: int) -> float:
