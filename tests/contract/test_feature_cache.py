@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "paraphrase top block": ("paraphrase", TOP),
     "sentiment top block, with dropout in the adapters": ("sentiment", TOP | {"lora_dropout": 0.1}),
     "sonnet top block": ("sonnet", TOP),
+    "sonnet top block itself": ("sonnet", {"method": "top", "blocks": 1}),
     "accumulated": ("paraphrase", TOP | {"accumulate": 2}),
     "gradient checkpointing": ("paraphrase", TOP | {"grad_checkpoint": True}),
     "clipped": ("sentiment", {"method": "last-linear", "clip": 0.01}),
@@ -125,7 +126,10 @@ def one_block_less(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bug", [those_of_the_next_example, one_block_less])
-@pytest.mark.parametrize("case", ["paraphrase last-linear", "paraphrase top block", "sonnet top block"])
+@pytest.mark.parametrize(
+    "case",
+    ["paraphrase last-linear", "paraphrase top block", "sonnet top block", "sonnet top block itself"],
+)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     case: str,

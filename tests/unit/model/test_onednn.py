@@ -11,9 +11,11 @@ from torch import Tensor
 from explora.core.config.method import Method
 from explora.core.config.registry import Shape
 from explora.core.config.values import Blocks
+from explora.core.methods.bitfit import BitFit
 from explora.core.methods.freezing import freeze
 from explora.core.methods.full import Full
 from explora.core.methods.lora import LoRA
+from explora.core.methods.top import Top
 from explora.core.model.gpt2 import GPT2, Conv1D
 from explora.core.model.onednn import uses_onednn
 from tests.tiny_models import randomise
@@ -58,6 +60,21 @@ def test_lora_on_packed_weights_has_the_same_gradients(layers: Blocks | None, dt
         assert float((found[name] - value).abs().max()) <= bound * scale, name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_biases_of_packed_weights_have_the_same_gradients(dtype: torch.dtype) -> None:
+    model = prepared(BitFit(), dtype)
+    twin = copy.deepcopy(model)
+    twin.pack(twice=True)
+    assert set(packed(twin)) == {uses_onednn(torch.zeros(1, dtype=dtype))}
+    expected, found = gradients(model), gradients(twin)
+    assert found.keys() == expected.keys() and len(found) == 6 * SHAPE.n_layer + 1
+    bound = 1e-4 if dtype is torch.float32 else 0.1
+    for name, value in expected.items():
+        assert found[name].dtype is torch.float32
+        scale = float(value.abs().max())
+        assert float((found[name] - value).abs().max()) <= bound * scale, name
+
+
 def test_a_transposed_weight_that_is_not_transposed_would_be_seen() -> None:
     model = prepared(LORA)
     twin = copy.deepcopy(model)
@@ -87,6 +104,21 @@ def test_what_is_trained_is_not_packed() -> None:
     model = prepared(Full())
     model.pack(twice=True)
     assert not any(packed(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", [BitFit(), Top(blocks=2)], ids=["bitfit", "top"])
+def test_what_was_trained_in_fp32_is_packed_in_the_compute_dtype(method: Method, dtype: torch.dtype) -> None:
+    """For inference: whatever the base's own weights were while they were trained."""
+    model = prepared(method, dtype).requires_grad_(False)
+    ids = torch.arange(11).view(1, 11)
+    expected = model.logits(model(ids))
+    model.pack(twice=False)
+    assert {value.dtype for name, value in model.named_parameters() if name.endswith("c_fc.weight")} == {
+        dtype
+    }
+    bound = 1e-4 if dtype is torch.float32 else 0.05
+    torch.testing.assert_close(model.logits(model(ids)), expected, rtol=bound, atol=bound * 10)
 
 
 def test_a_frozen_trunk_is_packed_and_counts_the_same_numbers() -> None:

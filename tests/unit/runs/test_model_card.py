@@ -53,6 +53,15 @@ def test_the_lines_that_load_it_fit_task_and_method(
     assert loader in card(tmp_path, task, method, classes)
 
 
+@pytest.mark.parametrize(
+    ("method", "is_own"), [("bitfit", True), ("top", True), ("last-linear", True), ("miss", False)]
+)
+def test_a_folder_that_peft_cannot_open_is_called_that(tmp_path: Path, method: str, is_own: bool) -> None:
+    text = card(tmp_path, "paraphrase", method, 0)
+    assert ("peft cannot open it" in text) == ("library_name: explora" in text) == is_own
+    assert ("PeftModel.from_pretrained" in text) == (not is_own)
+
+
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     evil = "data`\n# heading <script>"
     line = re.search(r"^\| data \| (.*) \|$", card(tmp_path, "text", "full", 0, data=evil), re.MULTILINE)
