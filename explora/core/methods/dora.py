@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from explora.core.config.method import Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+from explora.core.methods.column_sums import NUMBERS_AT_ONCE
 from explora.core.methods.lora import LoRA
 from explora.core.methods.lora_peft import rank_stabilised
 from explora.core.methods.targets import FUSED, FUSED_PARTS, span
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from explora.core.model.gpt2 import GPT2
 
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name, and that of the layer's parameter
-READ_BY_NEXT = ("attn.c_attn", "mlp.c_fc")  # what follows these products keeps their output anyway
-INNER = "mlp.c_proj"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +61,24 @@ class DoRA(LoRA):
             return {}
         parts, name = self.modules()[product.module], product.module
         columns = len(parts or (0,)) * span(product.fan_out, parts)
-        output = 0 if name in READ_BY_NEXT else product.rows * product.fan_out * product.number_bytes
-        return kept | {f"{name}'s output": output, f"{name}'s norms": 2 * columns * FLOAT32_BYTES}
+        output = product.rows * product.fan_out * product.number_bytes
+        return kept | {
+            f"{name}'s output": 0 if product.output_is_kept else output,
+            f"{name}'s norms": 2 * columns * FLOAT32_BYTES,
+        }
 
     def backward_bytes(self, product: Product) -> int:
-        """Return the gradient of the output before it is rescaled, where that is not the smaller part."""
-        if product.module != INNER or not self.kept_bytes(product):
+        """Return the gradient of the output before it is rescaled, and portions that are summed in fp32."""
+        if not self.kept_bytes(product):
             return 0
-        return product.rows * product.fan_out * product.number_bytes
+        columns = span(product.fan_out, self.modules()[product.module])
+        portions = 1 if product.number_bytes == FLOAT32_BYTES else 2  # a product, and a cast
+        summed = portions * FLOAT32_BYTES * min(product.rows * columns, NUMBERS_AT_ONCE)
+        output = product.rows * product.fan_out * product.number_bytes
+        if product.module != FUSED:
+            return output + summed
+        # Plain attention's scores, by then gone, took more. Fused attention's views leave the output behind.
+        return 2 * output + summed if product.output_is_kept else 0
 
     def apply(self, model: GPT2) -> None:
         """Freeze all but the chosen biases, then put adapters with magnitudes beside the chosen modules."""
