@@ -144,16 +144,14 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
     # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
-    backward = (1 + 4 + 4) * states + work.method.backward_bytes(c_proj)
+    backward = (1 + 4 + 4) * states + max(map(work.method.backward_bytes, (c_fc, c_proj)))
     if _trains_weight(work, c_proj):
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
         backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
     # Before that, GELU's output is made again, beside gradients of the output, the residual and their sum.
     again = (3 + 4) * states + _gelu_copies(work, rows)
-    # In the end there are gradients of the residual and of the first product's output, and the method's own.
-    first = (1 + 4) * states + work.method.backward_bytes(c_fc)
-    return Half(kept=kept, backward=max(backward, again, first), passes=passes or bool(kept))
+    return Half(kept=kept, backward=max(backward, again), passes=passes or bool(kept))
 
 
 def frozen_forward(work: Work) -> int:
