@@ -41,6 +41,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
     },
     "last-linear": {"method": "last-linear"},
+    "bitfit": {"method": "bitfit"},
+    "miss 16, all six": {
+        "method": "miss",
+        "rank": 16,
+        "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
+    },
+    "top 2": {"method": "top", "blocks": 2},
 }
 
 # model, task, method, batch x length, amp, checkpointing
@@ -92,6 +99,15 @@ random:distilgpt2 | paraphrase | lora 8           | 4 x 512  | bf16 |
 random:distilgpt2 | text       | full             | 2 x 256  | off  |
 random:distilgpt2 | sentiment  | last-linear      | 8 x 256  | off  |
 embedded          | sentiment  | lora 16, all six | 16 x 300 | bf16 | checkpointing
+random:gpt2       | paraphrase | bitfit           | 8 x 128  | bf16 |
+random:gpt2       | text       | bitfit           | 2 x 256  | off  |
+random:gpt2       | paraphrase | miss 16, all six | 8 x 128  | off  |
+random:gpt2       | text       | miss 16, all six | 4 x 128  | bf16 |
+random:gpt2       | paraphrase | top 2            | 8 x 128  | bf16 |
+random:gpt2       | text       | top 2            | 2 x 256  | off  |
+random:gpt2       | sentiment  | top 2            | 4 x 512  | bf16 | checkpointing
+random:gpt2       | text       | top 2            | 8 x 256  | bf16 | checkpointing
+random:gpt2       | paraphrase | bitfit           | 8 x 128  | bf16 | checkpointing
 """
 
 

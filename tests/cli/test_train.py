@@ -53,6 +53,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "rank": ("--rank 6", {"rank": 6}, ""),
     "rank_pattern": ("--rank-pattern attn.c_attn=3", {"rank_pattern": {"attn.c_attn": 3}}, ""),
     "alpha_pattern": ("--alpha-pattern h.1.attn.c_attn=3", {"alpha_pattern": {"h.1.attn.c_attn": 3.0}}, ""),
+    "blocks": ("--blocks 1", {"blocks": 1}, "paraphrase --method top"),
     "norm_bias": ("--no-norm-bias", {"norm_bias": False}, "paraphrase --method norm-tuning"),
     "data": ("--data pairs.csv", {"data": "pairs.csv"}, ""),
     "dev": ("--dev dev.csv", {"dev": "dev.csv"}, ""),
@@ -133,6 +134,12 @@ def test_a_recorded_flag_can_be_switched_off(
     assert plan(f"{words} --no-{name.replace('_', '-')}")[name] is False
 
 
+def test_help_shows_the_default_of_each_method() -> None:
+    shown = {option.name: option.help for option in PARAMETERS}
+    assert "; default: 8, for " in shown["rank"] and "for miss 16" in shown["rank"]
+    assert shown["blocks"].endswith("(top; default: 2).")
+
+
 def test_the_learning_rate_is_told_with_its_origin(explora: Callable[..., Any]) -> None:
     told = explora("train", "text", "--full", "--model", "gpt2", "--dry-run").out
     lines = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.split()}
@@ -164,6 +171,9 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("text --full --targets key", "full has no targets"),
         ("text --full --layers 0-1", "full has no layers"),
         ("sentiment --last-linear --lora-dropout 0.1", "last-linear has no lora-dropout"),
+        ("text --method top --blocks 9", "--blocks 9: the base has 6 blocks"),
+        ("text --method bitfit --blocks 2", "bitfit has no blocks: that belongs to top"),
+        ("text --method miss --rank 300", "rank 300 is more than the matrices of this base have"),
         ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
         ("text --last-linear", "cannot be trained by last-linear"),
         ("sentiment --template {sentence}", "sentiment has no template"),

@@ -105,9 +105,10 @@ class Method(ABC):
         """Return the lowest block that trains anything; `shape.n_layer` where none does."""
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the bytes that autograd holds for what the method adds to a product; empty where nothing is.
+        """Return the bytes that autograd holds for what the method adds to a product, by tensor.
 
-        What it holds where the base's own weights and biases are trained follows from `trained_shapes`.
+        Empty where the method adds nothing. What autograd holds for trained weights and biases of the base
+        follows from `trained_shapes`.
         """
         return {}
 
@@ -121,7 +122,7 @@ class Method(ABC):
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Return whether weight decay applies to a trained tensor; to none unless the base is trained."""
+        """Return whether weight decay applies to a trained tensor: to the base's own matrices alone."""
         return False
 
     def rate_factor(self, name: str) -> float:

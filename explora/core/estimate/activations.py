@@ -180,9 +180,9 @@ def _trains_weight(work: Work, product: Product) -> bool:
 
 
 def _kept_for(work: Work, product: Product) -> dict[str, int]:
-    """Return what is kept for a product's gradients; empty if nothing of it is trained.
+    """Return what is kept for a product's own gradients; empty if nothing of it is trained.
 
-    Its input for those of the weight, nothing for those of the bias, and what the method adds.
+    The gradient of the weight needs the input, that of the bias needs nothing; the method may add more.
     """
     kept = dict(work.method.kept_bytes(product))
     if _trains_weight(work, product):
@@ -201,7 +201,7 @@ def _makes_again(work: Work, product: Product) -> bool:
 
 
 def _norm(work: Work, layer: int, norm: str, rows: int, is_needed: bool) -> dict[str, int]:
-    """What a norm keeps: its input with mean and deviation, and what of its own was trained and cast."""
+    """What a norm keeps: its input with mean and deviation, and casts of its trained weight and bias."""
     own = sum(f"h.{layer}.{norm}.{name}" in work.trained for name in ("weight", "bias"))
     if not is_needed and not own:
         return {}
@@ -258,7 +258,7 @@ def _dropped(work: Work, rows: int) -> dict[str, int]:
 def _attention_backward(work: Work, once: bool, adds: bool) -> int:
     """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores.
 
-    Where one position is asked for, the most comes at the projection, to which the method may add its own.
+    With one position a row the peak is at c_attn's gradients; `adds`: the method adds some of its own there.
     """
     if once:
         return (8 if adds else 5) * work.states

@@ -146,7 +146,7 @@ class _Step:
         passed = [block for block in self.blocks if block[1].passes]
         if self.run.runtime.grad_checkpoint:
             again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
-            return round(HOLES_OF_RECOMPUTED * again)
+            return round(min(HOLES_OF_RECOMPUTED, len(passed) - 1) * again)  # the first leaves none
         return round(HOLES_BESIDE_KEPT * sum(half.in_heap for block in passed for half in block))
 
     @property

@@ -20,7 +20,7 @@ class BitFit(Method):
 
     name = "bitfit"
     summary = "only the biases (Ben Zaken et al. 2022)"
-    learning_rate = 1e-3  # a first guess: the largest of the paper's rates for BERT (section 4)
+    learning_rate = 1e-3  # a first guess: ten times that of full fine-tuning, as LoRA's
 
     def trained_shapes(self, shape: Shape) -> Tensors:
         """Return all biases of the base."""
@@ -31,7 +31,7 @@ class BitFit(Method):
         return self.trained_shapes(shape)
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the lowest of all."""
+        """Return the first block: every block has biases."""
         return 0
 
     def apply(self, model: GPT2) -> None:

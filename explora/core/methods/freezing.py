@@ -1,4 +1,4 @@
-"""Freeze a model, whole or but for some of its own parameters: the first step of most methods."""
+"""Freeze a model, or all but some of its own parameters: the first step of most methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def freeze(model: GPT2) -> None:
 
 
 def train_only(model: GPT2, names: Iterable[str]) -> None:
-    """Freeze a model but for these parameters of its own, which become fp32, and the task's head."""
+    """Freeze a model except for the named parameters, which become fp32, and the task's head."""
     freeze(model)
     for name in names:
         parameter = model.get_parameter(name)

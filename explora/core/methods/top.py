@@ -35,9 +35,9 @@ class Top(Method):
 
     @property
     def description(self) -> str:
-        """`top 2, the last 2 blocks and the final norm`."""
+        """`top 2 (the last 2 blocks and the final norm)`."""
         blocks = "the last block" if self.blocks == 1 else f"the last {self.blocks} blocks"
-        return f"{self.name}: {blocks} and the final norm"
+        return f"{self.label} ({blocks} and the final norm)"
 
     def check_fit(self, shape: Shape) -> None:
         """Raise UsageError for more blocks than the base has."""
@@ -49,11 +49,9 @@ class Top(Method):
 
     def trained_shapes(self, shape: Shape) -> Tensors:
         """Return the weights of the last blocks and of the final norm, by the base's own names."""
-        trained = (
-            "ln_f.",
-            *(f"h.{layer}." for layer in range(self.first_trained_block(shape), shape.n_layer)),
-        )
-        return {name: size for name, size in base_tensors(shape).items() if name.startswith(trained)}
+        blocks = range(self.first_trained_block(shape), shape.n_layer)
+        prefixes = ("ln_f.", *(f"h.{layer}." for layer in blocks))
+        return {name: size for name, size in base_tensors(shape).items() if name.startswith(prefixes)}
 
     def file_shapes(self, shape: Shape) -> Tensors:
         """Return what is trained."""
@@ -61,7 +59,7 @@ class Top(Method):
 
     def first_trained_block(self, shape: Shape) -> int:
         """Return the lowest of the last blocks. Raises UsageError for more blocks than the base has."""
-        Top.check_fit(self, shape)
+        self.check_fit(shape)
         return shape.n_layer - self.blocks
 
     def decays(self, name: str, dimensions: int) -> bool:
