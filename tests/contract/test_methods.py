@@ -172,7 +172,7 @@ def test_the_laws_see_a_method_that_breaks_them(method: str, bug: Callable[[GPT2
     assert found != count(TINY, config_of(method), CLASSES).trainable
 
 
-SHARED = {"freezing", "targets", "peft_format", "column_sums"}
+SHARED = {"freezing", "targets", "peft_format", "portions"}
 
 
 @pytest.mark.parametrize("method", METHODS)

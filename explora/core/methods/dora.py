@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from explora.core.config.method import Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
-from explora.core.methods.column_sums import NUMBERS_AT_ONCE
 from explora.core.methods.lora import LoRA
 from explora.core.methods.lora_peft import rank_stabilised
+from explora.core.methods.portions import NUMBERS_AT_ONCE
 from explora.core.methods.targets import FUSED, FUSED_PARTS, span
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DoRA(LoRA):
             module, part = TARGETS[target]
             _, fan_out = block_modules(shape.n_embd)[module]
             size = (span(fan_out, None if part is None else (part,)),)
-            tensors |= {f"h.{layer}.{module}.{target}.magnitude": size for layer in self.blocks(shape)}
+            tensors |= {f"h.{layer}.{module}.{target}-magnitude": size for layer in self.blocks(shape)}
         return tensors
 
     def file_shapes(self, shape: Shape) -> Tensors:
@@ -72,8 +72,7 @@ class DoRA(LoRA):
         if not self.kept_bytes(product):
             return 0
         columns = span(product.fan_out, self.modules()[product.module])
-        portions = 1 if product.number_bytes == FLOAT32_BYTES else 2  # a product, and a cast
-        summed = portions * FLOAT32_BYTES * min(product.rows * columns, NUMBERS_AT_ONCE)
+        summed = 2 * FLOAT32_BYTES * min(product.rows * columns, NUMBERS_AT_ONCE)  # a difference, a product
         output = product.rows * product.fan_out * product.number_bytes
         if product.module != FUSED:
             return output + summed

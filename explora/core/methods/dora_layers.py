@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explora.core.methods.column_sums import column_sums, in_portions
 from explora.core.methods.lora_layers import LoRALinear
+from explora.core.methods.portions import in_portions
 from explora.core.methods.targets import Parts
 from explora.core.model.gpt2 import Conv1D
 
@@ -45,17 +45,18 @@ class _Rescale(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, magnitude, gains, bias = ctx.saved_tensors
         grad_y, grad_magnitude = grads[0].clone(), torch.empty_like(magnitude)
-        grad_bias = torch.zeros_like(bias)
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         for index, part in enumerate(ctx.parts):
             gain, size = gains[index], gains.shape[1]
-            grad = _part(grad_y, part, size)
-            total = grad.sum(0, dtype=gains.dtype)
-            along = column_sums(grad, _part(y, part, size)) - _part(bias, part, size) * total
-            grad_magnitude[index] = along / magnitude[index]
-            _part(grad_bias, part, size).copy_((1 - gain) * total)
-            for some in in_portions(grad):
+            grad, offset = _part(grad_y, part, size), _part(bias, part, size).to(gain.dtype)
+            if grad_bias is not None:
+                _part(grad_bias, part, size).copy_((1 - gain) * grad.sum(0, dtype=gain.dtype))
+            along = torch.zeros_like(gain)
+            for some, after in zip(in_portions(grad), in_portions(_part(y, part, size)), strict=True):
+                along += (some * (after - offset)).sum(0)
                 some.mul_(gain)
-        return grad_y, grad_magnitude, None, grad_bias if ctx.needs_input_grad[3] else None, None
+            grad_magnitude[index] = along / magnitude[index]
+        return grad_y, grad_magnitude, None, grad_bias, None
 
 
 def _part(value: Tensor, part: int, size: int) -> Tensor:

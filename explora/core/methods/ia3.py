@@ -11,8 +11,8 @@ from explora.core.config.method import Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
-from explora.core.methods.column_sums import NUMBERS_AT_ONCE
 from explora.core.methods.peft_format import refuse_unreadable, targets_of
+from explora.core.methods.portions import NUMBERS_AT_ONCE
 from explora.core.methods.targets import TargetedMethod, layers_setting, span, targets_setting
 from explora.errors import UsageError
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
-from explora.core.methods.column_sums import column_sums
 from explora.core.methods.freezing import freeze
 from explora.core.methods.ia3 import IA3, INNER
+from explora.core.methods.portions import in_portions
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
 from explora.core.model.gpt2 import GPT2, Conv1D
 
@@ -38,13 +38,21 @@ class _ScaleColumns(torch.autograd.Function):
         scale, *kept = ctx.saved_tensors
         grad_columns = [_columns(grads[0], part, scale) for part in ctx.parts]
         pairs = zip(grad_columns, kept, strict=True)
-        grad_scale = torch.stack([column_sums(columns, before) for columns, before in pairs])
+        grad_scale = torch.stack([_column_sums(columns, before) for columns, before in pairs])
         if not ctx.needs_input_grad[0]:
             return None, grad_scale, None
         grad_y = grads[0].clone()
         for index, part in enumerate(ctx.parts):
             _columns(grad_y, part, scale).mul_(scale[index])
         return grad_y, grad_scale, None
+
+
+def _column_sums(left: Tensor, right: Tensor) -> Tensor:
+    """Return the sum over the rows of left * right in fp32, (columns,)."""
+    total = left.new_zeros(left.shape[1], dtype=torch.float32)
+    for some, others in zip(in_portions(left), in_portions(right), strict=True):
+        total += (some.float() * others).sum(dim=0)
+    return total
 
 
 def _columns(y: Tensor, part: int, scale: Tensor) -> Tensor:
@@ -65,7 +73,7 @@ class _ScaleInput(torch.autograd.Function):
         x, scale = ctx.saved_tensors
         grad = grads[0]
         grad_x = (grad * scale).to(grad.dtype) if ctx.needs_input_grad[0] else None
-        return grad_x, column_sums(grad, x)
+        return grad_x, _column_sums(grad, x)
 
 
 class IA3Linear(nn.Module):
