@@ -91,6 +91,7 @@ class LoRA(TargetedMethod):
     bias: str = setting(
         "none",
         "Biases of the base to train too: of the modules with adapters, or of every module and norm.",
+        default="none",
         choices=BIASES,
     )
 
