@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from making import arguments_parser, write_documents
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from explora.core.data.documents import stream_documents
 
@@ -60,6 +59,8 @@ def read_questions(path: Path) -> Iterator[str]:
 
 def nearest(questions: list[str], count: int) -> Iterator[list[int]]:
     """Yield for each question the `count` most similar ones, itself among them, the most similar first."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # only here: nothing else needs scikit-learn
+
     # words in more than one question of a hundred say little and make the product dense
     rows = TfidfVectorizer(min_df=2, max_df=0.01, ngram_range=(1, 2), dtype=np.float32).fit_transform(
         questions
@@ -108,6 +109,11 @@ def cut(document: str) -> Iterator[str]:
     yield "\n".join(part)
 
 
+def evenly_taken(index: int, megabytes: float, total: float) -> bool:
+    """Tell whether `megabytes` of `total`, evenly spread, include the document of this index."""
+    return int(index * megabytes / total) != int((index + 1) * megabytes / total)
+
+
 def portion(corpora: Path, name: str, megabytes: float | None, generator: random.Random) -> list[str]:
     """Return the documents of one corpus, evenly spread over it where only a part is wanted."""
     path = corpora / f"{name}.txt.xz"
@@ -117,9 +123,7 @@ def portion(corpora: Path, name: str, megabytes: float | None, generator: random
     total = sum(len(document) for document in documents) / 1e6
     if megabytes is None or megabytes >= total:
         return documents
-    return [
-        d for i, d in enumerate(documents) if int(i * megabytes / total) != int((i + 1) * megabytes / total)
-    ]
+    return [document for i, document in enumerate(documents) if evenly_taken(i, megabytes, total)]
 
 
 def main() -> None:

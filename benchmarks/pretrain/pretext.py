@@ -118,8 +118,8 @@ class TextWithAnswers(Text):
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the language-model loss and, weighted, that of the answers between yes and no."""
         hidden = model(batch.input_ids)
-        wanted = batch.targets >= 0
-        total = tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
+        states, targets = batch.predicted(hidden)
+        total = tied_cross_entropy(states, model.wte.weight, targets)
         answers = (batch.input_ids == self.space) & (batch.targets[..., None] == self.label_rows).any(-1)
         if not answers.any():
             return total

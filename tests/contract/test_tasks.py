@@ -22,7 +22,7 @@ from explora.core.config.run_config import settings_of
 from explora.core.data.splits import find_split, read_table
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import Session, assemble_for_training
-from explora.core.tasks.contract import Batch, Evaluation, Example, Split
+from explora.core.tasks.contract import Batch, Evaluation, Example, Split, find_places
 from explora.errors import UsageError
 from tests.tiny_models import PAIRS
 
@@ -136,7 +136,12 @@ def test_a_batch_is_what_its_docstring_says(prepared: Prepared) -> None:
     assert batch.weight == int((batch.targets >= 0).sum()) > 0
     if batch.targets.dim() == 1:
         assert batch.targets.tolist() == [example.label for example in examples]
+        assert batch.places is None
         return
+    hidden = torch.arange(batch.targets.numel()).view_as(batch.targets).unsqueeze(-1)
+    states, tokens = batch.predicted(hidden)
+    assert torch.equal(tokens, batch.targets[batch.targets >= 0])
+    assert torch.equal(states, hidden[batch.targets >= 0])
     following = torch.nn.functional.pad(batch.input_ids[:, 1:], (0, 1), value=-1)
     asked = batch.targets >= 0
     assert torch.equal(batch.targets[asked], following[asked])
@@ -205,7 +210,10 @@ def test_a_loss_that_looks_at_padding_is_found(prepared: Prepared, monkeypatch: 
             following = torch.nn.functional.pad(batch.input_ids[:, 1:], (0, 1), value=-100)
             targets = torch.where(targets >= 0, targets, following)
         return dataclasses.replace(
-            batch, positions=torch.full_like(batch.positions, width - 1), targets=targets
+            batch,
+            positions=torch.full_like(batch.positions, width - 1),
+            targets=targets,
+            places=find_places(targets) if targets.dim() == 2 else None,
         )
 
     monkeypatch.setattr(session.task, "collate", careless)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import Shape, method_class
@@ -114,14 +115,14 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
     before = snapshot(model)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     reached: set[str] = set()
-    update = Training._update
+    clip = Training.clip
 
-    def noted(training: Training) -> float:
+    def noted(training: Training) -> Tensor:
         reached.update(name for name, value in model.named_parameters() if value.grad is not None)
-        return update(training)
+        return clip(training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_update", noted)
+        patch.setattr(Training, "clip", noted)
         for event in running.events():
             if isinstance(event, Finished):  # then the best comes back
                 break

@@ -130,7 +130,9 @@ def test_a_cache_that_is_off_by_one_is_seen(model: GPT2, monkeypatch: pytest.Mon
     expected = [their_tokens(model, prompt, 12) for prompt in prompts]
     advance = KeyValueCache.advance
     monkeypatch.setattr(
-        KeyValueCache, "advance", lambda cache, n: advance(cache, n + shift if cache.span == 0 else n)
+        KeyValueCache,
+        "advance",
+        lambda cache, n: advance(cache, [read + shift for read in n] if cache.span == 0 else n),
     )
     monkeypatch.setattr(
         generation,
@@ -168,7 +170,7 @@ def test_a_batch_whose_rows_end_at_different_steps_does_too(model: GPT2, way: st
     assert len({len(tokens) for tokens in expected}) > 2
 
 
-def shared_generator(seeds: Sequence[int]) -> list[torch.Generator]:
+def shared_generator(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seeds[0])] * len(seeds)
 
 
@@ -183,7 +185,7 @@ def test_a_row_that_depends_on_others_is_seen(model: GPT2, monkeypatch: pytest.M
         monkeypatch.setattr(KeyValueCache, "mask", lambda cache: None)
     if bug == "rows mixed up":
         keep = KeyValueCache.keep
-        monkeypatch.setattr(KeyValueCache, "keep", lambda cache, rows: keep(cache, rows.flip(0)))
+        monkeypatch.setattr(KeyValueCache, "keep", lambda cache, rows: keep(cache, rows[::-1]))
     assert continued(model, prompts, WAYS["sampled"], 15, eos) != expected
 
 

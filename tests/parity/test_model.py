@@ -302,15 +302,15 @@ def decode(model: GPT2, ids: Tensor, lengths: Tensor, steps: int, *, drop_row: b
     for row, length in enumerate(lengths.tolist()):
         prompts[row, length:] = 0  # padding on the right
     hidden = [model(prompts, lengths - 1, cache)]
-    cache.advance(lengths)
+    cache.advance(lengths.tolist())
     for _ in range(steps):
-        if drop_row and cache.lengths.numel() == rows:
-            keep = torch.arange(1, rows)
+        if drop_row and len(cache.read) == rows:
+            keep = list(range(1, rows))
             cache.keep(keep)
             ids, hidden = ids[keep], [states[keep] for states in hidden]
         tokens = ids[torch.arange(len(ids)), cache.lengths][:, None]
         hidden.append(model(tokens, None, cache))
-        cache.advance(cache.lengths + 1)
+        cache.advance([read + 1 for read in cache.read])
     return torch.cat(hidden, dim=1)
 
 
@@ -335,7 +335,7 @@ def test_a_prompt_read_whole_fills_the_cache_too() -> None:
     model, ids = fresh(), random_ids(TINY, 2, 10)
     cache = KeyValueCache(TINY, 2, 10, torch.float32, model.device)
     model(ids[:, :9], cache=cache)
-    cache.advance(torch.tensor([9, 9]))
+    cache.advance([9, 9])
     found = model(ids[:, 9:], cache=cache)
     torch.testing.assert_close(found[:, 0], model(ids)[:, 9], rtol=1e-5, atol=1e-5)
 
@@ -357,9 +357,7 @@ def test_a_bug_in_the_cache_fails_the_comparison(bug: str, monkeypatch: pytest.M
         monkeypatch.setattr(KeyValueCache, "mask", lambda self: None)  # the padding is attended to
     elif bug == "position":
         advance = KeyValueCache.advance
-        monkeypatch.setattr(
-            KeyValueCache, "advance", lambda self, lengths: advance(self, torch.full_like(lengths, 9))
-        )
+        monkeypatch.setattr(KeyValueCache, "advance", lambda self, read: advance(self, [9] * len(read)))
         monkeypatch.setattr(KeyValueCache, "mask", lambda self: None)
     else:
         whole = KeyValueCache.extend

@@ -28,6 +28,7 @@ from explora.errors import UsageError
 
 Filter = Callable[[torch.Tensor, float], torch.Tensor]
 SLACK = 1e-6
+CPU = torch.device("cpu")
 
 
 def distributions() -> list[torch.Tensor]:
@@ -268,7 +269,7 @@ def chi_square_is_plausible(ids: torch.Tensor, probabilities: torch.Tensor) -> b
 
 def test_draw_frequencies_match_the_probabilities_of_each_row() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 0.0, 0.0, 0.0], [30.0, -math.inf, 0.0, 29.0]])
-    generators = row_generators([5, 6, 7])
+    generators = row_generators([5, 6, 7], CPU)
     ids = torch.stack([draw(logits, SamplingConfig(), generators) for _ in range(4000)])  # (draws, B)
     probabilities = logits.softmax(-1)
     assert all(chi_square_is_plausible(ids[:, row], probabilities[row]) for row in range(3))
@@ -281,7 +282,7 @@ def test_a_row_is_drawn_the_same_whatever_its_neighbours() -> None:
     config = SamplingConfig(temperature=1.5, top_p=0.95)
 
     def sequence(rows: list[int]) -> torch.Tensor:
-        generators = row_generators([100 + row for row in rows])
+        generators = row_generators([100 + row for row in rows], CPU)
         return torch.stack([draw(step[rows], config, generators) for step in logits], dim=1)
 
     together = sequence([0, 1, 2, 3, 4, 5])
@@ -292,14 +293,14 @@ def test_a_row_is_drawn_the_same_whatever_its_neighbours() -> None:
 
 def test_equal_rows_with_different_seeds_differ_and_with_equal_seeds_agree() -> None:
     logits = torch.zeros(3, 1000)
-    first, second, third = draw(logits, SamplingConfig(), row_generators([1, 2, 1])).tolist()
+    first, second, third = draw(logits, SamplingConfig(), row_generators([1, 2, 1], CPU)).tolist()
     assert first == third != second
 
 
 def test_greedy_takes_the_most_probable_after_the_penalty_and_leaves_the_generators_alone() -> None:
     logits = torch.tensor([[3.0, 2.9, 0.0], [0.0, 1.0, 2.0]])
     seen = torch.tensor([[True, False, False], [False, False, False]])
-    generators = row_generators([0, 0])
+    generators = row_generators([0, 0], CPU)
     before = generators[0].get_state()
     config = SamplingConfig(greedy=True, repetition_penalty=1.5, temperature=9.0, top_k=1)
     assert draw(logits, config, generators, seen).tolist() == [1, 2]
@@ -314,19 +315,19 @@ def test_extremes_draw_the_most_probable_token() -> None:
         SamplingConfig(top_k=1),
         SamplingConfig(top_p=1e-12),
     ):
-        assert draw(logits, config, row_generators([0])).tolist() == [1]
+        assert draw(logits, config, row_generators([0], CPU)).tolist() == [1]
 
 
 def test_half_precision_logits_are_drawn_in_float32() -> None:
     logits = torch.randn(2, 20, generator=torch.Generator().manual_seed(4)).bfloat16()
     config = SamplingConfig(temperature=0.9, top_p=0.8)
-    ids = draw(logits, config, row_generators([1, 2]))
-    assert torch.equal(ids, draw(logits.float(), config, row_generators([1, 2])))
+    ids = draw(logits, config, row_generators([1, 2], CPU))
+    assert torch.equal(ids, draw(logits.float(), config, row_generators([1, 2], CPU)))
 
 
 def test_each_row_needs_its_generator() -> None:
     with pytest.raises(ValueError, match="zip"):
-        draw(torch.zeros(2, 3), SamplingConfig(), row_generators([0]))
+        draw(torch.zeros(2, 3), SamplingConfig(), row_generators([0], CPU))
 
 
 @pytest.mark.parametrize(

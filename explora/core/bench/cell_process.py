@@ -127,7 +127,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         tokens=clocked.tokens,
         seconds=seconds["step"],
         forward=seconds["forward"],
-        backward=seconds["step"] - seconds["forward"] - seconds["optimizer"] - seconds["collate"],
+        backward=seconds["backward"],
         optimizer=seconds["optimizer"],
         flop=clocked.flop,
         peak_memory_bytes=peak,

@@ -145,8 +145,10 @@ class Contender:
     @property
     def name(self) -> str:
         """How output calls it."""
-        name = self.run.method.label
-        return name if self.is_own else f"{name} (peft)"
+        method = self.run.method
+        if self.is_own:
+            return method.label
+        return f"{method.label} ({'peft' if method.peer_config() else 'transformers'})"
 
 
 def varying(settings: Sequence[BenchSetting]) -> list[str]:

@@ -1,7 +1,8 @@
 """The same work as a user of transformers and peft would do it: a cell's process without our model.
 
 Random order, padded to the longest of each batch, language modelling over the whole vocabulary,
-autocast for bf16, AdamW, clipped gradients; LoRA on whole modules. Needs the extra `peer`.
+autocast for bf16, AdamW, clipped gradients; adapters on whole modules, or all weights trained by transformers
+alone. Needs the extra `peer`.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ class Peer:
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """Train on the rows of the request (see `reference`) and return the Measurement as JSON data.
 
-    `first_loss` is that of our definition on the first batch, in fp32 and without the adapter.
+    `first_loss` is that of our definition on the first batch, in fp32 and before the first step.
     """
     baseline, run = peak_memory_bytes(), TrainRun.from_json(request["run"])
     torch.set_num_threads(run.runtime.threads or torch.get_num_threads())
     torch.manual_seed(run.training.seed)
     peer = Peer(request, run)
+    first_loss = _first_loss(peer.model, request)
     for batch in request["batches"][:WARMUP_STEPS]:
         peer.step(batch)
     peer.clock.seconds.clear()
@@ -75,7 +77,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     for batch in batches:
         peer.step(batch)
     seconds, phases = time.perf_counter() - started, dict(peer.clock.seconds)
-    peak, first_loss = device_peak_bytes(peer.device), _first_loss(peer.model, request)
+    peak = device_peak_bytes(peer.device)
     sizes = _sizes(peer)
     longest = request["batches"][0]
     runtime = runtime_bytes(peer.model, [peer.optimizer])
@@ -103,8 +105,9 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
 def _sizes(peer: Peer) -> dict[str, int]:
     """Return the parameters that are trained, those of the base, and the bytes of what is saved."""
     trainable = sum(value.numel() for value in peer.trained)
-    total = sum(value.numel() for value in peer.model.parameters()) - trainable
-    return {"trainable": trainable, "total": total, "checkpoint_bytes": _saved_bytes(peer.model)}
+    frozen = sum(value.numel() for value in peer.model.parameters()) - trainable
+    base = frozen or trainable  # the base is frozen, or it is what is trained
+    return {"trainable": trainable, "total": base, "checkpoint_bytes": _saved_bytes(peer.model)}
 
 
 def _head_tokens(request: Mapping[str, Any], rows: Rows) -> int:
@@ -115,15 +118,17 @@ def _head_tokens(request: Mapping[str, Any], rows: Rows) -> int:
 
 
 def _adapted(base: str, run: TrainRun) -> Any:
-    """Load the base as fp32 with the run's dropout, and let peft put its adapters in."""
+    """Load the base as fp32 with the run's dropout; peft puts the method's adapters in, if it has any."""
     rate = run.training.dropout
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
     )
-    config = peft.get_peft_config({**(run.method.peer_config() or {}), "task_type": "CAUSAL_LM"})
     if run.runtime.grad_checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
-    return peft.get_peft_model(model, config)
+    config = run.method.peer_config()
+    if not config:
+        return model
+    return peft.get_peft_model(model, peft.get_peft_config({**config, "task_type": "CAUSAL_LM"}))
 
 
 def _groups(model: nn.Module, run: TrainRun) -> list[dict[str, Any]]:
@@ -159,12 +164,15 @@ def shuffled(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
 
 @torch.no_grad()
 def _first_loss(model: Any, request: Mapping[str, Any]) -> float:
-    """Our loss by the other stack: for a cloze the cross-entropy over the label words' logits alone."""
+    """Our loss by the other stack: for a cloze the cross-entropy over the label words' logits alone.
+
+    Adapters that have not been trained change nothing.
+    """
     rows = request["batches"][0]
     model.eval()
     batch = {name: value.to(model.device) for name, value in collate(rows, request["pad"]).items()}
-    with model.disable_adapter():
-        output = model(**batch)
+    output = model(**batch)
+    model.train()
     if request["candidates"] is None:
         return float(output.loss)
     last = torch.tensor([len(row["ids"]) - 2 for row in rows])  # the answer is the last token
@@ -176,8 +184,11 @@ def _first_loss(model: Any, request: Mapping[str, Any]) -> float:
 
 def _saved_bytes(model: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)
-        return (Path(folder) / "adapter_model.safetensors").stat().st_size
+        if isinstance(model, peft.PeftModel):
+            model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder)
+        return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
 def _shape(config: Any) -> Shape:

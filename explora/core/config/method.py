@@ -169,5 +169,8 @@ class Method(ABC):
         return None
 
     def peer_config(self) -> dict[str, Any] | None:
-        """Return PEFT's configuration for the same method as its users write it; None: there is no such."""
+        """Return PEFT's configuration for the same method as its users write it.
+
+        Empty where transformers alone trains the base; None where neither has such a method.
+        """
         return None

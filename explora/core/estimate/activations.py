@@ -54,7 +54,8 @@ class Work:
 
     `number` is the bytes of a number in the compute dtype; `one_position`: the task asks for one position a
     row, so that the last block computes nothing else; `checkpointed`: what blocks keep is all made again, and
-    for that nothing else is; `plain_up_to`: as the runtime has it.
+    for that nothing else is; `plain_up_to`: as the runtime has it; `on_gpu`: torch's fused kernels compute
+    attention, with dropout too, and GELU.
     """
 
     shape: Shape
@@ -66,6 +67,7 @@ class Work:
     one_position: bool
     checkpointed: bool = False
     plain_up_to: int | None = None
+    on_gpu: bool = False
 
     @property
     def tokens(self) -> int:
@@ -86,7 +88,12 @@ class Work:
     def is_plain(self) -> bool:
         """Whether attention is made of plain products."""
         limit = PLAIN_UP_TO[self.number] if self.plain_up_to is None else self.plain_up_to
-        return self.length <= limit
+        return self.length <= limit and not self.on_gpu
+
+    @property
+    def drops_scores(self) -> bool:
+        """Whether attention keeps its probabilities because of dropout."""
+        return self.dropout > 0 and not self.on_gpu
 
     @property
     def is_full(self) -> bool:
@@ -107,7 +114,7 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     """Return the first half of a block; `passes`: its input needs a gradient."""
     once = work.is_asked_once(layer)
     rows = work.batch_size if once else work.tokens
-    is_fused = not (once or work.is_plain or work.dropout)
+    is_fused = not (once or work.is_plain or work.drops_scores)
     # Plain attention keeps copies of queries, keys and values; elsewhere they are views of the projection.
     is_viewed = is_fused or (once and not _copies_keys(work))
     c_attn = _product(
@@ -169,7 +176,7 @@ def frozen_forward(work: Work) -> int:
 def _gelu_copies(work: Work, rows: int) -> int:
     """Return the bytes of the two fp32 copies of a part of its input that GELU in bf16 makes."""
     numbers = 4 * rows * work.shape.n_embd
-    if work.number == FLOAT32_BYTES or numbers < GELU_FEWEST:
+    if work.number == FLOAT32_BYTES or numbers < GELU_FEWEST or work.on_gpu:
         return 0
     return 2 * FLOAT32_BYTES * min(numbers, GELU_AT_ONCE)
 
@@ -236,7 +243,7 @@ def _attended(work: Work, once: bool) -> dict[str, int]:
     """What softmax(Q K^T) V keeps, by the way it is computed."""
     if once:  # keys and values are copied, or kept beside the queries
         return {"query, key, value": (2 if _copies_keys(work) else 3) * work.states}
-    if work.dropout:  # probabilities, what falls out, what is left; long rows are computed in fp32
+    if work.drops_scores:  # probabilities, what falls out, what is left; long rows are computed in fp32
         wide = 1 if work.is_plain else FLOAT32_BYTES // work.number
         return {"query, key, value": 3 * wide * work.states, "probabilities": 3 * wide * work.scores}
     if work.is_plain:
@@ -262,8 +269,8 @@ def _attention_backward(work: Work, once: bool, adds: bool) -> int:
     """
     if once:
         return (8 if adds else 5) * work.states
-    if not work.is_plain or work.dropout:
-        return 9 * work.states + (2 * work.scores if work.dropout else 0)
+    if not work.is_plain or work.drops_scores:
+        return 9 * work.states + (2 * work.scores if work.drops_scores else 0)
     again = 0 if work.length <= KEPT_UP_TO else work.scores + _mask(work)
     return max(6 * work.states + 2 * work.scores + again, 9 * work.states + work.scores)
 

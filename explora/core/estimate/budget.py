@@ -9,7 +9,7 @@ from typing import Any
 
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
-from explora.core.estimate.memory import RUNTIME_BYTES, Memory, predict
+from explora.core.estimate.memory import Memory, predict
 
 # Products of at least so many rows are about as fast as larger ones: down to there, smaller batches cost less
 # time than checkpointing, which computes a third more.
@@ -84,7 +84,7 @@ def fit(
     budget: int,
     *,
     classes: int | None = None,
-    runtime: int = RUNTIME_BYTES,
+    runtime: int | None = None,
 ) -> Choice | None:
     """Return the fastest choice for which `budget` bytes are enough, None where none is; see `predict`."""
     choices = _choices(run, shape, length, classes, runtime)
@@ -92,13 +92,15 @@ def fit(
 
 
 def least(
-    run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int = RUNTIME_BYTES
+    run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int | None = None
 ) -> Choice:
     """Return the choice that takes least memory."""
     return min(_choices(run, shape, length, classes, runtime), key=lambda choice: choice.memory.peak)
 
 
-def _choices(run: TrainRun, shape: Shape, length: int, classes: int | None, runtime: int) -> Iterator[Choice]:
+def _choices(
+    run: TrainRun, shape: Shape, length: int, classes: int | None, runtime: int | None
+) -> Iterator[Choice]:
     """Yield what the run may be instead, the fastest first; no batch is larger than one before it."""
     rows = run.training.batch_size * run.training.accumulate
     for size in range(rows, 0, -1):

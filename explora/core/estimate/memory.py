@@ -23,11 +23,14 @@ from explora.core.estimate.parameters import (
 
 # Python, torch, and what torch loads at the first step: measured with torch 2.13 on Linux.
 RUNTIME_BYTES = 310 << 20
+GPU = "cuda"
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
 # Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, and of a block that
 # is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
 HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED = 0.1, 1.5
-LOGITS_AT_ONCE, FEWEST_ROWS = 1 << 22, 128  # as in cross_entropy.py
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU, FEWEST_ROWS = 1 << 22, 1 << 26, 128  # as in cross_entropy.py
+# On a GPU torch counts its tensors alone, and the workspace of cuBLAS, :4096:8 as in resolve.py.
+GPU_RUNTIME_BYTES = 8 * 4096 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +70,21 @@ def predict(
     length: int,
     *,
     classes: int | None = None,
-    runtime: int = RUNTIME_BYTES,
+    runtime: int | None = None,
     evaluates: bool = True,
 ) -> Memory:
-    """Predict the peak of training a run, its amp resolved, on rows of `length` tokens.
+    """Predict the peak of training a run, its amp and device resolved, on rows of `length` tokens.
 
-    `shape` is the base's; `classes` is how many classes the data has (default: the task's); `runtime` is
-    what Python and torch take, where that has been measured; `evaluates`: dev rows are read as well, in
-    batches of twice the size.
+    On a CPU it is the memory of the process, on a GPU that of torch's tensors there. `shape` is the base's;
+    `classes` is how many classes the data has (default: the task's); `runtime` is what Python and torch take,
+    where that has been measured; `evaluates`: dev rows are read as well, in batches of twice the size.
     """
     head = TASKS[run.task].head_classes(run.method.needs_head, classes)
     step = _Step(run, shape, length, head, 2 if evaluates else 1)
     most = max(step.moments(), key=lambda moment: moment.size)
+    usual = GPU_RUNTIME_BYTES if step.work.on_gpu else RUNTIME_BYTES
     return Memory(
-        runtime=runtime,
+        runtime=usual if runtime is None else runtime,
         weights=step.weights(),
         gradients=most.gradients,
         optimizer=step.optimizer(),
@@ -105,6 +109,7 @@ class _Step:
             one_position=TASKS[run.task].one_position,
             checkpointed=run.runtime.grad_checkpoint,
             plain_up_to=run.runtime.plain_attention,
+            on_gpu=run.runtime.device.startswith(GPU),
         )
         self.trained = trained_shapes(shape, run.method, head)
         self.embedding = shape.vocab_size * shape.n_embd
@@ -117,7 +122,8 @@ class _Step:
     def weights(self) -> int:
         """Frozen ones in the compute dtype, trained ones in fp32; see GPT2.pack for the second copies."""
         frozen = {name: size for name, size in base_tensors(self.shape).items() if name not in self.trained}
-        twice = self.run.runtime.amp == "bf16" and not self.run.runtime.grad_checkpoint
+        packs = self.run.runtime.amp == "bf16" and not self.work.on_gpu
+        twice = packs and not self.run.runtime.grad_checkpoint
         copied = {
             name: size
             for name, size in frozen.items()
@@ -142,7 +148,9 @@ class _Step:
             yield self._at_embeddings()
 
     def holes(self) -> int:
-        """What glibc has got back and cannot use again."""
+        """What glibc has got back and cannot use again. A GPU's memory is not its own."""
+        if self.work.on_gpu:
+            return 0
         passed = [block for block in self.blocks if block[1].passes]
         if self.run.runtime.grad_checkpoint:
             again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
@@ -162,7 +170,8 @@ class _Step:
         if self.work.one_position:
             return self._moment(kept, answers, above=self.shape.n_layer)
         half = number if number < FLOAT32_BYTES else 0
-        rows = min(self._answers, max(FEWEST_ROWS, LOGITS_AT_ONCE // vocabulary))
+        at_once = LOGITS_AT_ONCE_ON_GPU if self.work.on_gpu else LOGITS_AT_ONCE
+        rows = min(self._answers, max(FEWEST_ROWS, at_once // vocabulary))
         # Logits and probabilities in fp32; from the second chunk on beside what is left of the one before.
         numbers = 2 * FLOAT32_BYTES + (FLOAT32_BYTES + half if rows < self._answers else 0)
         logits = rows * vocabulary * numbers

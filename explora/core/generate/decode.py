@@ -75,40 +75,41 @@ def stream(
     A row ends after its line breaks where it has a number of them, else with `eos` (not yielded); in any
     case at `max_new_tokens` or at the end of the model's context.
     """
-    lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=model.device)
-    capacity = min(model.shape.n_positions, int(lengths.max()) + max_new_tokens)
+    lengths = [len(prompt.ids) for prompt in prompts]
+    capacity = min(model.shape.n_positions, max(lengths) + max_new_tokens)
     cache = KeyValueCache(model.shape, len(prompts), capacity, _cache_dtype(model), model.device)
     input_ids = pad([prompt.ids for prompt in prompts], eos).to(model.device)
-    hidden = model(input_ids, lengths - 1, cache)
+    hidden = model(input_ids, torch.tensor(lengths, device=model.device) - 1, cache)
     cache.advance(lengths)
     seen = _seen(prompts, model) if sampling.repetition_penalty != 1 else None
-    generators = row_generators([prompt.seed for prompt in prompts])
+    generators = row_generators([prompt.seed for prompt in prompts], model.device)
+    by_lines = torch.tensor([prompt.lines is not None for prompt in prompts], device=model.device)
     alive, lines = list(range(len(prompts))), [prompt.lines for prompt in prompts]
     for step in range(1, max_new_tokens + 1):
         logits = model.logits(hidden[:, 0])
-        logits[[lines[row] is not None for row in alive], eos] = -torch.inf
+        logits[:, eos].masked_fill_(by_lines, -torch.inf)
         drawn = draw(logits, sampling, [generators[row] for row in alive], seen)
         tokens = drawn.tolist()
         yield [(row, token) for row, token in zip(alive, tokens, strict=True) if token != eos]
-        kept, read = [], cache.lengths.tolist()
+        kept = []
         for place, (row, token) in enumerate(zip(alive, tokens, strict=True)):
             left = lines[row]
             if left is not None:
                 left = lines[row] = left - line_breaks(token)
-            room = read[place] < model.shape.n_positions
+            room = cache.read[place] < model.shape.n_positions
             if token != eos and room and (left is None or left > 0):
                 kept.append(place)
         if not kept or step == max_new_tokens:
             return
         if len(kept) < len(alive):
+            cache.keep(kept)
             rows = torch.tensor(kept, device=model.device)
-            cache.keep(rows)
-            drawn, alive = drawn[rows], [alive[place] for place in kept]
+            drawn, by_lines, alive = drawn[rows], by_lines[rows], [alive[place] for place in kept]
             seen = seen[rows] if seen is not None else None
         if seen is not None:
             seen.scatter_(1, drawn[:, None], True)
-        hidden = model(drawn[:, None].to(model.device), None, cache)
-        cache.advance(cache.lengths + 1)
+        hidden = model(drawn[:, None], None, cache)
+        cache.advance([read + 1 for read in cache.read])
 
 
 def _cache_dtype(model: GPT2) -> torch.dtype:

@@ -52,9 +52,13 @@ class SamplingConfig:
             )
 
 
-def row_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator for each row of a batch, so that a row's draws do not depend on its neighbours."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+def row_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """Return a generator for each row of a batch, so that a row's draws do not depend on its neighbours.
+
+    On a GPU they are the GPU's own: drawing noise for a large batch on the host takes longer than a step.
+    """
+    home = device if device.type == "cuda" else "cpu"
+    return [torch.Generator(home).manual_seed(seed) for seed in seeds]
 
 
 def draw(
@@ -65,8 +69,8 @@ def draw(
 ) -> Tensor:
     """Choose the next token of each row: logits (B, V) -> ids (B,).
 
-    `generators` holds one CPU generator for each row. `seen` (B, V), bool, marks the tokens of each row's
-    context; only the repetition penalty looks at it. A greedy draw leaves the generators alone.
+    `generators` holds one generator for each row, all on one device. `seen` (B, V), bool, marks the tokens of
+    each row's context; only the repetition penalty looks at it. A greedy draw leaves the generators alone.
     """
     logits = logits.float()
     if seen is not None:
@@ -128,9 +132,9 @@ def _gumbel_noise(logits: Tensor, generators: Sequence[torch.Generator]) -> Tens
     """Noise (B, V): argmax of logits + noise is a draw from softmax(logits) (Maddison et al. 2014).
 
     Rounding differences between batch sizes move such a draw far less often than one by the cumulative
-    distribution. Drawn on the CPU, so that a seed means the same on every device.
+    distribution.
     """
-    uniform = torch.empty(logits.shape, dtype=torch.float64)
+    uniform = torch.empty(logits.shape, dtype=torch.float64, device=generators[0].device)
     for row, generator in zip(uniform, generators, strict=True):
         row.uniform_(generator=generator)
     return uniform.log_().neg_().log_().neg_().to(logits.device, logits.dtype)

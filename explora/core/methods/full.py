@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
@@ -44,3 +44,7 @@ class Full(Method):
 
     def merge(self, model: GPT2) -> None:
         """Do nothing: the weights themselves moved."""
+
+    def peer_config(self) -> dict[str, Any]:
+        """Return nothing: transformers trains the base as it is."""
+        return {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from explora.core.model.onednn import product
 
 LOGITS_AT_ONCE = 1 << 22  # logits of a chunk: 16 MiB in fp32, which a large cache holds
+LOGITS_AT_ONCE_ON_GPU = 1 << 26  # a GPU needs larger products to be busy
 FEWEST_ROWS = 128  # of a chunk: its products stay efficient for every vocabulary
 
 
@@ -22,7 +23,7 @@ class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
-        rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
+        rows = _rows_at_once(weight)
         head = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
@@ -63,9 +64,15 @@ def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     return total
 
 
+def _rows_at_once(weight: Tensor) -> int:
+    """Return how many rows a chunk has for the tied embedding (V, C)."""
+    logits = LOGITS_AT_ONCE if weight.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPU
+    return max(FEWEST_ROWS, logits // weight.shape[0])
+
+
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each target, (N,), without gradients and in the same chunks."""
-    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE // weight.shape[0])
+    rows = _rows_at_once(weight)
     head = weight.to(hidden.dtype)
     with torch.no_grad():
         parts = [

@@ -5,10 +5,13 @@ Shapes: L layers, B rows, H heads, S stored tokens, D = head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from explora.core.config.registry import Shape
+from explora.core.model.transfer import copy_to
 
 
 class KeyValueCache:
@@ -21,20 +24,23 @@ class KeyValueCache:
         size = (shape.n_layer, rows, shape.n_head, capacity, shape.n_embd // shape.n_head)
         self.keys = torch.zeros(size, dtype=dtype, device=device)  # (L, B, H, capacity, D)
         self.values = torch.zeros(size, dtype=dtype, device=device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,)
+        self.read = [0] * rows  # tokens that each row holds
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,), `read` on the device
         self.span = 0  # length of the longest row
         self.even = True  # all rows have the same length
 
-    def advance(self, lengths: Tensor) -> None:
-        """Set the number of valid tokens of each row, (B,)."""
-        self.lengths = lengths
-        self.span = int(lengths.max())
-        self.even = int(lengths.min()) == self.span
+    def advance(self, read: Sequence[int]) -> None:
+        """Set the number of valid tokens of each row."""
+        self.read = list(read)
+        self.lengths = copy_to(torch.tensor(self.read), self.keys.device)
+        self.span = max(self.read)
+        self.even = min(self.read) == self.span
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.advance(self.lengths[rows])
+        places = copy_to(torch.tensor(rows), self.keys.device)
+        self.keys, self.values = self.keys[:, places], self.values[:, places]
+        self.advance([self.read[row] for row in rows])
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values, (B, H, T, D), and return those to attend to, (B, H, S, D).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 
 import torch
@@ -47,7 +48,25 @@ def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
     return dataclasses.replace(config, device=str(device), amp=amp, threads=threads)
 
 
+def compute_deterministically() -> None:
+    """Choose kernels on a GPU that give the same bits in every run. Call it before the first product.
+
+    Where an operation has no such kernel, torch warns. cuBLAS needs workspaces of a fixed size for it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling new tensors would cost time, and only finds bugs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def _resolve_device(name: str) -> torch.device:
+    device = _find_device(name)
+    if device.type == "cuda":
+        compute_deterministically()
+    return device
+
+
+def _find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -19,6 +19,7 @@ from explora.core.config.concerns import DataConfig, EncodingConfig
 from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
+from explora.core.model.transfer import copy_to
 from explora.errors import DataError
 
 PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
@@ -44,7 +45,8 @@ class Batch:
 
     input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 where no loss is taken;
     positions (B,): the last real token of each row; weight: how many items the summed loss has;
-    tokens: real tokens read; features: those of the examples, padded likewise, where all have them.
+    tokens: real tokens read; places (N,): where among the B T token targets a loss is taken, None for
+    classes; features: those of the examples, padded likewise, where all have them.
     """
 
     input_ids: Tensor
@@ -52,6 +54,7 @@ class Batch:
     positions: Tensor
     weight: int
     tokens: int
+    places: Tensor | None = None
     features: Features | None = None
 
     @property
@@ -59,18 +62,32 @@ class Batch:
         """What the model reads: the features where there are any, else the ids."""
         return self.input_ids if self.features is None else self.features
 
+    def predicted(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden states, (N, C), at which a token is predicted, and these tokens, (N,).
+
+        hidden: (B, T, C). The places are known from the start, because a boolean index would make the host
+        wait for a GPU.
+        """
+        return hidden.flatten(0, 1)[self.places], self.targets.flatten()[self.places]
+
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on a device."""
+        """Return the batch with its tensors on a device. The host does not wait for a GPU to copy them."""
         if device == self.input_ids.device:
             return self
-        features = self.features
+        places, features = self.places, self.features
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            targets=self.targets.to(device),
-            positions=self.positions.to(device),
-            features=features and Features(features.states.to(device), features.depth),
+            input_ids=copy_to(self.input_ids, device),
+            targets=copy_to(self.targets, device),
+            positions=copy_to(self.positions, device),
+            places=None if places is None else copy_to(places, device),
+            features=features and Features(copy_to(features.states, device), features.depth),
         )
+
+
+def find_places(targets: Tensor) -> Tensor:
+    """Return the places (N,) of `Batch` for token targets (B, T)."""
+    return (targets.flatten() >= 0).nonzero().squeeze(1)
 
 
 def stack_features(examples: Sequence[Example]) -> Features | None:

@@ -99,7 +99,8 @@ class Paraphrase(Classification):
         """Return the logits of no and yes, by the head where there is one."""
         if model.score is not None:
             return super().class_logits(model, hidden)
-        return model.logits(hidden, self.label_rows.to(hidden.device))
+        self.label_rows = self.label_rows.to(hidden.device)
+        return model.logits(hidden, self.label_rows)
 
 
 def _whole_characters(text: str) -> str:

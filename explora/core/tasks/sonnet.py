@@ -30,6 +30,7 @@ from explora.core.tasks.contract import (
     Split,
     TaskContext,
     encode_rows,
+    find_places,
     first_lines,
     stack_features,
 )
@@ -106,12 +107,14 @@ class Sonnet:
             start, end = self._given(example, epoch), len(example.ids)
             targets[row, start - 1 : end - 1] = input_ids[row, start:end]
         lengths = torch.tensor([len(example.ids) for example in examples])
+        places = find_places(targets)
         return Batch(
             input_ids=input_ids,
             targets=targets,
             positions=lengths - 1,
-            weight=int((targets >= 0).sum()),
+            weight=len(places),
             tokens=int(lengths.sum()),
+            places=places,
             features=stack_features(examples),
         )
 
@@ -123,8 +126,8 @@ class Sonnet:
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the cross-entropy summed over the targets."""
-        hidden, wanted = model(batch.inputs), batch.targets >= 0
-        return tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
+        states, targets = batch.predicted(model(batch.inputs))
+        return tied_cross_entropy(states, model.wte.weight, targets)
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
         """Return the perplexity of the continuations, over 1, 3, 6 and 12 given lines together."""

@@ -30,7 +30,15 @@ from explora.core.files import cache_folder, replacing, write_atomically
 from explora.core.generate.decode import Prompt
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
-from explora.core.tasks.contract import Batch, Evaluation, Example, Split, TaskContext, first_lines
+from explora.core.tasks.contract import (
+    Batch,
+    Evaluation,
+    Example,
+    Split,
+    TaskContext,
+    find_places,
+    first_lines,
+)
 from explora.core.tasks.metrics import perplexity
 from explora.errors import DataError, UsageError
 
@@ -131,14 +139,18 @@ class Text:
         tokens = int(lengths.sum())
         weight = tokens - len(examples)
         return Batch(
-            input_ids=input_ids, targets=targets, positions=lengths - 1, weight=weight, tokens=tokens
+            input_ids=input_ids,
+            targets=targets,
+            positions=lengths - 1,
+            weight=weight,
+            tokens=tokens,
+            places=find_places(targets),
         )
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the cross-entropy summed over all targets."""
-        hidden = model(batch.input_ids)
-        wanted = batch.targets >= 0
-        return tied_cross_entropy(hidden[wanted], model.wte.weight, batch.targets[wanted])
+        states, targets = batch.predicted(model(batch.input_ids))
+        return tied_cross_entropy(states, model.wte.weight, targets)
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
         """Return the perplexity per token."""

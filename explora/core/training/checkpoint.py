@@ -60,7 +60,7 @@ def save_checkpoint(
 ) -> None:
     """Write a new state, point `latest` at it, and only then remove the old one."""
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
-    tensors |= _generators()
+    tensors |= _generators(model.device)
     numbers = []
     for number, optimizer in enumerate(optimizers):
         found, plain = _split_state(optimizer)
@@ -79,11 +79,11 @@ def save_checkpoint(
         shutil.rmtree(folder / before, ignore_errors=True)
 
 
-def _generators() -> dict[str, Tensor]:
-    """Return the states of the random number generators."""
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of the random number generators that a training on `device` draws from."""
     states = {"generator": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda_generator"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        states["cuda_generator"] = torch.cuda.get_rng_state(device)
     return states
 
 
@@ -127,8 +127,8 @@ def load_checkpoint(
     for number, optimizer in enumerate(optimizers):
         _restore_optimizer(optimizer, number, tensors, plain["optimizers"][number])
     torch.set_rng_state(tensors["generator"])
-    if "cuda_generator" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda_generator"])
+    if "cuda_generator" in tensors and model.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda_generator"], model.device)
     return Progress(**plain["progress"]), plain.get("scaler", {})
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
@@ -49,7 +50,7 @@ class Training:
     caller saves the adapter. Between two events the caller may `save()`: the state includes every step that
     has been yielded.
 
-    `phase` is entered for the parts of a step: "collate", "forward" and "optimizer".
+    `phase` is entered for the parts of a step: "collate", "forward", "backward" and "optimizer".
     """
 
     def __init__(
@@ -187,12 +188,13 @@ class Training:
         started, at = time.perf_counter(), self.progress
         if not self.model.training:  # train() visits every module
             self.model.train()
-        batches = self._collate(rows, epoch)
+        batches = self.collate(rows, epoch)
         items = max(1, sum(batch.weight for batch in batches))
         rate = self._set_learning_rate(at.step)
-        loss = self._accumulate(batches, items)
+        losses = self.accumulate(batches, items)
         with self.phase("optimizer"):
-            norm = self._update()
+            loss, norm = self._read(losses, self.clip())
+            self.update(norm)
         seconds = time.perf_counter() - started
         tokens = sum(batch.tokens for batch in batches)
         at.step, at.batch = at.step + 1, at.batch + 1
@@ -209,7 +211,8 @@ class Training:
             seconds=seconds,
         )
 
-    def _collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
+    def collate(self, rows: Sequence[int], epoch: int) -> list[Batch]:
+        """Return the examples of `rows` as micro-batches on the model's device."""
         size = self.run.training.batch_size
         chosen = [self.examples[row] for row in rows]
         with self.phase("collate"):
@@ -223,34 +226,47 @@ class Training:
                 group["lr"] = rate * group["rate_factor"]
         return rate
 
-    def _accumulate(self, batches: Sequence[Batch], items: int) -> float:
-        """Add up the gradients of the mean loss over all `items`, and return that loss."""
-        total = 0.0
+    def accumulate(self, batches: Sequence[Batch], items: int) -> list[Tensor]:
+        """Add up the gradients of the mean loss over all `items`. Returns each batch's part of that loss."""
+        losses = []
         for batch in batches:
             with self.phase("forward"):
                 loss = self.task.loss(self.model, batch) / items
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise self._diverged(f"the loss is {total}")
-        return total
+            with self.phase("backward"):
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return losses
 
-    def _update(self) -> float:
-        """Clip the gradients, step and drop the gradients. Returns their norm before clipping.
+    def clip(self) -> Tensor:
+        """Clip the gradients. Returns their norm before clipping.
 
-        Gradients are read only here, so data-parallel training would reduce them here.
+        Gradients are read only from here on, so data-parallel training would reduce them here.
         """
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it only needs param_groups
-        clip = self.run.optimizer.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step itself
-            raise self._diverged(f"the norm of the gradient is {norm}")
+        return torch.nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.clip or math.inf)
+
+    def _read(self, losses: Sequence[Tensor], norm: Tensor) -> tuple[float, float]:
+        """Return the loss and the norm of the gradient: the only place where a step waits for a GPU.
+
+        Raises TrainingError if one of them is not finite. In fp16 an infinite norm is normal: the loss scale
+        was too large.
+        """
+        *parts, gradient_norm = torch.stack([*losses, norm]).tolist()
+        loss = sum(parts, 0.0)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        if not math.isfinite(gradient_norm) and not self.scaler.is_enabled():
+            raise self._diverged(f"the norm of the gradient is {gradient_norm}")
+        return loss, gradient_norm
+
+    def update(self, norm: float) -> None:
+        """Take the optimizers' steps, unless the gradients' `norm` is not finite, and drop the gradients."""
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)  # type: ignore[arg-type]
+            if math.isfinite(norm):
+                optimizer.step()
             optimizer.zero_grad()
         self.scaler.update()
-        return norm
 
     def _diverged(self, what: str) -> TrainingError:
         lower = f"lower the learning rate (--lr {self.run.optimizer.learning_rate / 3:.1g})"

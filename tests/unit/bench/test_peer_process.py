@@ -100,7 +100,8 @@ def test_what_is_wrong_is_said_before_any_cell(tiny_base, tiny_data, tmp_path):
     with pytest.raises(UsageError, match="at most 192 tokens"):
         open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase"), length=193), tmp_path)
     with pytest.raises(UsageError, match="none of these methods"):
-        open_bench(plan(tiny_run(tiny_base, tiny_data, "paraphrase", method="full"), peer=True), tmp_path)
+        no_peer = tiny_run(tiny_base, tiny_data, "paraphrase", method="last-linear")
+        open_bench(plan(no_peer, peer=True), tmp_path)
     with pytest.raises(UsageError, match="sentiment"):
         open_bench(plan(tiny_run(tiny_base, tiny_data, "sentiment"), peer=True), tmp_path)
 
@@ -119,6 +120,18 @@ def test_the_peer_starts_from_the_same_loss(task, in_process, tiny_base, tiny_da
     assert own.first_loss == pytest.approx(peer.reference_loss, abs=1e-5)
     assert peer.stack.startswith("transformers ")
     assert (peer.steps, peer.batch_size) == (own.steps, own.batch_size)
+
+
+@OF_PEERS
+def test_full_fine_tuning_is_compared_with_transformers_alone(in_process, tiny_base, tiny_data, tmp_path):
+    run = tiny_run(tiny_base, tiny_data, "paraphrase", method="full")
+    _, result = finish(open_bench(plan(run, peer=True), tmp_path))
+    own, peer = result.rows
+    assert (own.name, peer.name) == ("full", "full (transformers)")
+    assert peer.error is None
+    assert peer.first_loss == pytest.approx(own.first_loss, abs=1e-5)
+    assert peer.trainable == own.trainable
+    assert peer.checkpoint_bytes == pytest.approx(own.checkpoint_bytes, rel=0.02)
 
 
 def test_the_loss_to_start_from_knows_no_dropout(tiny_base, tiny_data):

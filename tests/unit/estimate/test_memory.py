@@ -149,7 +149,23 @@ def test_the_constants_are_those_of_the_code() -> None:
         gelu.FEWEST_ELEMENTS,
     )
     assert memory.LOGITS_AT_ONCE == cross_entropy.LOGITS_AT_ONCE
+    assert memory.LOGITS_AT_ONCE_ON_GPU == cross_entropy.LOGITS_AT_ONCE_ON_GPU
     assert memory.FEWEST_ROWS == cross_entropy.FEWEST_ROWS
+
+
+def test_a_gpu_holds_tensors_alone() -> None:
+    """No Python and torch, no packed copies, no freed pieces; and no probabilities because of dropout."""
+    options = {"method": "lora", "amp": "bf16", "plain_attention": 0}
+    on_cpu = predict(resolve("paraphrase", options | {"device": "cpu"})[0], GPT2, 128)
+    on_gpu = predict(resolve("paraphrase", options | {"device": "cuda:0"})[0], GPT2, 128)
+    assert (on_gpu.holes, on_gpu.runtime) == (0, memory.GPU_RUNTIME_BYTES)
+    assert on_cpu.weights - on_gpu.weights == 2 * 12 * 12 * 768**2
+    assert on_gpu.activations == on_cpu.activations
+    assert (on_gpu.gradients, on_gpu.optimizer) == (on_cpu.gradients, on_cpu.optimizer)
+    dropped = {"dropout": 0.1, "device": "cuda"}
+    grown = predict(resolve("paraphrase", options | dropped)[0], GPT2, 128).activations - on_gpu.activations
+    states = 16 * 128 * 768 * 2
+    assert 0 < grown <= 2 * 12 * states  # masks as large as the states, twice a block
 
 
 def test_a_base_of_any_shape() -> None:

@@ -1,0 +1,66 @@
+"""Tests of the product on a GPU. Where there is none, the CPU stands in for it, and the header says so.
+
+The stand-in keeps the tests themselves in working order; what it shows about a GPU is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from explora.core.base.tokenizer import train_tokenizer
+from explora.core.base.weights import write_model
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun
+from explora.core.model.gpt2 import GPT2
+from tests.tiny_models import SAMPLES, VOCABULARY, randomise, tiny_run
+
+# Heads of 64, as GPT-2's: a GPU chooses its attention kernel by their size.
+SHAPE = Shape(n_layer=3, n_head=2, n_embd=128, n_positions=192, vocab_size=VOCABULARY)
+FOLDER = Path(__file__).parent
+
+Prepare = Callable[..., TrainRun]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    for item in items:
+        if FOLDER in item.path.parents:
+            item.add_marker("gpu")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The GPU, or the CPU in its place."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def gpu(device: torch.device) -> torch.device:
+    """The GPU, for what has no meaning without one."""
+    if device.type != "cuda":
+        pytest.skip("no GPU")
+    return device
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base of three blocks and random weights, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("gpu") / "base"
+    documents = (SAMPLES / "text" / "text-train.txt").read_text(encoding="utf-8").split("\n\n")
+    write_model(folder, randomise(GPT2(SHAPE)).state_dict(), SHAPE, train_tokenizer(documents, VOCABULARY))
+    return folder
+
+
+@pytest.fixture
+def prepare(base: Path, tiny_data: Path, device: torch.device) -> Prepare:
+    """Resolve a run on the device: `prepare("text", method="full", amp="bf16")`."""
+
+    def of(task: str, **options: Any) -> TrainRun:
+        return tiny_run(base, tiny_data, task, **{"device": str(device), **options})
+
+    return of
