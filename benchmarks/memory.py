@@ -48,6 +48,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
     },
     "top 2": {"method": "top", "blocks": 2},
+    "dora 8": {"method": "dora", "rank": 8, "targets": ("key", "value")},
+    "dora 16, all six": {
+        "method": "dora",
+        "rank": 16,
+        "targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down"),
+    },
 }
 
 # model, task, method, batch x length, amp, checkpointing
@@ -108,6 +114,11 @@ random:gpt2       | text       | top 2            | 2 x 256  | off  |
 random:gpt2       | sentiment  | top 2            | 4 x 512  | bf16 | checkpointing
 random:gpt2       | text       | top 2            | 8 x 256  | bf16 | checkpointing
 random:gpt2       | paraphrase | bitfit           | 8 x 128  | bf16 | checkpointing
+random:gpt2       | paraphrase | dora 8           | 8 x 128  | bf16 |
+random:gpt2       | paraphrase | dora 16, all six | 8 x 128  | off  |
+random:gpt2       | text       | dora 16, all six | 4 x 128  | bf16 |
+random:gpt2       | text       | dora 16, all six | 2 x 512  | off  |
+random:gpt2       | text       | dora 16, all six | 8 x 256  | bf16 | checkpointing
 """
 
 

@@ -45,7 +45,11 @@ def their_curve(
         {"params": [value for value in trained if decayed(value)], "weight_decay": DECAY},
         {"params": [value for value in trained if not decayed(value)], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=RATE)
+    return their_curve_by(torch.optim.AdamW([group for group in groups if group["params"]], lr=RATE), model)
+
+
+def their_curve_by(optimizer: Optimizer, model: Any) -> list[float]:
+    """The same losses, where an optimizer is given."""
     model.eval()  # GPT2Config drops a tenth in training
     return _curve(lambda ids: model(input_ids=ids, labels=ids).loss, [optimizer])
 

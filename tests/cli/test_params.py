@@ -76,7 +76,7 @@ def test_a_method_that_the_task_refuses_is_not_compared(explora) -> None:
 def test_with_a_method_its_file_is_told(explora) -> None:
     done = explora("params", "--model", "gpt2", "--lora", "8", "--targets", "c_attn", "--layers", "3")
     assert done.out.startswith("gpt2, paraphrase: lora r=8 (scale 2) on c_attn, blocks 3\n")
-    assert done.out.endswith("adapter file: about 99.1 kB\n")
+    assert done.out.endswith("adapter file: about 99.2 kB\n")
     assert explora("params", "--model", "gpt2", "--full").out.endswith("model file: about 497.8 MB\n")
 
 

@@ -239,8 +239,9 @@ def plain_loop(run: TrainRun, running: Running) -> Iterator[tuple[float, float]]
     ]
     factor = schedule_factor(run.optimizer, len(batches))
     for step, (epoch, rows) in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = run.optimizer.learning_rate * factor(step)
+        for group, name in zip(optimizer.param_groups, trained, strict=True):
+            ratio = 16 if run.method.name == "lora-plus" and name.endswith("lora_B") else 1
+            group["lr"] = run.optimizer.learning_rate * ratio * factor(step)
         batch = task.collate([running.train.examples[row] for row in rows], epoch)
         loss = task.loss(model, batch) / batch.weight
         optimizer.zero_grad()

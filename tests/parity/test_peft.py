@@ -16,7 +16,10 @@ from torch import Tensor
 
 from explora.core.config.method import Method
 from explora.core.config.values import Blocks
+from explora.core.methods.dora import DoRA
 from explora.core.methods.lora import LoRA
+from explora.core.methods.lora_plus import LoRAPlus
+from explora.core.methods.rslora import RSLoRA
 from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE
 from explora.core.runs.open import open_run
 from tests.tiny_adapters import (
@@ -65,6 +68,15 @@ METHODS = {
         targets=("c_attn", "mlp-down"), rank_pattern={"attn.c_attn": 2}, alpha_pattern={"mlp.c_proj": 9.0}
     ),
     "rank above the width": LoRA(rank=40, targets=("key", "value"), lora_dropout=0.5),
+    "rslora": RSLoRA(rank=4, targets=("key", "value")),
+    "rslora everywhere": RSLoRA(rank=3, targets=ALL_SEPARATE, alpha=5.0),
+    "rslora by module": RSLoRA(
+        rank=2, targets=ALL_SEPARATE, rank_pattern={"mlp.c_fc": 3, "h.1.attn.c_attn": 4}
+    ),
+    "lora-plus": LoRAPlus(rank=4, targets=("key", "value")),
+    "dora": DoRA(rank=4, targets=("c_attn", "mlp-down")),
+    "dora everywhere": DoRA(rank=2, targets=ALL_SEPARATE, alpha=5.0, layers=Blocks([0, 2])),
+    "dora by module": DoRA(rank=2, targets=("attn-out", "mlp-up"), rank_pattern={"mlp.c_fc": 3}),
 }
 PATHS = {"attn-out": "attn.c_proj", "mlp-up": "mlp.c_fc", "mlp-down": "mlp.c_proj"}
 
@@ -218,6 +230,18 @@ FOREIGN: dict[str, dict[str, Any]] = {
     },
     # With peft's default alpha of 8 the attention scores grow so large that fp32 is 1e-5 off fp64, in peft as
     # in explora: the comparison would measure rounding, which depends on the width of the CPU's vectors.
+    "lora_only": {"r": 2, "lora_alpha": 4, "target_modules": ["c_attn", "mlp.c_proj"], "bias": "lora_only"},
+    "all biases": {"r": 2, "target_modules": ["c_fc"], "layers_to_transform": [1], "bias": "all"},
+    "dora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "use_dora": True},
+    "dora and biases": {"r": 2, "target_modules": ["c_proj"], "use_dora": True, "bias": "all"},
+    "dora and rslora": {
+        "r": 3,
+        "lora_alpha": 4,
+        "target_modules": ["c_attn", "c_fc"],
+        "use_dora": True,
+        "use_rslora": True,
+        "rank_pattern": {"c_fc": 2},
+    },
     "gaussian": {"r": 2, "lora_alpha": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
 }
 
@@ -239,8 +263,13 @@ def test_we_compute_peft_s_class_logits(base: Path, tmp_path: Path, settings: di
     assert difference(our_logits(session.model), theirs) < TOLERANCE
 
 
+def zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: torch.zeros_like(v) if n.endswith("bias") else v for n, v in tensors.items()}
+
+
 FOREIGN_BUGS: dict[str, Callable[[Path], None]] = {
     "rsLoRA is overlooked": lambda run: change_config(run, use_rslora=False),
+    "biases are overlooked": lambda run: change_tensors(run, zero_biases),
     "alpha is overlooked": lambda run: change_config(run, lora_alpha=None),
     "A is turned around": lambda run: change_tensors(run, stack_a_backwards),
 }
@@ -250,7 +279,7 @@ FOREIGN_BUGS: dict[str, Callable[[Path], None]] = {
 def test_the_other_comparison_sees_a_planted_bug(
     base: Path, tmp_path: Path, plant: Callable[[Path], None]
 ) -> None:
-    settings = FOREIGN["rslora"] | {"lora_alpha": 4}
+    settings = FOREIGN["rslora"] | {"lora_alpha": 4, "bias": "lora_only"}
     theirs = their_logits(train_with_peft(tmp_path, base, **settings))
     plant(tmp_path)
     session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)

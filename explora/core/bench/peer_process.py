@@ -41,9 +41,7 @@ class Peer:
         self.device, self.dtype = torch.device(run.runtime.device), AUTOCAST[run.runtime.amp]
         self.model = _adapted(request["base"], run).to(self.device).train()
         self.trained = [value for value in self.model.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=run.optimizer.learning_rate, weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(_groups(self.model, run), weight_decay=0.0, fused=True)
         self.clock = Clock(self.device)
 
     def step(self, rows: Rows) -> None:
@@ -131,6 +129,16 @@ def _adapted(base: str, run: TrainRun) -> Any:
     if not config:
         return model
     return peft.get_peft_model(model, peft.get_peft_config({**config, "task_type": "CAUSAL_LM"}))
+
+
+def _groups(model: nn.Module, run: TrainRun) -> list[dict[str, Any]]:
+    """Group the trained parameters by learning rate, as peft's optimizer for LoRA+ does."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            groups.setdefault(run.method.rate_factor(name), []).append(value)
+    rate = run.optimizer.learning_rate
+    return [{"params": values, "lr": rate * factor} for factor, values in groups.items()]
 
 
 def collate(rows: Rows, pad: int) -> dict[str, Tensor]:

@@ -28,7 +28,8 @@ class Product:
 
     `module` is its name in the block (`attn.c_attn`), `rows` how many rows of `fan_in` numbers it reads and
     `number_bytes` the size of a number. `input_is_kept`: its input is held until the backward pass where a
-    gradient needs it; elsewhere the input is recomputed, or held by another operation.
+    gradient needs it; elsewhere the input is recomputed, or held by another operation. `output_is_kept`: what
+    follows holds the output, whatever the method.
     """
 
     layer: int
@@ -38,6 +39,7 @@ class Product:
     fan_out: int
     number_bytes: int
     input_is_kept: bool
+    output_is_kept: bool
 
     @property
     def input_bytes(self) -> int:
@@ -122,6 +124,10 @@ class Method(ABC):
     def decays(self, name: str, dimensions: int) -> bool:
         """Return whether weight decay applies to a trained tensor: to the base's own matrices alone."""
         return False
+
+    def rate_factor(self, name: str) -> float:
+        """Return what the learning rate is multiplied by for a trained tensor."""
+        return 1.0
 
     @abstractmethod
     def apply(self, model: GPT2) -> None:

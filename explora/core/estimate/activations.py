@@ -115,7 +115,16 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     once = work.is_asked_once(layer)
     rows = work.batch_size if once else work.tokens
     is_fused = not (once or work.is_plain or work.drops_scores)
-    c_attn = _product(work, layer, "attn.c_attn", work.tokens, input_is_kept=work.checkpointed)
+    # Plain attention keeps copies of queries, keys and values; elsewhere they are views of the projection.
+    is_viewed = is_fused or (once and not _copies_keys(work))
+    c_attn = _product(
+        work,
+        layer,
+        "attn.c_attn",
+        work.tokens,
+        input_is_kept=work.checkpointed,
+        output_is_kept=is_viewed,
+    )
     kept = _norm(work, layer, "ln_1", work.tokens, passes or _makes_again(work, c_attn))
     kept |= _kept_for(work, c_attn)
     if passes or kept:
@@ -135,14 +144,14 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     """Return the second half of a block; `passes`: its input needs a gradient."""
     rows = work.batch_size if work.is_asked_once(layer) else work.tokens
     states = rows * work.shape.n_embd * work.number
-    c_fc = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed)
+    c_fc = _product(work, layer, "mlp.c_fc", rows, input_is_kept=work.checkpointed, output_is_kept=True)
     c_proj = _product(work, layer, "mlp.c_proj", rows, input_is_kept=work.checkpointed)
     down = _kept_for(work, c_proj)
     kept = _norm(work, layer, "ln_2", rows, passes or _makes_again(work, c_fc)) | _kept_for(work, c_fc)
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
     # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
-    backward = (1 + 4 + 4) * states + work.method.backward_bytes(c_proj)
+    backward = (1 + 4 + 4) * states + max(map(work.method.backward_bytes, (c_fc, c_proj)))
     if _trains_weight(work, c_proj):
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
@@ -208,7 +217,15 @@ def _norm(work: Work, layer: int, norm: str, rows: int, is_needed: bool) -> dict
     return {"norm": (rows * (width + 2) + casts) * work.number}
 
 
-def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: bool) -> Product:
+def _product(
+    work: Work,
+    layer: int,
+    module: str,
+    rows: int,
+    *,
+    input_is_kept: bool,
+    output_is_kept: bool = False,
+) -> Product:
     fan_in, fan_out = block_modules(work.shape.n_embd)[module]
     return Product(
         layer=layer,
@@ -218,14 +235,14 @@ def _product(work: Work, layer: int, module: str, rows: int, *, input_is_kept: b
         fan_out=fan_out,
         number_bytes=work.number,
         input_is_kept=input_is_kept,
+        output_is_kept=output_is_kept,
     )
 
 
 def _attended(work: Work, once: bool) -> dict[str, int]:
     """What softmax(Q K^T) V keeps, by the way it is computed."""
     if once:  # keys and values are copied, or kept beside the queries
-        plain = work.number < FLOAT32_BYTES and work.is_plain
-        return {"query, key, value": (2 if plain else 3) * work.states}
+        return {"query, key, value": (2 if _copies_keys(work) else 3) * work.states}
     if work.drops_scores:  # probabilities, what falls out, what is left; long rows are computed in fp32
         wide = 1 if work.is_plain else FLOAT32_BYTES // work.number
         return {"query, key, value": 3 * wide * work.states, "probabilities": 3 * wide * work.scores}
@@ -234,6 +251,11 @@ def _attended(work: Work, once: bool) -> dict[str, int]:
         return {"query, key, value": 3 * work.states, "probabilities": work.scores if kept else 0}
     normalisers = work.tokens * work.shape.n_head * FLOAT32_BYTES
     return {"query, key, value": 3 * work.states, "attended": work.states + normalisers}
+
+
+def _copies_keys(work: Work) -> bool:
+    """Whether attention for one position a row copies keys and values, as it does in half precision."""
+    return work.number < FLOAT32_BYTES and work.is_plain
 
 
 def _dropped(work: Work, rows: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 from explora.core.methods.peft_format import refuse_unreadable, targets_of
+from explora.core.methods.portions import NUMBERS_AT_ONCE
 from explora.core.methods.targets import TargetedMethod, layers_setting, span, targets_setting
 from explora.errors import UsageError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 INNER = "mlp.c_proj"  # its input is rescaled, as the paper does; of the other modules the output is
 READ = {"feedforward_modules", "init_ia3_weights"}  # of PEFT's IA3Config: read, or of no effect
-NUMBERS_AT_ONCE = 1 << 18  # of which the gradient of a vector is summed: they stay in a cache
 ONE_BLOCK = re.compile(r"(?:transformer\.)?h\.(\d+)\.(.+)")
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
 from explora.core.methods.freezing import freeze
-from explora.core.methods.ia3 import IA3, INNER, NUMBERS_AT_ONCE
+from explora.core.methods.ia3 import IA3, INNER
+from explora.core.methods.portions import in_portions
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
 from explora.core.model.gpt2 import GPT2, Conv1D
 
@@ -47,10 +48,9 @@ class _ScaleColumns(torch.autograd.Function):
 
 
 def _column_sums(left: Tensor, right: Tensor) -> Tensor:
-    """Return the sum over the rows of left * right in fp32, (columns,), in portions that stay in a cache."""
-    rows = max(1, NUMBERS_AT_ONCE // left.shape[1])
+    """Return the sum over the rows of left * right in fp32, (columns,)."""
     total = left.new_zeros(left.shape[1], dtype=torch.float32)
-    for some, others in zip(torch.split(left, rows), torch.split(right, rows), strict=True):
+    for some, others in zip(in_portions(left), in_portions(right), strict=True):
         total += (some.float() * others).sum(dim=0)
     return total
 

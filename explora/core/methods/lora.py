@@ -1,9 +1,12 @@
-"""LoRA (Hu et al. 2021): low-rank adapters beside frozen weights, W + (alpha / r) B A; see `lora_layers`."""
+"""LoRA (Hu et al. 2021): low-rank adapters beside frozen weights, W + (alpha / r) B A; see `lora_layers`.
+
+Its relatives extend it: `rslora`, `lora_plus`, `dora`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from explora.core.config import values
@@ -12,13 +15,14 @@ from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.setting import FRACTION, POSITIVE, at_least, setting
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+from explora.core.methods.lora_biases import BIASES, file_biases, trained_biases
 from explora.core.methods.lora_peft import (
     PEFT_TYPE,
     config_of,
     peer_config_of,
-    rank_stabilised,
     settings_from,
     split_key,
+    variant_of,
 )
 from explora.core.methods.targets import (
     MODULES,
@@ -44,6 +48,7 @@ class LoRA(TargetedMethod):
     """Train low-rank adapters. `rank_pattern` and `alpha_pattern` overrule rank and alpha by module.
 
     Their keys are modules of every block, `mlp.c_fc`, or of one, `h.3.mlp.c_fc`; the latter wins.
+    `peft_variant` is the flag of PEFT's LoraConfig that makes a relative of LoRA; LoRA itself has none.
     """
 
     name = "lora"
@@ -56,13 +61,14 @@ class LoRA(TargetedMethod):
         "sonnet": ON_ALL,
         "text": ON_ALL,
     }
+    peft_variant: ClassVar[str] = ""
 
     rank: int = setting(8, "Rank of the low-rank update.", metavar="R", range=at_least(1))
     alpha: float | None = setting(
         None,
         "Scale of the update times the rank.",
         metavar="ALPHA",
-        default="2 x rank, a scale of 2",
+        default="2 x rank, a scale of 2; rslora: 5.66, a scale of 2 at rank 8",
         range=POSITIVE,
     )
     lora_dropout: float = setting(0.0, "Dropout on the adapters' input.", metavar="P", range=FRACTION)
@@ -82,24 +88,45 @@ class LoRA(TargetedMethod):
         default="none",
         parse=values.parse_numbers_by_module,
     )
+    bias: str = setting(
+        "none",
+        "Biases of the base to train too: of the modules with adapters, or of every module and norm.",
+        default="none",
+        choices=BIASES,
+    )
+
+    @staticmethod
+    def usual_alpha(rank: int) -> float:
+        """Return alpha where none is set: the scale is 2 at every rank."""
+        return 2.0 * rank
+
+    @staticmethod
+    def divisor(rank: int) -> float:
+        """Return what alpha is divided by: the rank (Hu et al. 2021, section 4.1)."""
+        return rank
+
+    @property
+    def common_alpha(self) -> float:
+        """Alpha without patterns."""
+        return self.usual_alpha(self.rank) if self.alpha is None else self.alpha
 
     @property
     def scale(self) -> float:
-        """The factor alpha / rank in front of B A (Hu et al. 2021, section 4.1), without patterns."""
-        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+        """The factor in front of B A, without patterns."""
+        return self.common_alpha / self.divisor(self.rank)
 
     def rank_of(self, layer: int | None, module: str) -> int:
         """Return the rank on a module of a block; `layer` None: of the blocks that no pattern names."""
         return _by_module(self.rank_pattern, layer, module, self.rank)
 
     def alpha_of(self, layer: int | None, module: str) -> float:
-        """Return the scale times the rank, likewise."""
-        default = 2.0 * self.rank_of(layer, module) if self.alpha is None else self.alpha
+        """Return alpha, likewise."""
+        default = self.usual_alpha(self.rank_of(layer, module)) if self.alpha is None else self.alpha
         return _by_module(self.alpha_pattern, layer, module, default)
 
     def scale_of(self, layer: int | None, module: str) -> float:
         """Return the factor in front of B A, likewise."""
-        return self.alpha_of(layer, module) / self.rank_of(layer, module)
+        return self.alpha_of(layer, module) / self.divisor(self.rank_of(layer, module))
 
     @property
     def label(self) -> str:
@@ -110,7 +137,8 @@ class LoRA(TargetedMethod):
     def description(self) -> str:
         """`lora r=8 (scale 2) on key, value`."""
         patterns = " with patterns" if self.rank_pattern or self.alpha_pattern else ""
-        return f"{self.label} (scale {self.scale:g}){patterns} {self.place}"
+        biases = {"none": "", "all": ", and all biases"}.get(self.bias, ", and their biases")
+        return f"{self.label} (scale {self.scale:.3g}){patterns} {self.place}{biases}"
 
     def validate(self) -> None:
         """Raise UsageError for targets as they cannot be, and for patterns of modules without adapters."""
@@ -134,7 +162,7 @@ class LoRA(TargetedMethod):
             )
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of A and B side by side, (r, in + out), named by module and target."""
+        """Return the shapes of A and B side by side, (r, in + out), by module and target, and of biases."""
         tensors: Tensors = {}
         for target in self.targets:
             module, part = TARGETS[target]
@@ -142,7 +170,7 @@ class LoRA(TargetedMethod):
             columns = span(fan_out, None if part is None else (part,))
             for layer in self.blocks(shape):
                 tensors[f"h.{layer}.{module}.{target}"] = (self.rank_of(layer, module), fan_in + columns)
-        return tensors
+        return tensors | trained_biases(self, shape)
 
     def file_shapes(self, shape: Shape) -> Tensors:
         """Return the shapes of PEFT's A and B; adapters on parts of c_attn are stored as one."""
@@ -152,7 +180,11 @@ class LoRA(TargetedMethod):
             rank = len(parts or (0,)) * self.rank_of(layer, module)
             tensors[f"h.{layer}.{module}.lora_A.weight"] = (rank, fan_in)
             tensors[f"h.{layer}.{module}.lora_B.weight"] = (fan_out, rank)
-        return tensors
+        return tensors | file_biases(self, shape)
+
+    def first_trained_block(self, shape: Shape) -> int:
+        """Return the lowest block with adapters; with all biases, the lowest of all."""
+        return 0 if self.bias == "all" else super().first_trained_block(shape)
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
         """Return the input, x A^T, and casts of A and B; with dropout also the input as dropout leaves it."""
@@ -179,7 +211,7 @@ class LoRA(TargetedMethod):
         return not self.lora_dropout
 
     def apply(self, model: GPT2) -> None:
-        """Freeze the model, then put adapters beside the chosen modules of the chosen blocks."""
+        """Freeze all but the chosen biases, then put adapters beside the chosen modules."""
         from explora.core.methods.lora_layers import add_adapters
 
         add_adapters(model, self)
@@ -203,11 +235,11 @@ class LoRA(TargetedMethod):
         return from_peft(stored, shapes, self.modules())
 
     def is_untrained(self, trained: Mapping[str, Tensor]) -> bool:
-        """Return whether every B is zero."""
+        """Return whether every B is zero, where nothing else is trained."""
         b = [value for name, value in trained.items() if name.endswith("lora_B")]
-        return bool(b) and not any(bool(value.any()) for value in b)
+        return self.bias == "none" and bool(b) and not any(bool(value.any()) for value in b)
 
-    def peft_config(self) -> dict[str, Any]:
+    def peft_config(self) -> dict[str, Any] | None:
         """Return PEFT's LoraConfig for what `to_file` gives."""
         return config_of(self)
 
@@ -218,10 +250,9 @@ class LoRA(TargetedMethod):
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
         """Return the LoRA of PEFT's configuration. Raises UsageError for what explora does not compute."""
-        if config.get("peft_type") != PEFT_TYPE:
+        if config.get("peft_type") != PEFT_TYPE or variant_of(config) != cls.peft_variant:
             return None
-        found = cls(**settings_from(config))
-        return replace(found, **rank_stabilised(found)) if config.get("use_rslora") else found
+        return cls(**settings_from(config))
 
 
 def _similar(module: str) -> str:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
-from explora.core.methods.freezing import freeze
+from explora.core.methods.freezing import train_only
+from explora.core.methods.lora_biases import trained_biases
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
 from explora.core.model.gpt2 import GPT2, Conv1D
 
@@ -79,32 +80,39 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        rows = x.reshape(-1, x.shape[-1])
-        low_input = F.dropout(rows, self.dropout, self.training) if self.dropout else rows
+        return self.of_rows(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Map (N, in) to (N, out)."""
+        low_input = F.dropout(x, self.dropout, self.training) if self.dropout else x
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        y: Tensor = _AddLowRank.apply(self.base_layer(rows), low_input, a, b, self.parts, self.scale)  # type: ignore[no-untyped-call]
-        return y.view(*x.shape[:-1], -1)
+        y: Tensor = _AddLowRank.apply(self.base_layer(x), low_input, a, b, self.parts, self.scale)  # type: ignore[no-untyped-call]
+        return y
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: W + scale (B A)^T, added in fp32, cast last."""
+        """Return the base layer, which now computes the same: added in fp32, cast last."""
         base = self.base_layer
-        weight = base.weight.detach().float()
+        base.weight = nn.Parameter(self.adapted_weight().to(base.weight.dtype), requires_grad=False)
+        return base
+
+    def adapted_weight(self) -> Tensor:
+        """Return W + scale (B A)^T in fp32, (in, out). If W is in fp32, it is changed in place."""
+        weight = self.base_layer.weight.detach().float()
         span, rank = self.lora_B.shape[1:]
         for index, part in enumerate(self.parts):
             a = self.lora_A.detach()[index * rank : (index + 1) * rank]  # (r, in)
             b = self.lora_B.detach()[index]  # (span, r)
             weight[:, part * span : (part + 1) * span].addmm_(a.t(), b.t(), alpha=self.scale)
-        base.weight = nn.Parameter(weight.to(base.weight.dtype), requires_grad=False)
-        return base
+        return weight
 
 
-def add_adapters(model: GPT2, method: LoRA) -> None:
-    """Freeze the model, then put adapters beside the modules that the method names."""
-    freeze(model)
+def add_adapters(model: GPT2, method: LoRA, kind: type[LoRALinear] = LoRALinear) -> None:
+    """Freeze all but the method's biases, then put layers of this kind at the modules that it names."""
+    train_only(model, trained_biases(method, model.shape))
     for layer, module, parts in method.sites(model.shape):
         owner = model.h[layer].get_submodule(module.rpartition(".")[0])
         name = module.rpartition(".")[2]
-        adapted = LoRALinear(
+        adapted = kind(
             getattr(owner, name),
             parts,
             method.rank_of(layer, module),
@@ -123,17 +131,21 @@ def merge_adapters(model: GPT2) -> None:
 
 
 def to_peft(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:
-    """Return PEFT's A and B by name; `modules` are the adapted modules of a block with their parts.
+    """Return PEFT's A, B and biases by name; `modules` are the adapted modules of a block with their parts.
 
     PEFT has one adapter per module. Adapters on P parts of c_attn are written as one of rank P r: A is
     stacked, and B, (3 C, P r), has the B of each part in its own rows and columns, and zeros elsewhere.
     """
-    return {f"{name}.weight": _fused(name, value, modules) for name, value in trained.items()}
+    return {_file_name(name): _fused(name, value, modules) for name, value in trained.items()}
+
+
+def _file_name(name: str) -> str:
+    return name if name.endswith(".bias") else f"{name}.weight"
 
 
 def _fused(name: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
     parts = modules.get(FUSED)
-    if name.endswith("lora_A"):
+    if not name.endswith("lora_B"):
         return value
     if parts is None or not name.endswith(f"{FUSED}.lora_B"):
         return value[0].contiguous()
@@ -147,13 +159,13 @@ def _fused(name: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
 def from_peft(
     stored: Mapping[str, Tensor], shapes: Tensors, modules: Mapping[str, Parts]
 ) -> dict[str, Tensor]:
-    """Return A and B by the model's own names, where they have these shapes; the inverse of `to_peft`."""
-    return {name: _split(name, stored[f"{name}.weight"], shape, modules) for name, shape in shapes.items()}
+    """Return A, B and biases by the model's own names, where they have these shapes: undo `to_peft`."""
+    return {name: _split(name, stored[_file_name(name)], shape, modules) for name, shape in shapes.items()}
 
 
 def _split(name: str, stored: Tensor, shape: tuple[int, ...], modules: Mapping[str, Parts]) -> Tensor:
     parts = modules.get(FUSED)
-    if name.endswith("lora_A"):
+    if not name.endswith("lora_B"):
         return stored
     if parts is None or not name.endswith(f"{FUSED}.lora_B"):
         return stored.unsqueeze(0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from explora.core.config.registry import TARGETS
 from explora.core.config.values import Blocks
+from explora.core.methods.lora_biases import BIASES
 from explora.core.methods.peft_format import blocks_of, by_module, refuse_unreadable, targets_of
 from explora.core.methods.targets import FUSED
 
@@ -20,22 +21,29 @@ PEFT_TYPE = "LORA"
 INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
 # Fields of PEFT's LoraConfig that are read here, or change nothing that an adapter computes.
 READ = {
-    *("r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern"),
+    *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
     *("megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
 }
+VARIANTS = ("use_dora", "use_rslora")  # flags that make a relative of LoRA; both together are a DoRA
+
+
+def variant_of(config: Mapping[str, Any]) -> str:
+    """Return the flag that decides which relative of LoRA a configuration describes; "" for LoRA itself."""
+    return next((flag for flag in VARIANTS if config.get(flag)), "")
 
 
 def config_of(method: LoRA) -> dict[str, Any]:
     """Return the configuration of what `to_file` gives: adapters on parts of c_attn are one of joint rank."""
     widths = {module: len(parts or (0,)) for module, parts in method.modules().items()}
     common = widths[FUSED] if list(widths) == [FUSED] else 1
-    rank, alpha = common * method.rank, common * method.scale * method.rank
+    rank, alpha = common * method.rank, _joint_alpha(method, method.common_alpha, method.rank, common)
 
     def file_rank(layer: int | None, module: str) -> int:
         return widths[module] * method.rank_of(layer, module)
 
     def file_alpha(layer: int | None, module: str) -> float:
-        return widths[module] * method.alpha_of(layer, module)
+        alpha, rank = method.alpha_of(layer, module), method.rank_of(layer, module)
+        return _joint_alpha(method, alpha, rank, widths[module])
 
     return {
         "peft_type": PEFT_TYPE,
@@ -48,9 +56,15 @@ def config_of(method: LoRA) -> dict[str, Any]:
         "layers_to_transform": list(method.layers) if method.layers else None,
         "layers_pattern": "h" if method.layers else None,
         "fan_in_fan_out": True,
-        "bias": "none",
+        "bias": method.bias.replace("-", "_"),
         "init_lora_weights": True,
+        **({method.peft_variant: True} if method.peft_variant else {}),
     }
+
+
+def _joint_alpha(method: LoRA, alpha: float, rank: int, width: int) -> float:
+    """Return the alpha that gives the same scale at `width` times the rank."""
+    return alpha * (method.divisor(width * rank) / method.divisor(rank))
 
 
 def _pattern(method: LoRA, value_of: Callable[[int | None, str], float], common: float) -> dict[str, float]:
@@ -86,16 +100,19 @@ def peer_config_of(method: LoRA) -> dict[str, Any]:
     return {
         "peft_type": PEFT_TYPE,
         "r": method.rank,
-        "lora_alpha": round(method.scale * method.rank),
+        "lora_alpha": method.common_alpha,
         "lora_dropout": method.lora_dropout,
         "target_modules": sorted(method.modules()),
         "fan_in_fan_out": True,
+        "bias": method.bias.replace("-", "_"),
+        **({method.peft_variant: True} if method.peft_variant else {}),
     }
 
 
 def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return LoRA's settings from PEFT's configuration. Raises UsageError for what cannot be represented."""
-    refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS})
+    biases = tuple(bias.replace("-", "_") for bias in BIASES)
+    refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS, "bias": biases})
     targets = targets_of(config.get("target_modules"))
     modules = sorted({TARGETS[target][0] for target in targets})
     ranks, alphas = (by_module(config, name, modules) for name in ("rank_pattern", "alpha_pattern"))
@@ -107,6 +124,7 @@ def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
         "layers": blocks_of(config.get("layers_to_transform")),
         "rank_pattern": {key: int(value) for key, value in ranks.items()},
         "alpha_pattern": {key: float(value) for key, value in alphas.items()},
+        "bias": config.get("bias", "none").replace("_", "-"),
     }
 
 
@@ -118,6 +136,6 @@ def rank_stabilised(method: LoRA) -> dict[str, Any]:
 
     keys = dict.fromkeys([*method.rank_pattern, *method.alpha_pattern])
     return {
-        "alpha": method.scale * method.rank * math.sqrt(method.rank),
+        "alpha": method.common_alpha * math.sqrt(method.rank),
         "alpha_pattern": {key: alpha_of(*split_key(key)) for key in keys},
     }

@@ -20,7 +20,7 @@ from explora.core.machine.malloc import return_freed_memory
 from explora.core.model.attention import attend, causal_attention, plain_is_faster
 from explora.core.model.gelu import gelu
 from explora.core.model.kv_cache import KeyValueCache
-from explora.core.model.onednn import affine, pack, packed_affine
+from explora.core.model.onednn import affine, pack, packed_affine, packed_product, product
 from explora.core.model.recompute import checkpointed, recompute_between
 
 LAYER_NORM_EPSILON = 1e-5
@@ -54,6 +54,11 @@ class Conv1D(nn.Module):
         else:
             y = affine(rows, self.weight, self.bias)
         return y.view(*x.shape[:-1], -1)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x (N, in) @ weight in the dtype of the weight, without bias and gradients."""
+        x = x.detach().to(self.weight.dtype)
+        return packed_product(x, self.weight) if self.weight.is_mkldnn else product(x, self.weight.detach())
 
     def pack(self, dtype: torch.dtype, *, passes_gradient: bool) -> None:
         """Store the frozen weight as `dtype` in the layout of fast products.

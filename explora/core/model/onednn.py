@@ -86,6 +86,11 @@ def pack(weight: Tensor) -> Tensor | None:
     return packed
 
 
+def packed_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x (N, in) @ weight of a packed weight, without gradients."""
+    return _linear(x, weight, None)
+
+
 class _PackedAffine(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -131,7 +131,7 @@ def _optimizer_seconds(config: OptimizerConfig, sample: int, device: torch.devic
     """Return the seconds that clipping and AdamW take for `sample` parameters."""
     value = nn.Parameter(torch.zeros(sample, device=device))
     value.grad = torch.ones_like(value)
-    optimizer = make_adamw([value], [], config)
+    optimizer = make_adamw([{"params": [value], "weight_decay": config.weight_decay}], config)
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_([value], config.clip)

@@ -40,7 +40,7 @@ class Optimizer(Protocol):
 class AdamW:
     """AdamW with a learning rate and a weight decay for each parameter group.
 
-    param_groups: dicts of params (fp32, all on one device), lr and weight_decay.
+    param_groups: dicts of params (fp32, all on one device), lr, weight_decay, and what else the caller notes.
     """
 
     def __init__(

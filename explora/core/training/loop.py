@@ -223,7 +223,7 @@ class Training:
         rate = self.learning_rate * self.factor(step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate_factor"]
         return rate
 
     def accumulate(self, batches: Sequence[Batch], items: int) -> list[Tensor]:

@@ -1,14 +1,15 @@
 """The optimizers and the learning-rate schedule.
 
 The method chooses the parameters with weight decay: the matrices of the base, but not adapters, heads,
-biases and norms. Muon (Jordan et al. 2024), if chosen, updates the matrices of the blocks. Its updates have
-the scale of AdamW's.
+biases and norms. It may also multiply the learning rate of some. Muon (Jordan et al. 2024), if chosen,
+updates the matrices of the blocks. Its updates have the scale of AdamW's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,36 +24,46 @@ from explora.errors import UsageError
 def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> list[Optimizer]:
     """Return optimizers that together hold each parameter that requires a gradient exactly once."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    decayed = {name for name, value in trained if method.decays(name, value.dim())}
-    matrices = [value for name, value in trained if name in decayed]
-    rest = [value for name, value in trained if name not in decayed]
     if config.optimizer == "adamw":
-        return [make_adamw(matrices, rest, config)]
-    in_blocks = [value for name, value in trained if name in decayed and name.startswith("h.")]
-    if not in_blocks:
+        return [make_adamw(_groups(trained, method, config), config)]
+    by_muon = {
+        name: value for name, value in trained if name.startswith("h.") and method.decays(name, value.dim())
+    }
+    if not by_muon:
         raise UsageError("muon updates the matrices of the blocks, and this method trains none", "use adamw")
     muon = torch.optim.Muon(
-        in_blocks,
+        [{"params": list(by_muon.values()), "rate_factor": 1.0}],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         momentum=0.95,
         adjust_lr_fn="match_rms_adamw",
     )
-    chosen = {id(value) for value in in_blocks}
-    return [muon, make_adamw([value for value in matrices if id(value) not in chosen], rest, config)]
+    rest = [(name, value) for name, value in trained if name not in by_muon]
+    return [muon, make_adamw(_groups(rest, method, config), config)]
 
 
-def make_adamw(decayed: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> AdamW:
-    """Return AdamW with the configured weight decay on `decayed` and none on `rest`."""
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+def _groups(
+    trained: Sequence[tuple[str, nn.Parameter]], method: Method, config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Group parameters by weight decay, those with it first, and by the factor of the learning rate."""
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, value in trained:
+        key = (method.decays(name, value.dim()), method.rate_factor(name))
+        found.setdefault(key, []).append(value)
+    return [
+        {
+            "params": found[decays, factor],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": config.learning_rate * factor,
+            "rate_factor": factor,
+        }
+        for decays, factor in sorted(found, key=lambda key: not key[0])
     ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        learning_rate=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-    )
+
+
+def make_adamw(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig) -> AdamW:
+    """Return AdamW with the configured moments on groups of parameters; see `AdamW`."""
+    return AdamW(groups, learning_rate=config.learning_rate, betas=(config.beta1, config.beta2))
 
 
 def schedule_factor(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:

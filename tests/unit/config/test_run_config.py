@@ -51,6 +51,7 @@ UNUSUAL = TrainRun(
         layers=Blocks.parse("0-1"),
         rank_pattern={"attn.c_attn": 2},
         alpha_pattern={"h.1.mlp.c_fc": 0.2},
+        bias="lora-only",
     ),
     data=DataConfig(data="é.csv", dev="d.csv", columns={"label": "y"}, format="msr", skip_bad=True),
     encoding=EncodingConfig(template='{sentence1}\n"{sentence2}"', label_words=("oui", "non"), max_length=9),
@@ -306,6 +307,7 @@ LORA_OPTIONS = {
     "rank": 4,
     "rank_pattern": {"attn.c_attn": 2},
     "alpha_pattern": {"h.1.attn.c_attn": 3.0},
+    "bias": "all",
 }
 FOREIGN = [(method, name) for method in METHODS for name in LORA_OPTIONS if method not in methods_with(name)]
 

@@ -11,6 +11,7 @@ from explora.core.config.registry import Shape
 from explora.core.config.values import Blocks
 from explora.core.estimate.activations import Half, Work, attention, feed_forward
 from explora.core.methods.bitfit import BitFit
+from explora.core.methods.dora import DoRA
 from explora.core.methods.full import Full
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
@@ -29,6 +30,11 @@ METHODS_TRIED = {
     "mlp-up alone": LoRA(rank=4, targets=("mlp-up",)),
     "dropped": LoRA(rank=4, targets=("c_attn", "mlp-down"), lora_dropout=0.1),
     "biases": BitFit(),
+    "adapters and their biases": LoRA(rank=4, targets=("c_attn", "mlp-down"), bias="lora-only"),
+    "some adapters and all biases": LoRA(rank=4, layers=Blocks([1]), bias="all"),
+    "dora": DoRA(rank=8, targets=ALL),
+    "dora on key and value": DoRA(rank=8, bias="lora-only"),
+    "dora on whole modules": DoRA(rank=4, targets=("c_attn", "attn-out", "mlp-up")),
     "shards": MiSS(rank=16, targets=ALL),
     "top": Top(blocks=2),
     "one block": LoRA(rank=4, targets=("attn-out",), layers=Blocks.parse("1-1")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from explora.errors import UsageError
 from tests.tiny_models import make_method, randomise
 
 TINY = Shape(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
+RATIOS = {("lora-plus", "lora_B"): 16}  # of learning rates, by method and the last part of a name
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 
 
@@ -93,7 +95,9 @@ def test_steps_are_those_of_adamw_by_hand(method: str) -> None:
     for step in range(1, 5):
         for name, value in trained(model).items():
             value.grad = torch.randn(value.shape, generator=generator)
-            _adamw_by_hand(name, trained(twin)[name], value.grad, moments[name], step, config)
+            rate = config.learning_rate * RATIOS.get((method, name.rpartition(".")[2]), 1)
+            own = dataclasses.replace(config, learning_rate=rate)
+            _adamw_by_hand(name, trained(twin)[name], value.grad, moments[name], step, own)
         for optimizer in optimizers:
             optimizer.step()
     for name, value in model.named_parameters():

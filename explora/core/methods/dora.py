@@ -1,0 +1,113 @@
+"""DoRA (Liu et al. 2024): LoRA whose columns have trained magnitudes, m (W + s B A) / ||W + s B A||.
+
+Layers: `dora_layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from explora.core.config.method import Product, Tensors
+from explora.core.config.registry import TARGETS, Shape
+from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
+from explora.core.methods.lora import LoRA
+from explora.core.methods.lora_peft import rank_stabilised
+from explora.core.methods.portions import NUMBERS_AT_ONCE
+from explora.core.methods.targets import FUSED, FUSED_PARTS, span
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from explora.core.model.gpt2 import GPT2
+
+MAGNITUDE = "lora_magnitude_vector"  # PEFT's name, and that of the layer's parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRA(LoRA):
+    """Train low-rank adapters and the magnitude of each output column.
+
+    Adapters on parts of c_attn have magnitudes for their own columns; the other columns stay as they are.
+    """
+
+    name = "dora"
+    summary = "LoRA with trained magnitudes of the columns (Liu et al. 2024)"
+    peft_variant = "use_dora"
+
+    def trained_shapes(self, shape: Shape) -> Tensors:
+        """Return LoRA's shapes, and a magnitude for each column."""
+        tensors = super().trained_shapes(shape)
+        for target in self.targets:
+            module, part = TARGETS[target]
+            _, fan_out = block_modules(shape.n_embd)[module]
+            size = (span(fan_out, None if part is None else (part,)),)
+            tensors |= {f"h.{layer}.{module}.{target}-magnitude": size for layer in self.blocks(shape)}
+        return tensors
+
+    def file_shapes(self, shape: Shape) -> Tensors:
+        """Return LoRA's shapes, and one vector of magnitudes for each module."""
+        tensors = super().file_shapes(shape)
+        for layer, module, parts in self.sites(shape):
+            _, fan_out = block_modules(shape.n_embd)[module]
+            tensors[f"h.{layer}.{module}.{MAGNITUDE}"] = (len(parts or (0,)) * span(fan_out, parts),)
+        return tensors
+
+    def kept_bytes(self, product: Product) -> dict[str, int]:
+        """Return LoRA's, the output where nothing else keeps it, and the columns' norms and gains in fp32."""
+        kept = super().kept_bytes(product)
+        if not kept:
+            return {}
+        parts, name = self.modules()[product.module], product.module
+        columns = len(parts or (0,)) * span(product.fan_out, parts)
+        output = product.rows * product.fan_out * product.number_bytes
+        return kept | {
+            f"{name}'s output": 0 if product.output_is_kept else output,
+            f"{name}'s norms": 2 * columns * FLOAT32_BYTES,
+        }
+
+    def backward_bytes(self, product: Product) -> int:
+        """Return the gradient of the output before it is rescaled, and portions that are summed in fp32."""
+        if not self.kept_bytes(product):
+            return 0
+        columns = span(product.fan_out, self.modules()[product.module])
+        summed = 2 * FLOAT32_BYTES * min(product.rows * columns, NUMBERS_AT_ONCE)  # a difference, a product
+        output = product.rows * product.fan_out * product.number_bytes
+        if product.module != FUSED:
+            return output + summed
+        # Plain attention's scores, by then gone, took more. Fused attention's views leave the output behind.
+        return 2 * output + summed if product.output_is_kept else 0
+
+    def apply(self, model: GPT2) -> None:
+        """Freeze all but the chosen biases, then put adapters with magnitudes beside the chosen modules."""
+        from explora.core.methods.dora_layers import DoRALinear
+        from explora.core.methods.lora_layers import add_adapters
+
+        add_adapters(model, self, DoRALinear)
+
+    def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return PEFT's A, B and magnitudes; those of parts of c_attn follow each other."""
+        lora = {name: value for name, value in trained.items() if not name.endswith(MAGNITUDE)}
+        magnitudes = {name: value.flatten() for name, value in trained.items() if name not in lora}
+        return super().to_file(lora) | magnitudes
+
+    def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
+        """Return A, B and magnitudes of each part; the inverse of `to_file`."""
+        lora = {name: size for name, size in shapes.items() if not name.endswith(MAGNITUDE)}
+        magnitudes = {name: stored[name].view(size) for name, size in shapes.items() if name not in lora}
+        return super().from_file(stored, lora) | magnitudes
+
+    def peft_config(self) -> dict[str, Any] | None:
+        """Return PEFT's LoraConfig; None for some parts of c_attn: PEFT needs magnitudes for all of it."""
+        parts = self.modules().get(FUSED)
+        return None if parts is not None and len(parts) < FUSED_PARTS else super().peft_config()
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+        """Return the DoRA of PEFT's configuration, also one with rsLoRA's scale, as the equal alpha.
+
+        Raises UsageError for what explora does not compute.
+        """
+        found = super().from_peft(config)
+        return replace(found, **rank_stabilised(found)) if found and config.get("use_rslora") else found

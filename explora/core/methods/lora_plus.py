@@ -1,0 +1,42 @@
+"""LoRA+ (Hayou et al. 2024): LoRA whose B has a higher learning rate than its A."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from explora.core.config.setting import at_least, setting
+from explora.core.methods.lora import LoRA
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAPlus(LoRA):
+    """Train low-rank adapters, B at a multiple of the learning rate. The adapters are LoRA's."""
+
+    name = "lora-plus"
+    summary = "LoRA whose B learns faster than its A (Hayou et al. 2024)"
+    # A first guess: at the default ratio, LoRA's rate is the geometric mean of those of A and B.
+    learning_rate = LoRA.learning_rate / 4
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **LoRA.task_defaults,
+        "paraphrase": {**LoRA.task_defaults["paraphrase"], "learning_rate": 1e-4},
+    }
+
+    lr_ratio: float = setting(
+        16.0, "Learning rate of B, divided by that of A.", metavar="RATIO", range=at_least(1)
+    )
+
+    @property
+    def description(self) -> str:
+        """`lora-plus r=8 (scale 2) on key, value, learning rate of B x 16`."""
+        return f"{super().description}, learning rate of B x {self.lr_ratio:g}"
+
+    def rate_factor(self, name: str) -> float:
+        """Return the ratio for B and, as PEFT does, for biases."""
+        return self.lr_ratio if "lora_B" in name or name.endswith("bias") else 1.0
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+        """Return None: an adapter does not tell how it was trained, and is read as LoRA's."""
+        return None
