@@ -92,7 +92,7 @@ def test_packed_weights_are_weights(tiny_base, tiny_data):
     session, _, _ = open_cell(cell(tiny_run(tiny_base, tiny_data, "paraphrase")))
     block = session.model.h[0].mlp.c_fc
     if not block.weight.is_mkldnn:
-        block.pack(passes_gradient=True)
+        block.pack(torch.float32, passes_gradient=True)
     if not block.weight.is_mkldnn:
         pytest.skip("oneDNN packs nothing here")
     parts = tensor_parts(session.model, [], Clock(torch.device("cpu")), lambda: None)
