@@ -51,13 +51,17 @@ def main() -> int:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table; another stack's row is also a multiple of ours before it."""
+    """Return the rows as a Markdown table; another stack's row is also a multiple of ours before it.
+
+    Ours is the row of the same method and rank, the last one that was measured before.
+    """
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    own: dict[str, Any] = {}
+    own: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        if row["stack"] == "explora" and row["method"] == "lora":
-            own = row
-        lines.append("| " + " | ".join(_cells(row, own if row["stack"] != "explora" else {})) + " |")
+        key = (row["method"], row["rank"], row["amp"])
+        if row["stack"] == "explora":
+            own[key] = row
+        lines.append("| " + " | ".join(_cells(row, {} if row["stack"] == "explora" else own[key])) + " |")
     return "\n".join(lines)
 
 
