@@ -35,7 +35,7 @@ def resolve(
     `options` holds only what the user gave, by setting name, `from_file` what the file names. Returns the
     run and, by setting name, where each value came from. Raises UsageError for what cannot be.
     """
-    from_file = from_file or {}
+    from_file = _of_same_method(options, from_file or {})
     name = options.get("method", from_file.get("method", DEFAULT_METHOD))
     row, method = task_row(task), method_class(name)
     known = all_settings(method)
@@ -58,6 +58,18 @@ def resolve(
     run = _build(task, method, values)
     validate(run)
     return run, origins
+
+
+def _of_same_method(options: Mapping[str, Any], from_file: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of a config file; if an option chooses another method, without the method's own.
+
+    The learning rate of a run belongs to its method too.
+    """
+    recorded = from_file.get("method")
+    if recorded is None or options.get("method", recorded) == recorded:
+        return from_file
+    own = {"learning_rate", *method_settings()}
+    return {name: value for name, value in from_file.items() if name not in own}
 
 
 def _typed(setting: Setting | None, value: Any) -> Any:

@@ -95,7 +95,9 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def parse_numbers_by_module(text: str) -> dict[str, float]:
-    """`mlp.c_fc=16,h.3.attn.c_attn=4` -> {"mlp.c_fc": 16.0, "h.3.attn.c_attn": 4.0}."""
+    """`mlp.c_fc=16,h.3.attn.c_attn=4` -> {"mlp.c_fc": 16.0, "h.3.attn.c_attn": 4.0}; `none` -> {}."""
+    if text.strip() == "none":
+        return {}
     numbers: dict[str, float] = {}
     for part in text.split(","):
         module, _, number = (piece.strip() for piece in part.partition("="))

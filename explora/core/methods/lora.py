@@ -153,7 +153,14 @@ class LoRA(TargetedMethod):
                     raise UsageError(f"{option}: {key} must be positive, not {value!r}")
 
     def check_use(self, shape: Shape) -> None:
-        """Raise UsageError for a rank above that of the matrices."""
+        """Raise UsageError for a rank above the matrices', and for patterns of blocks without adapters."""
+        for option, pattern in (("rank-pattern", self.rank_pattern), ("alpha-pattern", self.alpha_pattern)):
+            for key in pattern:
+                layer, _ = split_key(key)
+                if layer is not None and layer not in self.blocks(shape):
+                    raise UsageError(
+                        f"{option}: no adapter on {key!r}", f"blocks with adapters: {self.blocks(shape)}"
+                    )
         largest = max([self.rank, *self.rank_pattern.values()])
         if largest > shape.n_embd:
             raise UsageError(

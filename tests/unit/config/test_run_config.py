@@ -230,6 +230,31 @@ def test_a_recorded_run_decides_every_setting() -> None:
     assert set(origins.values()) == {"config file"}
 
 
+def test_another_method_than_that_of_the_file_has_its_own_defaults() -> None:
+    """What a file records of LoRA, its learning rate included, says nothing about IA3; the rest does."""
+    recorded = resolve("text", {"rank": 4, "targets": ("key",), "epochs": 4})[0]
+    file = settings_in(recorded.to_json())
+    run, origins = resolve("text", {"method": "ia3"}, file)
+    assert run.method == method_class("ia3")()
+    assert run.optimizer.learning_rate == method_class("ia3").learning_rate
+    assert (origins["targets"], origins["learning_rate"]) == ("default", "text with ia3")
+    assert (run.training.epochs, origins["epochs"]) == (4, "config file")
+    assert resolve("text", {"method": "lora"}, file)[0] == recorded
+    given = resolve("text", {"method": "ia3", "learning_rate": 0.5, "targets": ("value",)}, file)[0]
+    assert (given.optimizer.learning_rate, given.method.targets) == (0.5, ("value",))
+
+
+def test_a_file_that_names_no_method_goes_with_every_method() -> None:
+    run, origins = resolve("text", {"method": "ia3"}, {"learning_rate": 0.5, "targets": ("value",)})
+    assert (run.optimizer.learning_rate, run.method.targets) == (0.5, ("value",))
+    assert origins["targets"] == "config file"
+
+
+def test_a_pattern_is_cleared_by_none() -> None:
+    run, origins = resolve("text", {"rank_pattern": "none"}, {"rank_pattern": {"attn.c_attn": 2}})
+    assert (run.method.rank_pattern, origins["rank_pattern"]) == ({}, "option")
+
+
 @pytest.mark.parametrize(("task", "method"), PAIRS)
 def test_every_origin_tells_the_truth(task: str, method: str) -> None:
     run, origins = resolve(task, {"method": method})

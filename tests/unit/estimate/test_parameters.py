@@ -126,6 +126,17 @@ def test_a_rank_that_no_matrix_has_is_refused() -> None:
         LoRA(rank_pattern={"attn.c_attn": 800}).check_use(shape)
 
 
+@pytest.mark.parametrize("layers", [None, Blocks([0, 2])])
+def test_a_pattern_of_a_block_without_adapters_is_refused(layers: Blocks | None) -> None:
+    shape = MODELS["distilgpt2"].shape
+    LoRA(rank_pattern={"h.2.attn.c_attn": 4}, layers=layers).check_use(shape)
+    with pytest.raises(UsageError, match=r"rank-pattern: no adapter on 'h\.9\.attn\.c_attn'") as caught:
+        LoRA(rank_pattern={"h.9.attn.c_attn": 4}, layers=layers).check_use(shape)
+    assert caught.value.hint == f"blocks with adapters: {layers or '0-5'}"
+    with pytest.raises(UsageError, match=r"alpha-pattern: no adapter on 'h\.1\.attn\.c_attn'"):
+        LoRA(alpha_pattern={"h.1.attn.c_attn": 4}, layers=Blocks([0, 2])).check_use(shape)
+
+
 def test_ranks_by_module_are_counted() -> None:
     """key and value of c_attn at rank 4 in block 3, at rank 8 elsewhere; mlp.c_fc at rank 2."""
     method = LoRA(
