@@ -17,6 +17,7 @@ from explora.core.base.weights import write_model
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.model.gpt2 import GPT2
+from explora.core.runtime.resolve import compute_deterministically
 from tests.tiny_models import SAMPLES, VOCABULARY, randomise, tiny_run
 
 # Heads of 64, as GPT-2's: a GPU chooses its attention kernel by their size.
@@ -35,8 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """The GPU, or the CPU in its place."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU, set to compute as a run does, or the CPU in its place."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    compute_deterministically()  # before the first product
+    return torch.device("cuda")
 
 
 @pytest.fixture
