@@ -17,7 +17,7 @@ from explora.commands._scores import show_scores
 from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import TASKS, Shape
-from explora.core.config.run_config import TrainRun, all_settings, settings_of
+from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
 from explora.core.config.setting import spelled
 from explora.core.estimate.parameters import count
 from explora.core.runs.record import read_config, read_losses
@@ -43,7 +43,8 @@ def train(
 ) -> None:
     """Train an adapter, a head or the whole model.
 
-    The run folder (-o, by default runs/TASK) is a PEFT adapter with a model card, run.json and metrics.jsonl.
+    The run folder (-o, by default runs/TASK) holds the adapter or model, a model card, run.json and
+    metrics.jsonl. Where PEFT has the method, it is a PEFT adapter.
 
     Examples:
 
@@ -57,21 +58,47 @@ def train(
     """
     began = time.monotonic()
     prepare_training()
+    folder = output or Path("runs") / task
+    if resume and overwrite:
+        raise UsageError("--resume continues a run and --overwrite removes it", "choose one of them")
+    if resume and config:
+        raise UsageError("--resume continues with the recorded settings", "leave --config out")
+    started = _started(folder, task) if resume else None
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
+    if started is not None:
+        from_file = settings_in(started.to_json())
     run, origins = resolve(task, settings, from_file)
     shape = _shape(run)  # for a hub id a request
-    if not resume:  # a run that goes on has its learning rate
+    if started is None:
         run, origins = fit_learning_rate(run, origins, shape.n_embd)
+    else:
+        run = _resumed(started, run, settings)
     run.method.check_fit(shape)
     run.method.check_use(shape)
     _check_length(run, shape, origins)
     if dry_run:
         _show_plan(run, shape, origins, json)
         return
-    folder = output or Path("runs") / task
-    _execute(run, origins, folder, settings, began, resume=resume, overwrite=overwrite, json=json)
+    if started is None:
+        from explora.core.runs.folder import check_folder
+
+        check_folder(folder, overwrite=overwrite)
+    _execute(run, {} if resume else origins, folder, began, overwrite=overwrite, json=json)
+
+
+def _started(folder: Path, task: str) -> TrainRun:
+    """Return the unfinished run of a folder. Raises UsageError for a run of another task, and for none."""
+    from explora.core.runs.folder import unfinished_run
+
+    run = unfinished_run(folder)
+    if run.task != task:
+        raise UsageError(
+            f"--resume: {folder} holds a run of {run.task}, not of {task}",
+            f"explora train {run.task} -o {folder} --resume",
+        )
+    return run
 
 
 def _shape(run: TrainRun) -> Shape:
@@ -91,25 +118,17 @@ def _execute(
     run: TrainRun,
     origins: dict[str, str],
     folder: Path,
-    options: dict[str, Any],
     began: float,
     *,
-    resume: bool,
     overwrite: bool,
     json: bool,
 ) -> None:
-    from explora.core.runs.folder import check_folder, unfinished_run
+    """Train, show and write. `origins` is empty for a run that is resumed."""
     from explora.core.runs.train import start_run
 
-    if resume and overwrite:
-        raise UsageError("--resume goes on with a run and --overwrite removes it", "choose one of them")
-    started = unfinished_run(folder) if resume else None
-    if started is None:
-        check_folder(folder, overwrite=overwrite)
-    run = run if started is None else _resumed(started, run, options)
-    warn_if_emulated(run.runtime, is_recorded=started is not None)
+    warn_if_emulated(run.runtime, is_recorded=not origins)
     run = _with_runtime(run)
-    _show_settings(run, origins if started is None else {})
+    _show_settings(run, origins)
     running = start_run(run, folder, replace=overwrite, spent=time.monotonic() - began)
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
@@ -140,16 +159,11 @@ def _length(running: Running) -> str:
 
 def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> TrainRun:
     """Return the recorded run; an option that contradicts it, other than threads, is refused."""
-    if started.task != asked.task:
-        raise UsageError(
-            f"--resume: the folder holds a run of {started.task}, not of {asked.task}",
-            f"explora train {started.task} --resume",
-        )
     before, now = settings_of(started), settings_of(asked)
     for name in options:
         if before.get(name) != now[name] and name != "threads":
             raise UsageError(
-                f"--resume goes on {_said(started, name)}, not with {shown(asked, name)}",
+                f"--resume continues {_said(started, name)}, not with {shown(asked, name)}",
                 "leave the option out, or start again with --overwrite",
             )
     if "threads" not in options:

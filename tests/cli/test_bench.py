@@ -95,6 +95,7 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--batch-sizes 1,2,3,4 --repeats 99", "cells"),
         ("--lengths 64 --quality", "nothing is learned"),
         ("--report bench.pdf", "one of .md, .html"),
+        ("--methods full,top --blocks 99", "--blocks 99: the base has 2 blocks"),
         ("--methods last-linear --peer", "none of these methods"),
     ],
 )

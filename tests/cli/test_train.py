@@ -188,7 +188,7 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("text --lr nan", "learning-rate must be a positive number"),
         ("text --config nowhere.json", "there is no such file"),
         ("text --resume", "runs/text holds no run: nothing to resume"),
-        ("text --resume --overwrite", "--resume goes on with a run and --overwrite removes it"),
+        ("text --resume --overwrite", "--resume continues a run and --overwrite removes it"),
         ("sentiment --from-scratch layers=2", "does not say heads, width, context, vocabulary"),
         ("text --from-scratch layer=2", "did you mean layers?"),
         (
@@ -377,9 +377,10 @@ def test_a_recorded_run_of_another_task_is_refused(explora: Callable[..., Any], 
 # --- stopping and going on ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """runs/text: a run that Ctrl-C stopped after its fourth step."""
+def stop_after_four_steps(
+    explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Train, press Ctrl-C after the fourth step, and return the outcome."""
     from explora.core.training.loop import Training
 
     step = Training.take_step
@@ -394,6 +395,13 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
         patch.setattr(Training, "take_step", interrupted)
         outcome = explora(*words)
     assert outcome.code == 130
+    return outcome
+
+
+@pytest.fixture
+def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """runs/text: a run that Ctrl-C stopped after its fourth step."""
+    outcome = stop_after_four_steps(explora, words, monkeypatch)
     assert outcome.out == ""
     assert "\nstopped after step 4 of 12; the state is saved\n" in outcome.err
     assert outcome.err.endswith("hint: explora train text -o runs/text --resume\n")
@@ -434,11 +442,11 @@ def test_other_threads_may_be_asked_for(explora: Callable[..., Any], monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("text --epochs 3", "--resume goes on with epochs 2, not with 3"),
-        ("text --lr 0.5", "--resume goes on with learning-rate 0.01, not with 0.5"),
-        ("text --full", "--resume goes on with method lora, not with full"),
-        ("text --max-minutes 2", "--resume goes on without max-minutes, not with 2"),
-        ("sonnet", "the folder holds a run of text, not of sonnet"),
+        ("text --epochs 3", "--resume continues with epochs 2, not with 3"),
+        ("text --lr 0.5", "--resume continues with learning-rate 0.01, not with 0.5"),
+        ("text --full", "--resume continues with method lora, not with full"),
+        ("text --max-minutes 2", "--resume continues without max-minutes, not with 2"),
+        ("sonnet", "runs/text holds a run of text, not of sonnet"),
     ],
 )
 def test_going_on_with_something_else_is_refused(
@@ -447,6 +455,27 @@ def test_going_on_with_something_else_is_refused(
     outcome = explora("train", *arguments.split(), "-o", "runs/text", "--resume")
     assert outcome.code == 2
     assert said in outcome.err
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_plan_of_a_resumed_run_is_the_recorded_run(explora: Callable[..., Any], words: list[str]) -> None:
+    recorded = json.loads(Path("runs/text/run.json").read_text())["config"]
+    outcome = explora("train", "text", "--resume", "--dry-run", "--json")
+    assert (outcome.code, outcome.objects[0]["config"]) == (0, recorded)
+    refused = explora("train", "text", "--resume", "--config", "runs/text/run.json")
+    assert (refused.code, "--resume continues with the recorded settings" in refused.err) == (2, True)
+
+
+def test_options_of_the_recorded_method_are_checked_against_it(
+    explora: Callable[..., Any], tiny_base: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["--model", str(tiny_base), "--data", str(tiny_data / "text"), "--max-length", "24"]
+    words = ["train", "text", *data, "--method", "top", "--blocks", "1", "--batch-size", "4"]
+    stop_after_four_steps(explora, words, monkeypatch)
+    plan = explora("train", "text", "--resume", "--blocks", "1", "--dry-run", "--json")
+    assert plan.objects[0]["config"]["method"] == {"method": "top", "blocks": 1}
+    other = explora("train", "text", "--resume", "--blocks", "2")
+    assert "--resume continues with blocks 1, not with 2" in other.err
 
 
 @pytest.mark.usefixtures("stopped")

@@ -254,6 +254,8 @@ def _survey(plan: Plan) -> tuple[Base, Sequence[Example]]:
     run = plan.contenders[0].run
     base = open_base(run.model)
     context = base.shape.n_positions
+    for each in plan.contenders:
+        each.run.method.check_fit(base.shape)
     for length in {each.length for each in plan.contenders if each.length is not None}:
         if length > context:
             raise UsageError(f"--lengths {length}: {base.label} reads at most {context} tokens")

@@ -61,15 +61,14 @@ def resolve(
 
 
 def _of_same_method(options: Mapping[str, Any], from_file: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of a config file; if an option chooses another method, without the method's own.
+    """Return the settings of a config file, without the learning rate if an option chooses another method.
 
-    The learning rate of a run belongs to its method too.
+    A recorded learning rate is that of its method. Settings that both methods have stay, for a comparison.
     """
     recorded = from_file.get("method")
     if recorded is None or options.get("method", recorded) == recorded:
         return from_file
-    own = {"learning_rate", *method_settings()}
-    return {name: value for name, value in from_file.items() if name not in own}
+    return {name: value for name, value in from_file.items() if name != "learning_rate"}
 
 
 def _typed(setting: Setting | None, value: Any) -> Any:

@@ -147,8 +147,7 @@ class LoRA(TargetedMethod):
             for key, value in pattern.items():
                 _, module = split_key(key)
                 if module not in self.modules():
-                    hint = f"modules with adapters: {', '.join(self.modules())}"
-                    raise UsageError(f"{option}: no adapter on {key!r}{_similar(module)}", hint)
+                    raise UsageError(f"{option}: no adapter on {key!r}{_similar(module)}", self._hint(module))
                 if not 0 < value < float("inf"):
                     raise UsageError(f"{option}: {key} must be positive, not {value!r}")
 
@@ -260,6 +259,13 @@ class LoRA(TargetedMethod):
         if config.get("peft_type") != PEFT_TYPE or variant_of(config) != cls.peft_variant:
             return None
         return cls(**settings_from(config))
+
+    def _hint(self, module: str) -> str:
+        """Return how a module without an adapter gets one, or which modules have one."""
+        names = [name for name, (path, part) in TARGETS.items() if path == module and part is None]
+        if names:
+            return f"give it one: --targets {','.join([*self.targets, *names])}"
+        return f"modules with adapters: {', '.join(self.modules())}"
 
 
 def _similar(module: str) -> str:

@@ -137,6 +137,12 @@ def test_a_pattern_of_a_block_without_adapters_is_refused(layers: Blocks | None)
         LoRA(alpha_pattern={"h.1.attn.c_attn": 4}, layers=Blocks([0, 2])).check_use(shape)
 
 
+def test_the_hint_gives_a_module_its_adapter() -> None:
+    with pytest.raises(UsageError, match=r"no adapter on 'mlp\.c_fc'") as caught:
+        LoRA(rank_pattern={"mlp.c_fc": 4}).validate()
+    assert caught.value.hint == "give it one: --targets key,value,mlp-up"
+
+
 def test_ranks_by_module_are_counted() -> None:
     """key and value of c_attn at rank 4 in block 3, at rank 8 elsewhere; mlp.c_fc at rank 2."""
     method = LoRA(
