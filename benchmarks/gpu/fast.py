@@ -57,7 +57,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """A comparison of greedy decoding, of so many prompts at once."""
+    """A comparison of greedy decoding, with a batch of this number of prompts."""
 
     model: str
     prompts: int

@@ -28,7 +28,7 @@ class Schedule:
 
     @classmethod
     def of_steps(cls, steps: int, warmup: int = 0, decay: float = 0.0) -> Schedule:
-        """Return a schedule of so many steps, which looks at no clock."""
+        """Return a schedule of a fixed number of steps, whatever the clock shows."""
         return cls(float("inf"), warmup, decay, steps, round((1 - decay) * steps))
 
     def observe(self, step: int, seconds: float) -> None:

@@ -87,7 +87,7 @@ def candidates(name: str, documents: Sequence[str], generator: random.Random) ->
 
 
 def first_characters(documents: Iterable[str], characters: int) -> list[str]:
-    """Return whole documents from the beginning until they have at least so many characters."""
+    """Return whole documents from the beginning, with at least this number of characters."""
     chosen: list[str] = []
     for document in documents:
         if sum(map(len, chosen)) >= characters:

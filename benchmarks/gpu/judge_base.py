@@ -71,7 +71,7 @@ class Judge:
         )
 
     def fine_tune(self, name: str, base: str, kind: str, seed: int, steps: int | None) -> None:
-        """Fine-tune a base as TRAININGS say, or only for so many steps, and take its dev score."""
+        """Fine-tune a base by TRAININGS, or for a given number of steps, and take its dev score."""
         if self._has(name, kind, seed):
             return
         training, folder = TRAININGS[kind], self.scratch / f"{kind}-{seed}"

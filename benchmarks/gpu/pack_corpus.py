@@ -95,7 +95,7 @@ def read_corpora(folder: Path) -> dict[str, list[str]]:
 
 
 def first_megabytes(documents: Iterable[str], megabytes: float) -> Iterator[str]:
-    """Yield documents until they have so many characters."""
+    """Yield documents up to a number of megabytes of characters."""
     left = megabytes * 1e6
     for document in documents:
         left -= len(document)
@@ -105,7 +105,7 @@ def first_megabytes(documents: Iterable[str], megabytes: float) -> Iterator[str]
 
 
 def evenly(documents: Sequence[str], megabytes: float) -> list[str]:
-    """Return parts of documents with so many characters, evenly spread over a corpus."""
+    """Return parts of documents, evenly spread over a corpus, up to a number of megabytes of characters."""
     parts = [part for document in documents for part in cut(document)]
     total = sum(map(len, parts)) / 1e6
     if megabytes >= total:

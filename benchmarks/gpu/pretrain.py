@@ -3,7 +3,7 @@
     python benchmarks/gpu/pretrain.py FOLDER OUT --minutes 7.5
 
 FOLDER is what `pack_corpus.py` wrote. OUT gets base.tar.xz and control.tar.xz, each a Hugging Face folder in
-bf16, and pretrain.jsonl. The same command goes on after a kill, from the state file.
+bf16, and pretrain.jsonl. After a kill, the same command resumes from the state file.
 
 | phase | reads | learning rate |
 |---|---|---|
@@ -123,7 +123,7 @@ class Pretraining:
         self.batches.compile()
 
     def run(self, seconds: float, steps: int | None, skipped: list[str]) -> None:
-        """Take the phases that are not done yet, in `seconds` of training or in so many steps altogether.
+        """Take the phases that are not done yet, in `seconds` of training, or in a total of `steps`.
 
         The time to measure each result is set aside: what the shipped base takes, within limits.
         """
@@ -254,7 +254,9 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="a tiny model and tiny batches, for a try on a CPU"
     )
-    parser.add_argument("--steps", type=int, help="about so many steps instead of a schedule by the clock")
+    parser.add_argument(
+        "--steps", type=int, help="total number of steps, about, instead of a schedule by the clock"
+    )
     parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE, help="what to leave out")
     parser.add_argument("--state", type=Path, help="file to resume from (default: OUT-state.pt, beside OUT)")
     asked = parser.parse_args()

@@ -62,7 +62,7 @@ class Progress:
 class Training:
     """A model, its optimizers and its progress; `run` takes it through a phase.
 
-    clock: seconds, monotonic. state: the file that `save` writes and from which a new Training goes on.
+    clock: seconds, monotonic. state: the file that `save` writes and that a new Training resumes from.
     """
 
     def __init__(self, model: GPT2, state: Path, clock: Callable[[], float] = time.monotonic) -> None:
