@@ -254,9 +254,7 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="a tiny model and tiny batches, for a try on a CPU"
     )
-    parser.add_argument(
-        "--steps", type=int, help="total number of steps, about, instead of a schedule by the clock"
-    )
+    parser.add_argument("--steps", type=int, help="total number of steps, instead of the clock")
     parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE, help="what to leave out")
     parser.add_argument("--state", type=Path, help="file to resume from (default: OUT-state.pt, beside OUT)")
     asked = parser.parse_args()

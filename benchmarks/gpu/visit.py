@@ -11,8 +11,8 @@
 | base | a better embedded base, and a control | pretrain.jsonl, base.tar.xz, control.tar.xz |
 
 Everything is done from the repository alone: explora need not be installed, and nothing is downloaded. A
-stage that has ended is not run again in the same OUT; one that was cut off is resumed. The exit code is 1 if a
-stage failed or was cut off.
+stage that has ended is not run again in the same OUT; one that was cut off is resumed. The exit code is 1 if
+a stage failed or was cut off.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from explora.core.config.method import Method
 from explora.core.config.registry import METHODS, TARGETS, Shape, method_class
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import count
-from explora.core.methods.lora_layers import LoRALinear, _AddLowRank, merge_adapters
+from explora.core.methods.adapted_layers import merge_layers
+from explora.core.methods.lora_layers import LoRALinear, _AddLowRank
 from explora.core.model.cross_entropy import tied_cross_entropy
 from explora.core.model.gpt2 import GPT2, Conv1D
 from explora.core.training.optimizers import make_optimizers
@@ -172,7 +173,7 @@ def test_the_laws_see_a_method_that_breaks_them(method: str, bug: Callable[[GPT2
     assert found != count(TINY, config_of(method), CLASSES).trainable
 
 
-SHARED = {"freezing", "targets", "peft_format", "portions"}
+SHARED = {"adapted_layers", "freezing", "targets", "peft_format", "portions"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -349,7 +350,7 @@ def test_merging_only_some_blocks_leaves_the_others() -> None:
     draw_b(model)
     with torch.no_grad():
         expected = model(IDS)
-        merge_adapters(model)
+        merge_layers(model)
         torch.testing.assert_close(model(IDS), expected, rtol=1e-5, atol=1e-5)
     untouched = base_model()
     assert torch.equal(model.h[0].attn.c_attn.weight, untouched.h[0].attn.c_attn.weight)
@@ -359,7 +360,7 @@ def test_merging_only_some_blocks_leaves_the_others() -> None:
 def test_merging_twice_is_merging_once() -> None:
     model = prepared("lora")
     draw_b(model)
-    merge_adapters(model)
+    merge_layers(model)
     merged = copy.deepcopy(model.state_dict())
-    merge_adapters(model)
+    merge_layers(model)
     assert all(torch.equal(value, merged[name]) for name, value in model.state_dict().items())

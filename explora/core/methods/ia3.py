@@ -92,9 +92,9 @@ class IA3(TargetedMethod):
 
     def merge(self, model: GPT2) -> None:
         """Multiply the weights, and the biases of rescaled outputs, by the vectors."""
-        from explora.core.methods.ia3_layers import merge_vectors
+        from explora.core.methods.adapted_layers import merge_layers
 
-        merge_vectors(model)
+        merge_layers(model)
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's vectors; those of parts of c_attn become one of the whole, with ones elsewhere."""

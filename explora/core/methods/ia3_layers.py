@@ -7,12 +7,14 @@ Vectors stay in fp32 and multiply in fp32, since a small step away from one is l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
+from explora.core.methods.adapted_layers import AdaptedLayer, replace_layer
 from explora.core.methods.freezing import freeze
 from explora.core.methods.ia3 import IA3, INNER
 from explora.core.methods.portions import in_portions
@@ -76,7 +78,7 @@ class _ScaleInput(torch.autograd.Function):
         return grad_x, _column_sums(grad, x)
 
 
-class IA3Linear(nn.Module):
+class IA3Linear(AdaptedLayer):
     """A frozen Conv1D whose output, or parts of it, trained vectors rescale."""
 
     def __init__(self, base: Conv1D, parts: Parts) -> None:
@@ -103,7 +105,7 @@ class IA3Linear(nn.Module):
         return base
 
 
-class IA3Input(nn.Module):
+class IA3Input(AdaptedLayer):
     """A frozen Conv1D whose input a trained vector rescales."""
 
     def __init__(self, base: Conv1D) -> None:
@@ -132,18 +134,8 @@ def add_vectors(model: GPT2, method: IA3) -> None:
     """Freeze the model, then put vectors of ones beside the modules that the method names."""
     freeze(model)
     for layer, module, parts in method.sites(model.shape):
-        owner = model.h[layer].get_submodule(module.rpartition(".")[0])
-        name = module.rpartition(".")[2]
-        base = getattr(owner, name)
-        setattr(owner, name, IA3Input(base) if module == INNER else IA3Linear(base, parts))
-
-
-def merge_vectors(model: GPT2) -> None:
-    """Replace every rescaled layer by the plain one that computes the same."""
-    for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, (IA3Linear, IA3Input)):
-                setattr(owner, name, child.merged())
+        make = IA3Input if module == INNER else partial(IA3Linear, parts=parts)
+        replace_layer(model, layer, module, make)
 
 
 def to_peft(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:

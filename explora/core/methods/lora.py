@@ -224,9 +224,9 @@ class LoRA(TargetedMethod):
 
     def merge(self, model: GPT2) -> None:
         """Replace every adapted layer by the plain one that computes the same."""
-        from explora.core.methods.lora_layers import merge_adapters
+        from explora.core.methods.adapted_layers import merge_layers
 
-        merge_adapters(model)
+        merge_layers(model)
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's A and B; adapters on parts of c_attn become an exactly equal one of joint rank."""

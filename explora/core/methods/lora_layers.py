@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
+from explora.core.methods.adapted_layers import AdaptedLayer, replace_layer
 from explora.core.methods.freezing import train_only
 from explora.core.methods.lora_biases import trained_biases
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
@@ -57,7 +59,7 @@ class _AddLowRank(torch.autograd.Function):
         return grad_y, grad_x, grad_low.t() @ x, grad_b, None, None
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(AdaptedLayer):
     """A frozen Conv1D with trained low-rank adapters beside it.
 
     `parts` are those of c_attn with adapters of their own, None for one adapter on the whole output; `scale`
@@ -110,24 +112,9 @@ def add_adapters(model: GPT2, method: LoRA, kind: type[LoRALinear] = LoRALinear)
     """Freeze all but the method's biases, then put layers of this kind at the modules that it names."""
     train_only(model, trained_biases(method, model.shape))
     for layer, module, parts in method.sites(model.shape):
-        owner = model.h[layer].get_submodule(module.rpartition(".")[0])
-        name = module.rpartition(".")[2]
-        adapted = kind(
-            getattr(owner, name),
-            parts,
-            method.rank_of(layer, module),
-            method.scale_of(layer, module),
-            method.lora_dropout,
-        )
-        setattr(owner, name, adapted)
-
-
-def merge_adapters(model: GPT2) -> None:
-    """Replace every adapted layer by the plain one that computes the same."""
-    for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, LoRALinear):
-                setattr(owner, name, child.merged())
+        rank, scale = method.rank_of(layer, module), method.scale_of(layer, module)
+        make = partial(kind, parts=parts, rank=rank, scale=scale, dropout=method.lora_dropout)
+        replace_layer(model, layer, module, make)
 
 
 def to_peft(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:

@@ -109,9 +109,9 @@ class MiSS(TargetedMethod):
 
     def merge(self, model: GPT2) -> None:
         """Add D to every shard of the weights."""
-        from explora.core.methods.miss_layers import merge_shards
+        from explora.core.methods.adapted_layers import merge_layers
 
-        merge_shards(model)
+        merge_layers(model)
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return A and B of the equal LoRA; B is zero for parts of c_attn that are not adapted."""

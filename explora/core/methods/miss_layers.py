@@ -7,6 +7,7 @@ parts share s. If r does not divide `in`, the last shard is shorter, which is pe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
 from explora.core.estimate.parameters import block_modules
+from explora.core.methods.adapted_layers import AdaptedLayer, replace_layer
 from explora.core.methods.freezing import freeze
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
 from explora.core.model.gpt2 import GPT2, Conv1D
@@ -63,7 +65,7 @@ class _AddShards(torch.autograd.Function):
         return grad_y, grad_x, grad_d, None
 
 
-class MiSSLinear(nn.Module):
+class MiSSLinear(AdaptedLayer):
     """A frozen Conv1D with a trained D beside it.
 
     `parts` are those of c_attn with a D of their own, None for one D on the whole output.
@@ -97,17 +99,7 @@ def add_shards(model: GPT2, method: MiSS) -> None:
     """Freeze the model, then put a D of zeros beside the modules that the method names."""
     freeze(model)
     for layer, module, parts in method.sites(model.shape):
-        owner = model.h[layer].get_submodule(module.rpartition(".")[0])
-        name = module.rpartition(".")[2]
-        setattr(owner, name, MiSSLinear(getattr(owner, name), parts, method.rank))
-
-
-def merge_shards(model: GPT2) -> None:
-    """Replace every adapted layer by the plain one that computes the same."""
-    for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, MiSSLinear):
-                setattr(owner, name, child.merged())
+        replace_layer(model, layer, module, partial(MiSSLinear, parts=parts, rank=method.rank))
 
 
 def to_lora(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:

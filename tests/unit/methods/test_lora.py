@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from explora.core.config.registry import Shape
 from explora.core.config.values import Blocks
+from explora.core.methods.adapted_layers import merge_layers
 from explora.core.methods.lora import LoRA
-from explora.core.methods.lora_layers import LoRALinear, _AddLowRank, merge_adapters
+from explora.core.methods.lora_layers import LoRALinear, _AddLowRank
 from explora.core.model.gpt2 import GPT2, Conv1D
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=20)
@@ -214,7 +215,7 @@ def test_only_adapters_and_the_head_receive_gradients(targets: tuple[str, ...]) 
 def test_the_whole_model_before_training_is_exactly_the_base() -> None:
     adapted = model(ALL_SEPARATE)
     before = adapted(IDS)
-    merge_adapters(adapted)
+    merge_layers(adapted)
     assert torch.equal(before, adapted(IDS))
     assert not any(isinstance(module, LoRALinear) for module in adapted.modules())
 
@@ -224,7 +225,7 @@ def test_the_whole_model_merged_equals_unmerged() -> None:
     base = adapted(IDS)
     fill(adapted)
     before = adapted(IDS)
-    merge_adapters(adapted)
+    merge_layers(adapted)
     assert torch.allclose(adapted(IDS), before, atol=1e-4)
     assert not torch.allclose(base, before, atol=1e-1)
 
