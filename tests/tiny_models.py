@@ -31,12 +31,17 @@ ALLOWED = [
     for method in METHODS
     if not row.refuses(method_class(method))
 ]
-# Of them the toys meet two each: trainings take time.
-TOYS = {"entailment": ("lora", "norm-tuning"), "norm-tuning": ("entailment", "sentiment")}
+# Trainings take time, so the toys and what takes LoRA's steps meet two each.
+FEW = {
+    "entailment": ("lora", "norm-tuning"),
+    "norm-tuning": ("entailment", "sentiment"),
+    "rslora": ("paraphrase", "text"),
+    "lora-plus": ("sentiment", "text"),
+}
 PAIRS = [
     (task, method)
     for task, method in ALLOWED
-    if method in TOYS.get(task, METHODS) and task in TOYS.get(method, TASKS)
+    if method in FEW.get(task, METHODS) and task in FEW.get(method, TASKS)
 ]
 
 
