@@ -18,10 +18,8 @@ from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.model.gpt2 import GPT2
 from explora.core.runtime.resolve import compute_deterministically
-from tests.tiny_models import SAMPLES, VOCABULARY, randomise, tiny_run
 
-# Heads of 64, as GPT-2's: a GPU chooses its attention kernel by their size.
-SHAPE = Shape(n_layer=3, n_head=2, n_embd=128, n_positions=192, vocab_size=VOCABULARY)
+# tests.tiny_models lists the registry when it is imported: inside functions, after the toys are registered.
 FOLDER = Path(__file__).parent
 
 Prepare = Callable[..., TrainRun]
@@ -54,15 +52,21 @@ def gpu(device: torch.device) -> torch.device:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base of three blocks and random weights, and a tokenizer."""
+    from tests.tiny_models import SAMPLES, VOCABULARY, randomise
+
     folder = tmp_path_factory.mktemp("gpu") / "base"
+    # Heads of 64, as GPT-2's: a GPU chooses its attention kernel by their size.
+    shape = Shape(n_layer=3, n_head=2, n_embd=128, n_positions=192, vocab_size=VOCABULARY)
     documents = (SAMPLES / "text" / "text-train.txt").read_text(encoding="utf-8").split("\n\n")
-    write_model(folder, randomise(GPT2(SHAPE)).state_dict(), SHAPE, train_tokenizer(documents, VOCABULARY))
+    write_model(folder, randomise(GPT2(shape)).state_dict(), shape, train_tokenizer(documents, VOCABULARY))
     return folder
 
 
 @pytest.fixture
 def prepare(base: Path, tiny_data: Path, device: torch.device) -> Prepare:
     """Resolve a run on the device: `prepare("text", method="full", amp="bf16")`."""
+
+    from tests.tiny_models import tiny_run
 
     def of(task: str, **options: Any) -> TrainRun:
         return tiny_run(base, tiny_data, task, **{"device": str(device), **options})
