@@ -20,6 +20,7 @@ from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
 from explora.core.config.setting import spelled
 from explora.core.estimate.parameters import count
+from explora.core.runs.folder import check_folder, unfinished_run
 from explora.core.runs.record import read_config, read_losses
 from explora.errors import UsageError
 
@@ -82,16 +83,12 @@ def train(
         _show_plan(run, shape, origins, json)
         return
     if started is None:
-        from explora.core.runs.folder import check_folder
-
         check_folder(folder, overwrite=overwrite)
     _execute(run, {} if resume else origins, folder, began, overwrite=overwrite, json=json)
 
 
 def _started(folder: Path, task: str) -> TrainRun:
     """Return the unfinished run of a folder. Raises UsageError for a run of another task, and for none."""
-    from explora.core.runs.folder import unfinished_run
-
     run = unfinished_run(folder)
     if run.task != task:
         raise UsageError(
