@@ -6,6 +6,7 @@
     ├── WeightsError        a base model: missing, unreadable, misshapen
     ├── AdapterError        an adapter or run folder that does not fit
     ├── CheckpointError     a resume state: unreadable, or of other settings
+    ├── ProcessError        processes that train together have lost each other
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
 
@@ -61,6 +62,10 @@ class CheckpointError(ExploraError):
 
 class TrainingError(ExploraError):
     """Training cannot go on."""
+
+
+class ProcessError(ExploraError):
+    """A process that trains together with this one has ended or does not answer."""
 
 
 class Interrupted(ExploraError):

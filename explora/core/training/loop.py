@@ -15,6 +15,7 @@ from torch import Tensor
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
 from explora.core.model.gpt2 import GPT2
+from explora.core.runtime.processes import Processes
 from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.adamw import Optimizer
 from explora.core.training.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
@@ -62,10 +63,12 @@ class Training:
         dev: Sequence[Example],
         checkpoint: Path,
         phase: Phase = untimed,
+        processes: Processes | None = None,
     ) -> None:
         self.model, self.task, self.run = model, task, run
         self.examples, self.dev = train, dev
         self.folder, self.phase = checkpoint, phase
+        self.processes = processes or Processes()
         self.lengths = [len(example.ids) for example in train]
         self.trained = [value for value in model.parameters() if value.requires_grad]
         self.examples_per_step = run.training.batch_size * run.training.accumulate
@@ -188,15 +191,15 @@ class Training:
         started, at = time.perf_counter(), self.progress
         if not self.model.training:  # train() visits every module
             self.model.train()
-        batches = self.collate(rows, epoch)
-        items = max(1, sum(batch.weight for batch in batches))
+        batches = self.collate(self.processes.share(rows), epoch)
+        items, tokens = self._totals(batches)
         rate = self._set_learning_rate(at.step)
         losses = self.accumulate(batches, items)
         with self.phase("optimizer"):
+            losses = self.processes.add_gradients(self.trained, losses)
             loss, norm = self._read(losses, self.clip())
             self.update(norm)
         seconds = time.perf_counter() - started
-        tokens = sum(batch.tokens for batch in batches)
         at.step, at.batch = at.step + 1, at.batch + 1
         at.tokens, at.seconds = at.tokens + tokens, at.seconds + seconds
         return StepDone(
@@ -219,6 +222,13 @@ class Training:
             batches = [self.task.collate(chosen[i : i + size], epoch) for i in range(0, len(rows), size)]
             return [batch.to(self.model.device) for batch in batches]
 
+    def _totals(self, batches: Sequence[Batch]) -> tuple[int, int]:
+        """Return the number of items, at least 1, and of tokens in the batches of all processes."""
+        items, tokens = self.processes.totals(
+            sum(batch.weight for batch in batches), sum(batch.tokens for batch in batches)
+        )
+        return max(1, int(items)), int(tokens)
+
     def _set_learning_rate(self, step: int) -> float:
         rate = self.learning_rate * self.factor(step)
         for optimizer in self.optimizers:
@@ -238,10 +248,7 @@ class Training:
         return losses
 
     def clip(self) -> Tensor:
-        """Clip the gradients. Returns their norm before clipping.
-
-        Gradients are read only from here on, so data-parallel training would reduce them here.
-        """
+        """Clip the gradients. Returns their norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it only needs param_groups
         return torch.nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.clip or math.inf)

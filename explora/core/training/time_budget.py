@@ -55,7 +55,7 @@ def _step_seconds(training: Training, seconds: float) -> float:
         training.take_step(rows, epoch=0)
         if taken == 0:
             started = time.monotonic()
-        if taken >= FEWEST_STEPS and time.monotonic() - started >= seconds:
+        if training.processes.decide(taken >= FEWEST_STEPS and time.monotonic() - started >= seconds):
             break
     return (time.monotonic() - started) / max(1, taken)
 

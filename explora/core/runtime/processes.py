@@ -1,0 +1,153 @@
+"""The processes that train one model together: data parallelism on torch.distributed, started by torchrun.
+
+Each process holds the whole model and computes its share of every batch. The gradients are added up before
+the optimizer step (Li et al. 2020, "PyTorch Distributed"), so all processes take the same step. What is sent is
+what is trained: a LoRA adapter is small enough for an ordinary network.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from explora.errors import ProcessError
+
+BUCKET = 1 << 24  # numbers that are added up at once: few messages, little extra memory
+TIMEOUT = "EXPLORA_TIMEOUT"  # environment variable: seconds
+PATIENCE = 600.0  # seconds: longer than the slowest thing that one process does alone
+LAST_WORDS = 5.0  # seconds in which the processes that still run answer after one has hung
+
+Row = TypeVar("Row")
+Value = TypeVar("Value")
+
+
+@dataclass(kw_only=True)
+class Processes:
+    """The processes of a training, seen from one of them. A lone process sends nothing.
+
+    rank: the number of this process; size: how many there are; timeout: seconds until a process that does
+    not answer is given up; sent: bytes that each process has handed over so far.
+    """
+
+    rank: int = 0
+    size: int = 1
+    timeout: float = 0.0
+    sent: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    def share(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return this process's part of `rows`: every size-th, so that sorted lengths are spread evenly."""
+        return rows if self.size == 1 else rows[self.rank :: self.size]
+
+    def add_gradients(self, trained: Sequence[nn.Parameter], losses: Sequence[Tensor]) -> list[Tensor]:
+        """Replace each gradient by its sum over all processes. Returns the losses, added up likewise.
+
+        Raises ProcessError if a process does not answer in time.
+        """
+        if self.size == 1:
+            return list(losses)
+        for parameter in trained:
+            if parameter.grad is None:  # this process had no row in the batch
+                parameter.grad = torch.zeros_like(parameter)
+        loss = sum(losses, torch.zeros((), device=trained[0].device))
+        self._add_in_place([*(value.grad for value in trained if value.grad is not None), loss])
+        return [loss]
+
+    def totals(self, *values: float) -> tuple[float, ...]:
+        """Return each number summed over all processes, in fp64."""
+        if self.size == 1:
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64)
+        self._add_in_place([numbers])
+        return tuple(numbers.tolist())
+
+    def decide(self, value: Value) -> Value:
+        """Return the leading process's `value` in every process."""
+        if self.size == 1:
+            return value
+        said = [value]
+        with self._named():
+            dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+        return said[0]
+
+    def leave(self) -> None:
+        """End the communication. The leading process may go on alone."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def _add_in_place(self, tensors: Sequence[Tensor]) -> None:
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            with self._named():
+                dist.all_reduce(flat)
+            self.sent += flat.nbytes
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn an error of torch's communication into a ProcessError that names the silent processes."""
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            silent = self._silent()
+            if not silent:
+                raise ProcessError(f"the processes lost touch: {error}") from None
+            numbers = ", ".join(str(rank) for rank in silent)
+            raise ProcessError(
+                f"no answer from process {numbers} of {self.size} within {self.timeout:.0f} s",
+                f"see whether it still runs; a slow one needs more time: {TIMEOUT}=SECONDS",
+            ) from None
+
+    def _silent(self) -> list[int]:
+        """Return the processes that do not come here too: they hang or have ended."""
+        store = dist.distributed_c10d._get_default_store()
+        deadline = time.monotonic() + LAST_WORDS
+        keys = [f"explora/waits/{rank}" for rank in range(self.size)]
+        try:
+            store.set(keys[self.rank], "")
+            while not store.check(keys) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return [rank for rank, key in enumerate(keys) if not store.check([key])]
+        except (RuntimeError, dist.DistError):  # the process that holds the store has ended
+            return [0]
+
+
+def join_processes(device: str) -> Processes:
+    """Join the processes that torchrun has started with this one; without torchrun, return a lone process.
+
+    device: "cpu" or "cuda". Raises UsageError where the processes do not find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Processes()
+    seconds = float(os.environ.get(TIMEOUT, PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+    return Processes(rank=dist.get_rank(), size=size, timeout=seconds)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield consecutive tensors of one type, up to BUCKET numbers together, or one that is larger."""
+    bucket = list[Tensor]()
+    for tensor in tensors:
+        numbers = sum(each.numel() for each in bucket) + tensor.numel()
+        if bucket and (numbers > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    yield bucket
