@@ -8,9 +8,8 @@ the examples costs a sum and never a second look at the data.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,11 +28,16 @@ class Score:
     counts: Counts
     times: NDArray[np.int64]
     formula: Callable[[Counts], float]
+    higher_is_better: bool = True
 
     @property
     def value(self) -> float:
         """The metric of all examples."""
         return self.formula(self.times @ self.counts)
+
+    def transformed(self, form: Callable[[float], float]) -> Score:
+        """Return this score on another scale; `form` must be increasing."""
+        return replace(self, formula=lambda sums: form(self.formula(sums)))
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return the percentile bootstrap interval (Efron 1979) over the examples.
@@ -73,12 +77,6 @@ def positive_f1(answers: Sequence[int], labels: Sequence[int], positive: int = 1
     return Score(_f1_counts(cells[:, :1] == positive, cells[:, 1:] == positive), times, _mean_f1)
 
 
-def majority(labels: Sequence[int]) -> int:
-    """The most frequent label, the smallest of equals: the answer of one who learned nothing."""
-    frequency = Counter(labels)
-    return min(frequency, key=lambda label: (-frequency[label], label))
-
-
 def perplexity(nll: ArrayLike, tokens: ArrayLike) -> Score:
     """exp of the mean negative log likelihood per token.
 
@@ -86,7 +84,7 @@ def perplexity(nll: ArrayLike, tokens: ArrayLike) -> Score:
     sums over. Resampling draws whole texts. Infinite where exp overflows.
     """
     counts = np.stack([np.asarray(nll, np.float64), np.asarray(tokens, np.float64)], axis=1)
-    return Score(counts, _once_each(counts), lambda sums: _exp(_ratio(sums)))
+    return Score(counts, _once_each(counts), lambda sums: _exp(_ratio(sums)), higher_is_better=False)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:

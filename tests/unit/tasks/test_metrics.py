@@ -14,7 +14,6 @@ from explora.core.tasks.metrics import (
     bleu,
     chrf,
     macro_f1,
-    majority,
     perplexity,
     positive_f1,
 )
@@ -56,19 +55,6 @@ def test_positive_f1_looks_at_one_class() -> None:
     assert positive_f1(ANSWERS, LABELS, positive=0).value == pytest.approx(2 / 5)
     assert positive_f1([0, 0], [0, 1]).value == 0.0  # never answered
     assert positive_f1([0, 0], [0, 0]).value == 0.0  # neither answered nor labelled
-
-
-def test_the_majority_is_the_most_frequent_label_and_the_smallest_of_equals() -> None:
-    assert majority([2, 1, 2, 0]) == 2
-    assert majority([3, 1, 3, 1]) == 1
-
-
-def test_floors_are_the_metrics_of_the_constant_answer() -> None:
-    labels = [0] * 63 + [1] * 37
-    constant = [majority(labels)] * len(labels)
-    assert accuracy(constant, labels).value == 0.63
-    assert macro_f1(constant, labels).value == pytest.approx((2 * 63 / 163 + 0) / 2)
-    assert positive_f1(constant, labels).value == 0.0
 
 
 def test_perplexity_weighs_texts_by_their_tokens() -> None:
