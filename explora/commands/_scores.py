@@ -22,3 +22,5 @@ def show_scores(title: str, evaluation: Evaluation) -> None:
         trivial = ("", "") if floor is None else (f"{floor:.4g}", evaluation.trivial_answers[name])
         rows.append((name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", better, *trivial))
     console.result_table((title, *HEADER), rows)
+    if evaluation.doubt:
+        console.note(evaluation.doubt)

@@ -76,6 +76,7 @@ def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: Non
 
 def test_the_table_has_value_interval_direction_and_trivial_answer(explora, here: None) -> None:
     done = explora("eval", "sentiment")
+    assert "5 rows are weak evidence" in done.err
     (value,) = explora("eval", "sentiment", "--json").objects
     header, *rows = done.out.splitlines()
     assert header.split("  ")[0] == "dev (5)"

@@ -20,7 +20,7 @@ from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.model.transfer import copy_to
-from explora.core.tasks.metrics import Score
+from explora.core.tasks.metrics import FEW_EXAMPLES, Score
 from explora.core.tasks.trivial import best_trivial, values_of
 from explora.errors import DataError
 
@@ -138,6 +138,16 @@ class Evaluation:
             trivial_answers={name: floor.answer for name, floor in floors.items()},
             higher_is_better={name: score.higher_is_better for name, score in scores.items()},
             predictions=predictions,
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why the scores are weak evidence, in a sentence; empty where there are enough examples."""
+        if self.examples >= FEW_EXAMPLES:
+            return ""
+        return (
+            f"{self.examples} rows are weak evidence: the intervals are wide. "
+            f"Score at least {FEW_EXAMPLES} rows before you choose by such scores."
         )
 
     def to_json(self) -> dict[str, Any]:

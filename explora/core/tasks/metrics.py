@@ -1,4 +1,4 @@
-"""Metrics as pure functions, each with its bootstrap interval.
+"""Metrics as pure functions, each with its interval.
 
 Every metric here is a formula over sums of per-example counts: hits, the two sides of F1, negative log
 likelihoods, matched n-grams. A `Score` keeps the counts by example beside the formula, so that resampling
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FEW_EXAMPLES = 100  # below, an interval is wide: an accuracy near 0.5 is known to within 0.1 at best
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
@@ -40,10 +42,14 @@ class Score:
         return replace(self, formula=lambda sums: form(self.formula(sums)))
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Return the percentile bootstrap interval (Efron 1979) over the examples.
+        """Return Wilson's interval for a share, else the percentile bootstrap interval (Efron 1979).
 
-        The same seed gives the same interval; a single example gives its own value twice.
+        The bootstrap is over the examples. The same seed gives the same interval, and a single example
+        gives its own value twice. It would also give equal ends where all answers are right.
         """
+        if self.formula is share:
+            hits, examples = self.times @ self.counts
+            return wilson_interval(int(hits), int(examples), level)
         generator = np.random.default_rng(seed)
         values = sorted(
             self.formula(_resample(self.times, generator) @ self.counts) for _ in range(resamples)
@@ -52,11 +58,27 @@ class Score:
         return values[tail], values[-1 - tail]
 
 
+def share(sums: Counts) -> float:
+    """The formula of a share of examples: (2,) hits and examples."""
+    return _ratio(sums)
+
+
+def wilson_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval (1927, "Probable inference") of the share `hits` / `examples`.
+
+    It holds every share p from which hits / examples is at most z standard errors sqrt(p (1 - p) / examples).
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    center = (hits + z**2 / 2) / (examples + z**2)
+    half = z / (examples + z**2) * math.sqrt(hits * (examples - hits) / examples + z**2 / 4)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
 def accuracy(answers: Sequence[int], labels: Sequence[int]) -> Score:
     """The fraction of answers that equal their label."""
     cells, times = _confusion_cells(answers, labels)
     right = cells[:, 0] == cells[:, 1]
-    return Score(np.stack([right, np.ones_like(right)], axis=1).astype(np.int64), times, _ratio)
+    return Score(np.stack([right, np.ones_like(right)], axis=1).astype(np.int64), times, share)
 
 
 def macro_f1(answers: Sequence[int], labels: Sequence[int]) -> Score:
