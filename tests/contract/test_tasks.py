@@ -258,6 +258,8 @@ def test_every_score_has_an_interval_and_a_floor(evaluated: Evaluation) -> None:
     assert evaluated.scores is not None
     assert list(evaluated.scores) == list(evaluated.intervals)
     assert set(evaluated.scores) == set(evaluated.floors)
+    of_examples = {name: score.value for name, score in evaluated.statistics.items()}
+    assert of_examples == pytest.approx(evaluated.scores)
     for name, value in evaluated.scores.items():
         low, high = evaluated.intervals[name]
         assert math.isfinite(value)

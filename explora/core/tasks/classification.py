@@ -172,6 +172,7 @@ class Classification(ABC):
             scores={name: score.value for name, score in scores.items()},
             intervals={name: score.interval() for name, score in scores.items()},
             floors={name: score.value for name, score in floors.items()},
+            statistics=scores,
             predictions=predictions,
         )
 

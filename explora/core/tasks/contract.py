@@ -20,6 +20,7 @@ from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.model.transfer import copy_to
+from explora.core.tasks.metrics import Score
 from explora.errors import DataError
 
 PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
@@ -103,12 +104,16 @@ def stack_features(examples: Sequence[Example]) -> Features | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a split gave: scores, their floors and intervals, None where the rows have no labels."""
+    """What a split gave: scores, their floors and intervals, None where the rows have no labels.
+
+    `statistics` keeps each metric's counts by example, so that evaluations of the same rows can be paired.
+    """
 
     examples: int
     scores: Mapping[str, float] | None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
+    statistics: Mapping[str, Score] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
 
 

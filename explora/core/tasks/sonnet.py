@@ -158,12 +158,16 @@ class Sonnet:
         scores = self._perplexities(model, examples, batch_size)
         for name, hypotheses in texts.items():
             scores |= _text_scores(name, prompts, hypotheses, references)
+        poems = [
+            row for given in GIVEN_LINES for row, poem in enumerate(examples) if len(poem.breaks) > given
+        ]
         floors = {name: float(model.shape.vocab_size) for name in scores if name.startswith("perplexity")}
         return Evaluation(
             examples=len(examples),
             scores={name: score.value for name, score in scores.items()},
             intervals={name: score.interval() for name, score in scores.items()},
             floors=floors | self._text_floors(prompts, references, train),
+            statistics=scores | {"perplexity": scores["perplexity"].grouped(poems)},
             predictions=predictions,
         )
 

@@ -11,6 +11,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -39,7 +40,7 @@ from explora.core.tasks.contract import (
     find_places,
     first_lines,
 )
-from explora.core.tasks.metrics import perplexity
+from explora.core.tasks.metrics import perplexity, ratio
 from explora.errors import DataError, UsageError
 
 DOCUMENTS_AT_ONCE = 1000
@@ -168,15 +169,19 @@ class Text:
         losses, counts = self._row_losses(model, examples, batch_size)
         measured = perplexity(losses, counts)
         low, high = measured.interval()
+        statistics = {"perplexity": measured, "loss": replace(measured, formula=ratio)}
         forms: dict[str, Callable[[float], float]] = {"perplexity": float, "loss": math.log}
         if isinstance(examples, TokenRows):
             tokens_per_byte = len(examples.ids) / examples.text_bytes
             forms["bits_per_byte"] = lambda value: math.log2(value) * tokens_per_byte
+            bits = measured.counts * [tokens_per_byte / math.log(2), 1.0]
+            statistics["bits_per_byte"] = replace(measured, counts=bits, formula=ratio)
         return Evaluation(
             examples=len(examples),
             scores={name: form(measured.value) for name, form in forms.items()},
             intervals={name: (form(low), form(high)) for name, form in forms.items()},
             floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
+            statistics=statistics,
         )
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
