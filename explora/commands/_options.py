@@ -46,6 +46,16 @@ Run = Annotated[
     ),
 ]
 
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="RUN",
+        rich_help_panel="Comparison",
+        help="Run folder, PEFT adapter or base to compare with, on the same rows.",
+    ),
+]
+
 Output = Annotated[
     Path | None,
     _output("--output", "-o", metavar="FOLDER", help="Folder for the result (default: runs/TASK)."),

@@ -259,6 +259,8 @@ def test_every_score_has_an_interval_a_direction_and_a_trivial_answer(evaluated:
     assert list(evaluated.scores) == list(evaluated.intervals)
     assert set(evaluated.scores) == set(evaluated.floors) == set(evaluated.trivial_answers)
     assert set(evaluated.scores) == set(evaluated.higher_is_better)
+    of_examples = {name: score.value for name, score in evaluated.statistics.items()}
+    assert of_examples == pytest.approx(evaluated.scores)
     for name, value in evaluated.scores.items():
         low, high = evaluated.intervals[name]
         assert math.isfinite(value)

@@ -109,6 +109,7 @@ class Evaluation:
 
     `intervals` are 95 % intervals. `floors` are the scores of the best trivial answers, and
     `trivial_answers` say what these are: "always yes". A metric without a trivial answer is in neither.
+    `statistics` keeps the counts of each example, so that evaluations of the same rows can be paired.
     """
 
     examples: int
@@ -117,6 +118,7 @@ class Evaluation:
     floors: Mapping[str, float] = field(default_factory=dict)
     trivial_answers: Mapping[str, str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    statistics: Mapping[str, Score] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
@@ -137,6 +139,7 @@ class Evaluation:
             floors={name: floor.value for name, floor in floors.items()},
             trivial_answers={name: floor.answer for name, floor in floors.items()},
             higher_is_better={name: score.higher_is_better for name, score in scores.items()},
+            statistics=scores,
             predictions=predictions,
         )
 

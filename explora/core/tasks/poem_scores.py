@@ -44,6 +44,13 @@ def perplexities(
     return scores | {f"perplexity_given_{n}": _perplexity(pairs) for n, pairs in sums.items() if pairs}
 
 
+def by_poem(pooled: Score, examples: Sequence[Example]) -> Score:
+    """Return the perplexity over all given lines with poems as its examples: resampling draws whole poems."""
+    return pooled.grouped(
+        [row for given in GIVEN_LINES for row, poem in enumerate(examples) if len(poem.breaks) > given]
+    )
+
+
 def text_scores(
     way: str, prompts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
 ) -> dict[str, Score]:

@@ -36,6 +36,7 @@ from explora.core.tasks.contract import (
 from explora.core.tasks.metrics import Score
 from explora.core.tasks.poem_scores import (
     SONNET_LINES,
+    by_poem,
     perplexities,
     text_scores,
     trivial_perplexities,
@@ -157,6 +158,7 @@ class Sonnet:
         scores = self._perplexities(model, examples, batch_size)
         for name, hypotheses in texts.items():
             scores |= text_scores(name, prompts, hypotheses, references)
+        scores["perplexity"] = by_poem(scores["perplexity"], examples)
         trivial = trivial_perplexities(examples, train, model.shape.vocab_size)
         tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
         trivial |= trivial_texts(prompts, references, [tail for tail in tails if tail], self.context.seed)

@@ -11,6 +11,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -39,7 +40,7 @@ from explora.core.tasks.contract import (
     find_places,
     first_lines,
 )
-from explora.core.tasks.metrics import Score, perplexity
+from explora.core.tasks.metrics import Score, perplexity, ratio
 from explora.core.tasks.trivial import UNIFORM, UNIGRAM, uniform_losses, unigram_losses, values_of
 from explora.errors import DataError, UsageError
 
@@ -203,10 +204,11 @@ class Text:
 def _scores(losses: Sequence[float], counts: Sequence[int], rows: Sequence[Example]) -> dict[str, Score]:
     """Return the scores of the summed losses (N,), in nats, of rows that predict `counts` (N,) tokens."""
     per_token = perplexity(losses, counts)
-    scores = {"perplexity": per_token, "loss": per_token.transformed(math.log)}
+    scores = {"perplexity": per_token, "loss": replace(per_token, formula=ratio)}
     if isinstance(rows, TokenRows):
         tokens_per_byte = len(rows.ids) / rows.text_bytes
-        scores["bits_per_byte"] = per_token.transformed(lambda value: math.log2(value) * tokens_per_byte)
+        bits = per_token.counts * [tokens_per_byte / math.log(2), 1.0]
+        scores["bits_per_byte"] = replace(per_token, counts=bits, formula=ratio)
     return scores
 
 

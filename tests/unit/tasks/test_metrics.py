@@ -118,9 +118,7 @@ def test_one_example_gives_its_value_twice() -> None:
 
 def test_examples_counted_together_resample_as_examples_counted_apart() -> None:
     together = positive_f1([1] * 30 + [0] * 70, [1] * 100)
-    apart = Score(
-        np.repeat(together.counts, together.times, axis=0), np.ones(100, np.int64), together.formula
-    )
+    apart = Score(together.by_example, np.arange(100), together.formula)
     assert together.value == apart.value
     assert together.interval() == pytest.approx(apart.interval(), abs=0.02)
 
