@@ -68,9 +68,9 @@ class PairedScores:
             if len(side) < 2:
                 continue
             share = 1 / len(side) + (1 if len(other) == 1 else 0)
-            observed, by_examples = self._between(list(side))
-            variance += max(0.0, observed - by_examples) * share
-            squares += (observed * share) ** 2 / (len(side) - 1)
+            by_seeds = share * self._seed_variance(list(side))
+            variance += by_seeds
+            squares += by_seeds**2 / (len(side) - 1)
         rounding = 1e-9 * np.abs(self.values[runs]).max()
         if self.examples < 2 or not math.isfinite(variance) or variance <= rounding**2:
             return _unknown(value)
@@ -79,12 +79,12 @@ class PairedScores:
         p = two_sided_p(value / error, degrees)
         return Estimate(value=value, low=value - half, high=value + half, p=p)
 
-    def _between(self, runs: list[int]) -> tuple[float, float]:
-        """Return the variance between runs, and how much of it the sampling of the examples explains."""
-        noise = self.covariance[np.ix_(runs, runs)]
-        count = len(runs)
+    def _seed_variance(self, runs: list[int]) -> float:
+        """Return the variance between runs, less what the sampling of the examples adds to it."""
+        noise, count = self.covariance[np.ix_(runs, runs)], len(runs)
         shared = (noise.sum() - noise.trace()) / (count * (count - 1))
-        return float(self.values[runs].var(ddof=1)), float(noise.trace() / count - shared)
+        by_examples = noise.trace() / count - shared
+        return max(0.0, float(self.values[runs].var(ddof=1) - by_examples))
 
 
 def compare(
