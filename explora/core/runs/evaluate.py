@@ -36,9 +36,7 @@ class Scored:
             "split": self.split,
             "examples": evaluation.examples,
             "skipped": len(self.skipped),
-            "scores": None if evaluation.scores is None else dict(evaluation.scores),
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "floors": dict(evaluation.floors),
+            **evaluation.to_json(),
             "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
 
@@ -54,7 +52,7 @@ def score(
 ) -> Scored:
     """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
 
-    A task whose floor needs training rows reads them from `trained_on`.
+    A task whose trivial answers need training rows reads them from `trained_on`.
     """
     name, found = _rows(session, config, trained_on, split)
     train = _floor_rows(session, trained_on)
@@ -75,7 +73,7 @@ def _rows(
 
 
 def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
-    """Return the training examples, or none if they cannot be read: the floor is then left out."""
+    """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []
     try:

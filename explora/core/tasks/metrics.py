@@ -1,4 +1,4 @@
-"""Metrics as pure functions, each with its bootstrap interval.
+"""Metrics as pure functions, each with its interval.
 
 Every metric here is a formula over sums of per-example counts: hits, the two sides of F1, negative log
 likelihoods, matched n-grams. A `Score` keeps the counts by example beside the formula, so that resampling
@@ -8,15 +8,16 @@ the examples costs a sum and never a second look at the data.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FEW_EXAMPLES = 100  # below, an interval is wide: an accuracy near 0.5 is known to within 0.1 at best
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
@@ -32,6 +33,7 @@ class Score:
     counts: Counts
     order: NDArray[np.int64]
     formula: Callable[[Counts], float]
+    higher_is_better: bool = True
 
     @property
     def value(self) -> float:
@@ -55,24 +57,32 @@ class Score:
         """
         members = np.asarray(groups) == np.arange(max(groups) + 1)[:, None]
         sums = members.astype(self.counts.dtype) @ self.by_example
-        return Score(sums, np.arange(len(sums)), self.formula)
+        return replace(self, counts=sums, order=np.arange(len(sums)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, and the formula by its name in `FORMULAS`."""
-        counts, order = self.counts.tolist(), self.order.tolist()
-        return {"formula": self.formula.__name__, "counts": counts, "order": order}
+        return {
+            "formula": self.formula.__name__,
+            "counts": self.counts.tolist(),
+            "order": self.order.tolist(),
+            "higher_is_better": self.higher_is_better,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Score:
         """Return the score that `to_json` wrote."""
         counts, order = np.array(value["counts"]), np.array(value["order"], dtype=np.int64)
-        return cls(counts, order, FORMULAS[value["formula"]])
+        return cls(counts, order, FORMULAS[value["formula"]], value["higher_is_better"])
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Return the percentile bootstrap interval (Efron 1979) over the examples.
+        """Return Wilson's interval for a share, else the percentile bootstrap interval (Efron 1979).
 
-        The same seed gives the same interval; a single example gives its own value twice.
+        The bootstrap is over the examples. The same seed gives the same interval, and a single example
+        gives its own value twice. It would also give equal ends where all answers are right.
         """
+        if self.formula is share:
+            hits, examples = self.times @ self.counts
+            return wilson_interval(int(hits), int(examples), level)
         generator = np.random.default_rng(seed)
         times = self.times
         values = sorted(self.formula(_resample(times, generator) @ self.counts) for _ in range(resamples))
@@ -80,11 +90,22 @@ class Score:
         return values[tail], values[-1 - tail]
 
 
+def wilson_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval (1927, "Probable inference") of the share `hits` / `examples`.
+
+    It holds every share p from which hits / examples is at most z standard errors sqrt(p (1 - p) / examples).
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    center = (hits + z**2 / 2) / (examples + z**2)
+    half = z / (examples + z**2) * math.sqrt(hits * (examples - hits) / examples + z**2 / 4)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
 def accuracy(answers: Sequence[int], labels: Sequence[int]) -> Score:
     """The fraction of answers that equal their label."""
     cells, order = _confusion_cells(answers, labels)
     right = cells[:, 0] == cells[:, 1]
-    return Score(np.stack([right, np.ones_like(right)], axis=1).astype(np.int64), order, ratio)
+    return Score(np.stack([right, np.ones_like(right)], axis=1).astype(np.int64), order, share)
 
 
 def macro_f1(answers: Sequence[int], labels: Sequence[int]) -> Score:
@@ -105,12 +126,6 @@ def positive_f1(answers: Sequence[int], labels: Sequence[int], positive: int = 1
     return Score(_f1_counts(cells[:, :1] == positive, cells[:, 1:] == positive), order, mean_f1)
 
 
-def majority(labels: Sequence[int]) -> int:
-    """The most frequent label, the smallest of equals: the answer of one who learned nothing."""
-    frequency = Counter(labels)
-    return min(frequency, key=lambda label: (-frequency[label], label))
-
-
 def perplexity(nll: ArrayLike, tokens: ArrayLike) -> Score:
     """exp of the mean negative log likelihood per token.
 
@@ -118,7 +133,7 @@ def perplexity(nll: ArrayLike, tokens: ArrayLike) -> Score:
     sums over. Resampling draws whole texts. Infinite where exp overflows.
     """
     counts = np.stack([np.asarray(nll, np.float64), np.asarray(tokens, np.float64)], axis=1)
-    return Score(counts, _one_row_each(counts), exp_ratio)
+    return Score(counts, _one_row_each(counts), exp_ratio, higher_is_better=False)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
@@ -187,6 +202,11 @@ def ratio(sums: Counts) -> float:
     return float(sums[0] / sums[1])
 
 
+def share(sums: Counts) -> float:
+    """The share of the examples that are hits: (2,) hits and examples."""
+    return ratio(sums)
+
+
 def exp_ratio(sums: Counts) -> float:
     """exp of the first sum per the second; infinite where that overflows."""
     try:
@@ -213,7 +233,8 @@ def chrf_of_counts(sums: Counts) -> float:
 
 
 FORMULAS = {
-    formula.__name__: formula for formula in (ratio, exp_ratio, mean_f1, bleu_of_counts, chrf_of_counts)
+    formula.__name__: formula
+    for formula in (ratio, share, exp_ratio, mean_f1, bleu_of_counts, chrf_of_counts)
 }
 
 

@@ -6,7 +6,6 @@ k lines, k drawn anew each epoch, so that the model meets contexts of every leng
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -34,15 +33,20 @@ from explora.core.tasks.contract import (
     first_lines,
     stack_features,
 )
-from explora.core.tasks.metrics import Score, bleu, chrf, perplexity
+from explora.core.tasks.metrics import Score
+from explora.core.tasks.poem_scores import (
+    SONNET_LINES,
+    by_poem,
+    perplexities,
+    text_scores,
+    trivial_perplexities,
+    trivial_texts,
+)
 from explora.errors import DataError
 
-SONNET_LINES = 14
 MOST_GIVEN = 12
-GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
 MAX_NEW_TOKENS = 256
-FLOOR_DRAWS = 20
-SAMPLED = SamplingConfig(temperature=1.0, top_p=0.9)
+WAYS = {"greedy": SamplingConfig(greedy=True), "sampled": SamplingConfig(temperature=1.0, top_p=0.9)}
 
 
 class Sonnet:
@@ -138,13 +142,9 @@ class Sonnet:
     ) -> Evaluation:
         """Return perplexities, and BLEU and chrF of greedy and of sampled continuations.
 
-        Poems of which only the given lines are there get continuations and no scores. The floor of BLEU
-        and chrF is the tail of a random training poem: no model at all.
+        Poems of which only the given lines are there get continuations and no scores.
         """
-        texts = {
-            "greedy": self._continue(model, examples, SamplingConfig(greedy=True), batch_size),
-            "sampled": self._continue(model, examples, SAMPLED, batch_size),
-        }
+        texts = {way: self._continue(model, examples, sampling, batch_size) for way, sampling in WAYS.items()}
         prompts = ["\n".join(_lines(example)[:PROMPT_LINES]) + "\n" for example in examples]
         predictions: list[dict[str, Any]] = [
             {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
@@ -157,19 +157,12 @@ class Sonnet:
         references = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in examples]
         scores = self._perplexities(model, examples, batch_size)
         for name, hypotheses in texts.items():
-            scores |= _text_scores(name, prompts, hypotheses, references)
-        poems = [
-            row for given in GIVEN_LINES for row, poem in enumerate(examples) if len(poem.breaks) > given
-        ]
-        floors = {name: float(model.shape.vocab_size) for name in scores if name.startswith("perplexity")}
-        return Evaluation(
-            examples=len(examples),
-            scores={name: score.value for name, score in scores.items()},
-            intervals={name: score.interval() for name, score in scores.items()},
-            floors=floors | self._text_floors(prompts, references, train),
-            statistics=scores | {"perplexity": scores["perplexity"].grouped(poems)},
-            predictions=predictions,
-        )
+            scores |= text_scores(name, prompts, hypotheses, references)
+        scores["perplexity"] = by_poem(scores["perplexity"], examples)
+        trivial = trivial_perplexities(examples, train, model.shape.vocab_size)
+        tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
+        trivial |= trivial_texts(prompts, references, [tail for tail in tails if tail], self.context.seed)
+        return Evaluation.of(scores, trivial, examples=len(examples), predictions=predictions)
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the poems, each under its number: the given lines and the sampled continuation."""
@@ -192,21 +185,7 @@ class Sonnet:
 
     @torch.inference_mode()
     def _perplexities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> dict[str, Score]:
-        losses = self._token_losses(model, examples, batch_size)
-        sums = {
-            given: [
-                (
-                    float(loss[example.breaks[given - 1] - 1 :].sum()),
-                    len(loss) - example.breaks[given - 1] + 1,
-                )
-                for example, loss in zip(examples, losses, strict=True)
-                if len(example.breaks) > given
-            ]
-            for given in GIVEN_LINES
-        }
-        pooled = [pair for pairs in sums.values() for pair in pairs]
-        scores = {"perplexity": _perplexity(pooled)}
-        return scores | {f"perplexity_given_{n}": _perplexity(pairs) for n, pairs in sums.items() if pairs}
+        return perplexities(examples, self._token_losses(model, examples, batch_size))
 
     def _token_losses(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> list[Tensor]:
         """Return for each poem the loss of every token but the first, (T - 1,)."""
@@ -221,41 +200,6 @@ class Sonnet:
                 ).cpu()
         return [losses[row] for row in range(len(examples))]
 
-    def _text_floors(
-        self, prompts: Sequence[str], references: Sequence[str], train: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return the mean scores of the tails of random training poems."""
-        tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
-        tails = [tail for tail in tails if tail]
-        if not tails:
-            return {}
-        generator, total = random.Random(self.context.seed), dict[str, float]()
-        for _ in range(FLOOR_DRAWS):
-            hypotheses = [generator.choice(tails) for _ in prompts]
-            for name, score in _text_scores("", prompts, hypotheses, references).items():
-                total[name] = total.get(name, 0.0) + score.value / FLOOR_DRAWS
-        return {name + way: value for name, value in total.items() for way in ("greedy", "sampled")}
-
 
 def _lines(example: Example) -> list[str]:
     return example.row.values["text"].split("\n")
-
-
-def _perplexity(pairs: Sequence[tuple[float, int]]) -> Score:
-    if not pairs:
-        return perplexity([math.nan], [1])
-    return perplexity([loss for loss, _ in pairs], [count for _, count in pairs])
-
-
-def _text_scores(
-    way: str, prompts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
-) -> dict[str, Score]:
-    """Score continuations alone and, as `course_`, the course's way: the given lines count too."""
-    whole = [prompt + text for prompt, text in zip(prompts, hypotheses, strict=True)]
-    poems = [prompt + text for prompt, text in zip(prompts, references, strict=True)]
-    return {
-        f"bleu_{way}": bleu(hypotheses, references),
-        f"chrf_{way}": chrf(hypotheses, references),
-        f"course_bleu_{way}": bleu(whole, poems),
-        f"course_chrf_{way}": chrf(whole, poems),
-    }
