@@ -59,7 +59,8 @@ class PairedScores:
         single run is compared as it is, unless the other side shows how much seeds vary. Where nothing can
         be estimated (one example, an infinite metric) the interval is unbounded and p is 1.
         """
-        weights = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+        sizes = len(first), len(second)
+        weights = np.repeat([1 / sizes[0], -1 / max(1, sizes[1])], sizes)
         runs = [*first, *second]
         value = float(weights @ self.values[runs])
         variance = float(weights @ self.covariance[np.ix_(runs, runs)] @ weights)
@@ -78,6 +79,10 @@ class PairedScores:
         half = critical_value(level, degrees) * error
         p = two_sided_p(value / error, degrees)
         return Estimate(value=value, low=value - half, high=value + half, p=p)
+
+    def mean(self, runs: Sequence[int], *, level: float = 0.95) -> Estimate:
+        """Return the mean of runs that differ in their seed; its interval is about their settings."""
+        return self.difference(runs, (), level=level)
 
     def _seed_variance(self, runs: list[int]) -> float:
         """Return the variance between runs, less what the sampling of the examples adds to it."""
