@@ -29,7 +29,7 @@ from explora.core.tasks.student_t import critical_value
 BETTER = 0.1  # shift of the first system; that of the second is zero
 SYSTEM, RUN = 0.5, 0.7  # how differently systems, and runs of one system, find the examples hard
 RARE, HARDER = 0.3, 0.4  # share of class 1, and how much harder its examples are
-RESAMPLES = 400
+RESAMPLES = 300
 NORMAL = NormalDist()
 Values = NDArray[np.float64]
 
