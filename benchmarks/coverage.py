@@ -11,6 +11,7 @@ Three wrong methods are measured beside the right one. The output is one JSON li
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -137,8 +138,7 @@ def paired(scores: PairedScores, seeds: int) -> tuple[float, float]:
 
 def unpaired(scores: PairedScores, seeds: int) -> tuple[float, float]:
     """Return the interval of one who takes the examples of the two systems for different ones."""
-    apart = PairedScores.__new__(PairedScores)
-    apart.values, apart.examples = scores.values, scores.examples
+    apart = copy.copy(scores)
     apart.covariance = scores.covariance.copy()
     apart.covariance[:seeds, seeds:] = apart.covariance[seeds:, :seeds] = 0
     return paired(apart, seeds)
