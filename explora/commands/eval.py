@@ -11,8 +11,11 @@ import typer
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
+from explora.commands._ranking import rank_runs
+from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
@@ -45,6 +48,27 @@ Predictions = Annotated[
 ]
 
 
+Errors = Annotated[
+    int | None,
+    typer.Option(
+        "--errors",
+        metavar="N",
+        min=1,
+        rich_help_panel="Comparison",
+        help="Show the N most confident mistakes, or for texts the N rows with the highest loss. "
+        "With --against: N rows where the two runs differ.",
+    ),
+]
+Forgetting = Annotated[
+    bool,
+    typer.Option(
+        "--forgetting",
+        metavar="",
+        rich_help_panel="Comparison",
+        help="Measure the loss on a general English text, before training (the base) and after.",
+    ),
+]
+
 ROWS = ("data", "columns", "format", "skip_bad")
 ENCODING = tuple(field_names(EncodingConfig))
 ANSWERS = ("batch_size", "device", "amp", "threads")
@@ -56,20 +80,27 @@ ANSWERS = ("batch_size", "device", "amp", "threads")
 )
 def evaluate(
     task: o.Task,
-    run: o.Run = None,
+    runs: o.Runs = None,
     *,
     settings: dict[str, Any],
     split: Split = None,
     predictions: Predictions = None,
+    against: o.Against = None,
+    errors: Errors = None,
+    forgetting: Forgetting = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the score of the best trivial answer.
+    """Score a run, each score with a 95 % interval and the score of the best trivial answer; rank several.
 
     Scores are computed in fp32 unless `--amp` asks for something faster.
 
     RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
-    the base. `--data -` reads rows from standard input; rows without labels give predictions only.
+    the base. `--data -` reads rows from standard input; rows without labels give predictions only. The
+    `probability` of a prediction is that of the predicted class.
+
+    Several runs are scored on the same rows and ranked. Runs that share a letter are not distinguishable.
+    Runs that differ in their seed alone share a line.
 
     Examples:
 
@@ -78,6 +109,10 @@ def evaluate(
     `explora eval sentiment runs/sst --data sst --split test --predictions sst-test.csv`
 
     `cat pairs.jsonl | explora eval paraphrase --data - --json`
+
+    `explora eval sentiment runs/*`
+
+    `explora eval sentiment runs/lora --against runs/full --errors 10`
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
@@ -90,27 +125,60 @@ def evaluate(
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
+    names = list(runs or [])
+    compares = bool(len(names) > 1 or against or errors or forgetting)
+    _check_comparison(names, predictions, against, errors)
     prepare_answers()
 
-    from explora.core.runs.evaluate import recorded_data, score, write_predictions
-    from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
-    runtime = resolve_for_answers(asked.runtime)
-    session = open_run(
-        task,
-        run,
+    request = Request(
+        task=task,
+        names=names,
+        data=rows,
+        asked=asked.data,
+        encoding=encoding,
+        split=split,
+        runtime=resolve_for_answers(asked.runtime),
         model=settings.get("model"),
         tokenizer=settings.get("tokenizer"),
-        runtime=runtime,
-        encoding=encoding,
+        batch_size=settings.get("batch_size", BATCH_SIZE),
+        forgetting=forgetting,
+    )
+    if len(names) > 1:
+        rank_runs(request, json=json)
+    elif compares:
+        inspect_run(request, against, errors, json=json)
+    else:
+        _score_one(request, predictions, json=json)
+
+
+def _score_one(request: Request, predictions: Path | None, *, json: bool) -> None:
+    from explora.core.runs.evaluate import (
+        Scored,
+        evaluate_rows,
+        read_rows,
+        recorded_data,
+        write_predictions,
+    )
+    from explora.core.runs.open import open_run
+
+    session = open_run(
+        request.task,
+        request.names[0] if request.names else None,
+        model=request.model,
+        tokenizer=request.tokenizer,
+        runtime=request.runtime,
+        encoding=request.encoding,
     )
     session.settle()
     trained_on = recorded_data(session.source)
-    config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
-    console.note(f"{session.label}, on {config.data or 'the sample data'}")
-    scored = score(session, config, trained_on, split, settings.get("batch_size", BATCH_SIZE))
+    config = request.asked if "data" in request.data else dataclasses.replace(trained_on, **request.data)
+    rows = read_rows(session, config, trained_on, request.split)
+    console.note(f"{session.label}, on {rows.described}")
+    evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
+    scored = Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
     if json:
@@ -118,8 +186,22 @@ def evaluate(
     else:
         _show(scored, predictions is None)
     if predictions is not None:
-        write_predictions(predictions, session, scored.evaluation)
-        console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+        write_predictions(predictions, session, evaluation)
+        console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
+
+
+def _check_comparison(
+    names: list[str], predictions: Path | None, against: str | None, errors: int | None
+) -> None:
+    """Raise UsageError for options that several runs, or a comparison, do not have."""
+    if len(names) > 1 and against is not None:
+        raise UsageError(
+            "--against compares one run with another", "leave --against out: all runs are ranked"
+        )
+    if len(names) > 1 and errors is not None:
+        raise UsageError("--errors shows the mistakes of one run", "name one RUN, or two with --against")
+    if predictions is not None and (len(names) > 1 or against is not None):
+        raise UsageError("--predictions writes those of one run", "name one RUN, without --against")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
