@@ -19,3 +19,5 @@ def show_scores(title: str, evaluation: Evaluation) -> None:
         interval = "" if low is None else f"{low:.4g} to {high:.4g}"
         rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
     console.result_table((title, "value", "95 % interval", "floor"), rows)
+    for note in evaluation.notes:
+        console.note(note)

@@ -39,6 +39,7 @@ class Scored:
             "scores": None if evaluation.scores is None else dict(evaluation.scores),
             "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
             "floors": dict(evaluation.floors),
+            "notes": list(evaluation.notes),
             "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
 

@@ -20,6 +20,7 @@ from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.model.transfer import copy_to
+from explora.core.tasks.metrics import Score
 from explora.errors import DataError
 
 PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
@@ -103,13 +104,17 @@ def stack_features(examples: Sequence[Example]) -> Features | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a split gave: scores, their floors and intervals, None where the rows have no labels."""
+    """What a split gave: scores, their floors and intervals, None where the rows have no labels.
+
+    `notes` tell how scores were computed, and which were left out and why.
+    """
 
     examples: int
     scores: Mapping[str, float] | None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +228,14 @@ class Task(Protocol):
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
         """Score a split in full; `train` gives the floor of a task that needs it."""
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Score one continuation of each example, by whatever wrote it; `train` shows what is copied.
+
+        Raises UsageError for a task without such scores.
+        """
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the lines of a file of predictions, in the submission format of the CS224N course.

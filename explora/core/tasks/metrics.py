@@ -112,6 +112,18 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     )
 
 
+def signatures() -> dict[str, str]:
+    """Return sacrebleu's signatures of `bleu` and `chrf`, which let others compute the same scores."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    found = {}
+    for name, metric in (("bleu", BLEU(force=True)), ("chrf", CHRF())):
+        metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
+        found[name] = str(metric.get_signature())
+    return found
+
+
 def _confusion_cells(
     answers: Sequence[int], labels: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

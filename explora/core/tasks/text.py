@@ -39,7 +39,7 @@ from explora.core.tasks.contract import (
     find_places,
     first_lines,
 )
-from explora.core.tasks.metrics import perplexity
+from explora.core.tasks.metrics import Score, perplexity
 from explora.errors import DataError, UsageError
 
 DOCUMENTS_AT_ONCE = 1000
@@ -178,6 +178,12 @@ class Text:
             intervals={name: (form(low), form(high)) for name, form in forms.items()},
             floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
         )
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Raise UsageError: plain text is scored by its perplexity."""
+        raise UsageError(f"{self.context.name} has no scores of continuations")
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Raise UsageError: plain text gets scores alone."""
