@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
+from explora.commands import _blind as b
+from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
@@ -61,6 +64,16 @@ def evaluate(
     settings: dict[str, Any],
     split: Split = None,
     predictions: Predictions = None,
+    against: o.Against = None,
+    blind: b.Blind = False,
+    page: b.Page = None,
+    votes: b.Votes = None,
+    decoding: d.Decoding = False,
+    temperature: d.Temperatures = d.TEMPERATURES,
+    top_p: d.TopPs = d.TOP_PS,
+    repetition_penalty: d.Penalties = d.PENALTIES,
+    num: d.Num = d.NUM,
+    seed: o.Seed = o.SEED,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -85,6 +98,7 @@ def evaluate(
         raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
     if predictions is not None:
         _check_writable(predictions)
+    judged = b.check_options(run, against, blind=blind, page=page, votes=votes)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
@@ -92,25 +106,41 @@ def evaluate(
 
     prepare_answers()
 
+    from explora.core.judging.comparison import compare
+    from explora.core.judging.continuing import rows_to_continue
     from explora.core.runs.evaluate import recorded_data, score, write_predictions
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
     runtime = resolve_for_answers(asked.runtime)
-    session = open_run(
+    opened = partial(
+        open_run,
         task,
-        run,
         model=settings.get("model"),
         tokenizer=settings.get("tokenizer"),
         runtime=runtime,
         encoding=encoding,
     )
+    session = opened(source=run)
     session.settle()
     trained_on = recorded_data(session.source)
     config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
-    scored = score(session, config, trained_on, split, settings.get("batch_size", BATCH_SIZE))
+    batch_size = settings.get("batch_size", BATCH_SIZE)
+    if judged and against is not None:
+        opponent = None if against == b.HUMAN else opened(source=against)
+        poems = rows_to_continue(session, config, trained_on, split)
+        comparison = compare(session, opponent, poems, seed=seed, batch_size=batch_size)
+        b.judge(comparison, b.votes_file(task, run, against), page=page, votes=votes, json=json)
+        return
+    if decoding:
+        lists = (temperature, top_p, repetition_penalty)
+        d.compare_decodings(
+            session, config, trained_on, split, lists, num=num, seed=seed, batch_size=batch_size, json=json
+        )
+        return
+    scored = score(session, config, trained_on, split, batch_size)
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
     if json:

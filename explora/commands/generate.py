@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
-DEFAULT_SEED = 11711
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
 TOP_P = [f"{row.top_p} for {name}" for name, row in TASKS.items() if row.top_p is not None]
 
@@ -72,7 +71,6 @@ MaxNewTokens = Annotated[
     int, _sampling("--max-new-tokens", metavar="N", min=1, help="Most tokens per continuation.")
 ]
 Num = Annotated[int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt.")]
-Seed = Annotated[int, _sampling("--seed", min=0, help="Random seed; the same seed gives the same text.")]
 
 
 @with_settings(
@@ -93,7 +91,7 @@ def generate(
     greedy: Greedy = False,
     max_new_tokens: MaxNewTokens = 256,
     num: Num = 1,
-    seed: Seed = DEFAULT_SEED,
+    seed: o.Seed = o.SEED,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

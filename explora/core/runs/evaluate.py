@@ -57,25 +57,34 @@ def score(
 
     A task whose floor needs training rows reads them from `trained_on`.
     """
-    name, found = _rows(session, config, trained_on, split)
-    train = _floor_rows(session, trained_on)
+    name, found = rows_to_score(session, config, trained_on, split)
+    train = training_rows(session, trained_on)
     evaluation = session.task.evaluate(session.model, found.examples, train, batch_size)
     return Scored(split=name, data=config.data or "samples", skipped=found.skipped, evaluation=evaluation)
 
 
-def _rows(
+def rows_to_score(
     session: Session, config: DataConfig, trained_on: DataConfig, split: str | None
 ) -> tuple[str, Split]:
-    whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
-    if whole_file and config.data is not None and config != trained_on:
-        if split is not None and config.data == STDIN:
-            raise UsageError("standard input has no splits", "leave --split out")
-        if split is None:
-            return "all", session.task.read(config.data, config)
+    """Return the rows that `score` scores, with the name of their split: "all" for a whole file."""
+    if is_whole_file(config, trained_on, split):
+        return "all", session.task.read(str(config.data), config)
     return split or "dev", session.task.load(config, split or "dev")
 
 
-def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
+def is_whole_file(config: DataConfig, trained_on: DataConfig, split: str | None) -> bool:
+    """Whether all rows of `config.data` are wanted: it is a file of its own and no split was asked for.
+
+    Raises UsageError for a split of standard input.
+    """
+    if config.data is None or config == trained_on:
+        return False
+    if split is not None and config.data == STDIN:
+        raise UsageError("standard input has no splits", "leave --split out")
+    return split is None and (config.data == STDIN or Path(config.data).is_file())
+
+
+def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
     """Return the training examples, or none if they cannot be read: the floor is then left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []

@@ -146,7 +146,12 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
 def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
     """Yield each row with the first lines of its text, as a prompt."""
     for row in table.rows:
-        yield row, "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
+        yield row, first_lines_of(row)
+
+
+def first_lines_of(row: Row) -> str:
+    """Return the first lines of a row's text, as a prompt."""
+    return "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from explora.core.tasks.contract import (
     encode_rows,
     find_places,
     first_lines,
+    first_lines_of,
     stack_features,
 )
 from explora.core.tasks.metrics import Score, perplexity
@@ -151,7 +152,7 @@ class Sonnet:
             "greedy": self._continue(model, examples, SamplingConfig(greedy=True), batch_size),
             "sampled": self._continue(model, examples, SAMPLED, batch_size),
         }
-        prompts = [_given(example) for example in examples]
+        prompts = [first_lines_of(example.row) for example in examples]
         predictions: list[dict[str, Any]] = [
             {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
             for example, prompt, greedy, sampled in zip(
@@ -250,17 +251,13 @@ def _lines(example: Example) -> list[str]:
     return example.row.values["text"].split("\n")
 
 
-def _given(example: Example) -> str:
-    return "\n".join(_lines(example)[:PROMPT_LINES]) + "\n"
-
-
 def _tail(example: Example) -> str:
     return "\n".join(_lines(example)[PROMPT_LINES:])
 
 
 def _scoring(examples: Sequence[Example], train: Sequence[Example]) -> ContinuationScoring:
     return ContinuationScoring(
-        prompts=[_given(example) for example in examples],
+        prompts=[first_lines_of(example.row) for example in examples],
         references=[_tail(example) for example in examples],
         training=[example.row.values["text"] for example in train],
         tails=[tail for tail in map(_tail, train) if tail],
