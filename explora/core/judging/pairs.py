@@ -34,12 +34,13 @@ def make_pairs(
 ) -> list[Pair]:
     """Pair two continuations of each prompt; equal continuations make no pair.
 
-    Lines lose their indentation and blank lines at the end, which could tell a person from a model.
+    Lines lose their indentation and characters that do not print, which could tell a model from a person.
     """
-    order = random.Random(seed)
+    places = [number % 2 == 0 for number in range(len(ids))]  # half of the time each, so that no place wins
+    random.Random(seed).shuffle(places)
     pairs = []
-    for name, prompt, text_a, text_b in zip(ids, prompts, texts_a, texts_b, strict=True):
-        a_first, a, b = order.random() < 0.5, _plain(text_a), _plain(text_b)
+    for name, prompt, text_a, text_b, a_first in zip(ids, prompts, texts_a, texts_b, places, strict=True):
+        a, b = _plain(text_a), _plain(text_b)
         first, second = (a, b) if a_first else (b, a)
         if a != b:
             pairs.append(Pair(id=name, prompt=_plain(prompt), first=first, second=second, a_first=a_first))
@@ -47,4 +48,5 @@ def make_pairs(
 
 
 def _plain(text: str) -> str:
-    return "\n".join(line.strip() for line in text.splitlines()).strip("\n")
+    lines = ("".join(filter(str.isprintable, line)) for line in text.split("\n"))
+    return "\n".join(line.strip() for line in lines).strip("\n")
