@@ -1,4 +1,4 @@
-"""`explora eval`: open a run, score it, show scores with intervals and floors."""
+"""`explora eval`: open a run, score it, show scores with intervals and the best trivial answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def evaluate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the floor that needs no learning.
+    """Score a run, each score with a 95 % interval and the score of the best trivial answer.
 
     Scores are computed in fp32 unless `--amp` asks for something faster.
 

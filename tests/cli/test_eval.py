@@ -74,16 +74,17 @@ def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: Non
     assert whole["examples"] < short["examples"]
 
 
-def test_the_table_has_value_interval_and_floor(explora, here: None) -> None:
+def test_the_table_has_value_interval_direction_and_trivial_answer(explora, here: None) -> None:
     done = explora("eval", "sentiment")
+    assert "5 rows are weak evidence" in done.err
     (value,) = explora("eval", "sentiment", "--json").objects
     header, *rows = done.out.splitlines()
     assert header.split("  ")[0] == "dev (5)"
     assert [row.split()[0] for row in rows] == list(value["scores"])
     for row, (name, score) in zip(rows, value["scores"].items(), strict=True):
         low, high = value["intervals"][name]
-        shown = [f"{score:.4g}", f"{low:.4g}", "to", f"{high:.4g}", f"{value['floors'][name]:.4g}"]
-        assert row.split() == [name, *shown]
+        shown = [f"{score:.4g}", f"{low:.4g}", "to", f"{high:.4g}", "higher", f"{value['floors'][name]:.4g}"]
+        assert row.split() == [name, *shown, *value["trivial_answers"][name].split()]
 
 
 def test_quiet_leaves_the_result_alone(explora, here: None) -> None:

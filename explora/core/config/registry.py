@@ -99,8 +99,8 @@ class TaskRow:
     Answers:
     `classes` is the number of classes (a default where the data decides), None for language modelling.
     `own_head` says that a classification head answers, whatever the method; otherwise the tied head does.
-    `top_p` is the default of `generate` (None: 1). `floor_needs_train` says that the floor of the scores is
-    computed from training rows.
+    `top_p` is the default of `generate` (None: 1). `floor_needs_train` says that the scores of some trivial
+    answers are computed from training rows.
 
     Settings:
     `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method
@@ -201,6 +201,7 @@ TASKS: dict[str, TaskRow] = {
         columns=("text",),
         reader=DOCUMENTS,
         stream=True,
+        floor_needs_train=True,
         defaults={
             "epochs": 3,
             "batch_size": 8,

@@ -36,10 +36,7 @@ class Scored:
             "split": self.split,
             "examples": evaluation.examples,
             "skipped": len(self.skipped),
-            "scores": None if evaluation.scores is None else dict(evaluation.scores),
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "floors": dict(evaluation.floors),
-            "notes": list(evaluation.notes),
+            **evaluation.to_json(),
             "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
 
@@ -55,7 +52,7 @@ def score(
 ) -> Scored:
     """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
 
-    A task whose floor needs training rows reads them from `trained_on`.
+    A task whose trivial answers need training rows reads them from `trained_on`.
     """
     name, found = rows_to_score(session, config, trained_on, split)
     train = training_rows(session, trained_on)
@@ -85,7 +82,7 @@ def is_whole_file(config: DataConfig, trained_on: DataConfig, split: str | None)
 
 
 def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
-    """Return the training examples, or none if they cannot be read: the floor is then left out."""
+    """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []
     try:

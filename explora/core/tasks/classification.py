@@ -1,4 +1,4 @@
-"""What the tasks that choose one of several classes share: labels, batches, loss, scores, floors."""
+"""What the tasks that choose one of several classes share: labels, batches, loss, scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from explora.core.tasks.contract import (
     encode_rows,
     stack_features,
 )
-from explora.core.tasks.metrics import Score, accuracy, macro_f1, majority, positive_f1
+from explora.core.tasks.metrics import Score, accuracy, macro_f1, positive_f1
+from explora.core.tasks.trivial import values_of
 from explora.errors import DataError, UsageError
 
 
@@ -155,7 +156,7 @@ class Classification(ABC):
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Return accuracy and F1 with the floor of always answering the most frequent class."""
+        """Return accuracy and F1."""
         probabilities = self.probabilities(model, examples, batch_size)
         answers = probabilities.argmax(dim=-1).tolist()
         predictions = [
@@ -165,13 +166,10 @@ class Classification(ABC):
         if any(example.label is None for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
         gold = _gold(examples)
-        scores = self._scores(answers, gold)
-        floors = self._scores([majority(gold)] * len(gold), gold)
-        return Evaluation(
+        return Evaluation.of(
+            self._scores(answers, gold),
+            self._trivial_scores(gold),
             examples=len(examples),
-            scores={name: score.value for name, score in scores.items()},
-            intervals={name: score.interval() for name, score in scores.items()},
-            floors={name: score.value for name, score in floors.items()},
             predictions=predictions,
         )
 
@@ -193,6 +191,22 @@ class Classification(ABC):
         if len(self.labels) == 2:
             scores["positive_f1"] = positive_f1(answers, gold)
         return scores
+
+    def _trivial_scores(self, gold: Sequence[int]) -> dict[str, dict[str, float]]:
+        """Return the scores of every constant answer, and of guessing each class as often as it occurs.
+
+        Such guesses have an expected F1 of p for a class with the share p, and so a mean of one over the
+        number of classes. No constant answer has a higher macro F1, and no guess a higher accuracy.
+        """
+        constant = {
+            f"always {self.label_word(label)}": values_of(self._scores([label] * len(gold), gold))
+            for label in sorted(set(gold))
+        }
+        return constant | {"random guesses": {"macro_f1": 1 / len(constant)}}
+
+    def label_word(self, label: int) -> str:
+        """Return the word for a class in messages."""
+        return self.labels[label]
 
     def _prediction(self, example: Example, answer: int, probability: float) -> dict[str, Any]:
         prediction = {"id": example.row.id, "prediction": self.labels[answer], "probability": probability}

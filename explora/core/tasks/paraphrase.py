@@ -66,6 +66,10 @@ class Paraphrase(Classification):
         plain = super().canonical(label).lower()
         return SPELLINGS.get(plain, label)
 
+    def label_word(self, label: int) -> str:
+        """Return yes for a paraphrase, else no."""
+        return ("no", "yes")[label]
+
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
         """Fill the template; where that is too long the sentences are cut, the longer one first."""
         prompts = [self.template.format_map(row.values) for row in rows]

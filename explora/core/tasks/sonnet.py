@@ -6,7 +6,6 @@ k lines, k drawn anew each epoch, so that the model meets contexts of every leng
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -36,17 +35,19 @@ from explora.core.tasks.contract import (
     first_lines_of,
     stack_features,
 )
-from explora.core.tasks.metrics import Score, perplexity
+from explora.core.tasks.metrics import Score
+from explora.core.tasks.poem_scores import (
+    by_poem,
+    perplexities,
+    trivial_perplexities,
+)
 from explora.core.tasks.verse_form import SONNET_LINES
 from explora.errors import DataError
 
 MOST_GIVEN = 12
-GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
 MAX_NEW_TOKENS = 256
-SAMPLED = SamplingConfig(temperature=1.0, top_p=0.9)
-
-
-WAYS = ("greedy", "sampled", "human")  # who wrote what is scored
+WAYS = {"greedy": SamplingConfig(greedy=True), "sampled": SamplingConfig(temperature=1.0, top_p=0.9)}
+HUMAN = "human"
 
 T = TypeVar("T")
 
@@ -145,13 +146,9 @@ class Sonnet:
         """Return perplexities, BLEU and chrF of greedy and sampled continuations, and the form of verse.
 
         Poems of which only the given lines are there get continuations and no scores. Form is measured on
-        sampled continuations and, as `..._human`, on the poems themselves. The floor of everything but
-        perplexity is the tail of a random training poem: no model at all.
+        sampled continuations and, as `..._human`, on the poems themselves.
         """
-        texts = {
-            "greedy": self._continue(model, examples, SamplingConfig(greedy=True), batch_size),
-            "sampled": self._continue(model, examples, SAMPLED, batch_size),
-        }
+        texts = {way: self._continue(model, examples, sampling, batch_size) for way, sampling in WAYS.items()}
         prompts = [first_lines_of(example.row) for example in examples]
         predictions: list[dict[str, Any]] = [
             {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
@@ -162,23 +159,17 @@ class Sonnet:
         if any(len(_lines(example)) <= PROMPT_LINES for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
         scores = self._perplexities(model, examples, batch_size)
-        floors = {name: float(model.shape.vocab_size) for name in scores}
+        scores["perplexity"] = by_poem(scores["perplexity"], examples)
         scoring = _scoring(examples, train)
         for way, found in texts.items():
-            scores |= _named(scoring.similarity(found), way)
+            scores |= _named(scoring.likeness(found), way)
         scores |= _named(scoring.form(texts["sampled"]), "sampled")
-        scores |= _named(scoring.form(scoring.references), "human")
-        tails = scoring.tail_scores(self.context.seed)
-        floors |= {
-            name: value for way in WAYS for name, value in _named(tails, way).items() if name in scores
-        }
-        return Evaluation(
-            examples=len(examples),
-            scores={name: score.value for name, score in scores.items()},
-            intervals={name: score.interval() for name, score in scores.items()},
-            floors=floors,
-            predictions=predictions,
-            notes=scoring_notes(),
+        scores |= _named(scoring.form(scoring.references), HUMAN)
+        trivial = trivial_perplexities(examples, train, model.shape.vocab_size)
+        for answer, values in scoring.trivial(self.context.seed).items():
+            trivial[answer] = {name: it for way in (*WAYS, HUMAN) for name, it in _named(values, way).items()}
+        return Evaluation.of(
+            scores, trivial, examples=len(examples), predictions=predictions, notes=scoring_notes()
         )
 
     def score_texts(
@@ -193,8 +184,7 @@ class Sonnet:
                     file=example.row.file,
                     line=example.row.line,
                 )
-        scoring = _scoring(examples, train)
-        return scoring.similarity(texts) | scoring.form(texts)
+        return _scoring(examples, train).scores(texts)
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the poems, each under its number: the given lines and the sampled continuation."""
@@ -217,21 +207,7 @@ class Sonnet:
 
     @torch.inference_mode()
     def _perplexities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> dict[str, Score]:
-        losses = self._token_losses(model, examples, batch_size)
-        sums = {
-            given: [
-                (
-                    float(loss[example.breaks[given - 1] - 1 :].sum()),
-                    len(loss) - example.breaks[given - 1] + 1,
-                )
-                for example, loss in zip(examples, losses, strict=True)
-                if len(example.breaks) > given
-            ]
-            for given in GIVEN_LINES
-        }
-        pooled = [pair for pairs in sums.values() for pair in pairs]
-        scores = {"perplexity": _perplexity(pooled)}
-        return scores | {f"perplexity_given_{n}": _perplexity(pairs) for n, pairs in sums.items() if pairs}
+        return perplexities(examples, self._token_losses(model, examples, batch_size))
 
     def _token_losses(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> list[Tensor]:
         """Return for each poem the loss of every token but the first, (T - 1,)."""
@@ -266,9 +242,3 @@ def _scoring(examples: Sequence[Example], train: Sequence[Example]) -> Continuat
 
 def _named(scores: Mapping[str, T], way: str) -> dict[str, T]:
     return {f"{name}_{way}": score for name, score in scores.items()}
-
-
-def _perplexity(pairs: Sequence[tuple[float, int]]) -> Score:
-    if not pairs:
-        return perplexity([math.nan], [1])
-    return perplexity([loss for loss, _ in pairs], [count for _, count in pairs])

@@ -10,14 +10,15 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from explora.core.base.tokenizer import Tokenizer
@@ -39,10 +40,12 @@ from explora.core.tasks.contract import (
     find_places,
     first_lines,
 )
-from explora.core.tasks.metrics import Score, perplexity
+from explora.core.tasks.metrics import Score, perplexity, ratio
+from explora.core.tasks.trivial import UNIFORM, UNIGRAM, uniform_losses, unigram_losses, values_of
 from explora.errors import DataError, UsageError
 
 DOCUMENTS_AT_ONCE = 1000
+TOKENS_AT_ONCE = 1_000_000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
 
 
@@ -166,18 +169,17 @@ class Text:
         its tokens but the first.
         """
         losses, counts = self._row_losses(model, examples, batch_size)
-        measured = perplexity(losses, counts)
-        low, high = measured.interval()
-        forms: dict[str, Callable[[float], float]] = {"perplexity": float, "loss": math.log}
-        if isinstance(examples, TokenRows):
-            tokens_per_byte = len(examples.ids) / examples.text_bytes
-            forms["bits_per_byte"] = lambda value: math.log2(value) * tokens_per_byte
-        return Evaluation(
-            examples=len(examples),
-            scores={name: form(measured.value) for name, form in forms.items()},
-            intervals={name: (form(low), form(high)) for name, form in forms.items()},
-            floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
-        )
+        scores = _scores(losses, counts, examples)
+        tables = {UNIFORM: uniform_losses(model.shape.vocab_size)}
+        if len(train):
+            tables[UNIGRAM] = unigram_losses(_token_portions(train), model.shape.vocab_size)
+        trivial = {
+            answer: values_of(
+                _scores([table[example.ids[1:]].sum() for example in examples], counts, examples)
+            )
+            for answer, table in tables.items()
+        }
+        return Evaluation.of(scores, trivial, examples=len(examples))
 
     def score_texts(
         self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
@@ -203,6 +205,26 @@ class Text:
                 losses.append(float(token_losses(row[wanted], model.wte.weight, targets[wanted]).sum()))
                 counts.append(int(wanted.sum()))
         return losses, counts
+
+
+def _scores(losses: Sequence[float], counts: Sequence[int], rows: Sequence[Example]) -> dict[str, Score]:
+    """Return the scores of the summed losses (N,), in nats, of rows that predict `counts` (N,) tokens."""
+    per_token = perplexity(losses, counts)
+    scores = {"perplexity": per_token, "loss": replace(per_token, formula=ratio)}
+    if isinstance(rows, TokenRows):
+        tokens_per_byte = len(rows.ids) / rows.text_bytes
+        bits = per_token.counts * [tokens_per_byte / math.log(2), 1.0]
+        scores["bits_per_byte"] = replace(per_token, counts=bits, formula=ratio)
+    return scores
+
+
+def _token_portions(rows: Sequence[Example]) -> Iterator[ArrayLike]:
+    """Yield the token ids of all rows, of a memory-mapped file in portions that fit in memory."""
+    if not isinstance(rows, TokenRows):
+        yield from (row.ids for row in rows)
+        return
+    for start in range(0, len(rows.ids), TOKENS_AT_ONCE):
+        yield rows.ids[start : start + TOKENS_AT_ONCE]
 
 
 def tokenise(source: str, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from explora.core.tasks.metrics import Counts, Score
+from explora.core.tasks.metrics import Score, ratio_or_zero, share
 from explora.core.tasks.pronunciation import has_dictionary, rhymes, stresses, words
 
 SONNET_LINES = 14
@@ -19,6 +19,8 @@ RHYMING_LINES = ((0, 2), (1, 3), (4, 6), (5, 7), (8, 10), (9, 11), (12, 13))  # 
 COUPLET = RHYMING_LINES[-1]
 PENTAMETER = 10  # syllables
 COPIED_WORDS = 4
+ONE_OF_EACH_POEM = ("lines", "couplet")  # counted once a poem, so that Wilson's interval holds
+LOWER_IS_BETTER = ("repeated", "copied", "longest_copied")
 BY_SOUND = ("syllables", "iambic", "rhyme", "couplet")
 
 
@@ -48,16 +50,15 @@ def form_scores(poems: Sequence[Poem], training: Sequence[str]) -> dict[str, Sco
     if has_dictionary():
         sounds = (_syllables, _iambic, _rhyme, _couplet)
         counts |= dict(zip(BY_SOUND, sounds, strict=True))
-    return {name: _share([count(poem) for poem in poems]) for name, count in counts.items()}
-
-
-def _share(counts: Sequence[tuple[int, int]]) -> Score:
-    """Return sum of hits / sum of cases over poems of (hits, cases); 0 where there is no case."""
-    return Score(np.array(counts, dtype=np.int64), np.ones(len(counts), dtype=np.int64), _ratio)
-
-
-def _ratio(sums: Counts) -> float:
-    return float(sums[0] / sums[1]) if sums[1] else 0.0
+    return {
+        name: Score(
+            np.array([count(poem) for poem in poems], dtype=np.int64),
+            np.arange(len(poems)),
+            share if name in ONE_OF_EACH_POEM else ratio_or_zero,
+            higher_is_better=name not in LOWER_IS_BETTER,
+        )
+        for name, count in counts.items()
+    }
 
 
 def _lines(poem: Poem) -> tuple[int, int]:

@@ -174,19 +174,22 @@ def test_a_run_is_read_as_it_was_trained_but_for_the_length(sentiment: Path, tin
     assert open_folder("text", tiny_base, max_length=20).encoding.max_length == 20
 
 
-# --- floors ---------------------------------------------------------------------------------------
+# --- trivial answers ---------------------------------------------------------------------------------------
 
 
-def test_the_floor_of_sonnets_is_left_out_where_the_training_poems_are_gone(
+def test_trivial_answers_that_need_training_poems_are_left_out_where_these_are_gone(
     sonnet: Path, tiny_data: Path
 ) -> None:
     session = open_folder("sonnet", sonnet)
     dev = DataConfig(data=str(tiny_data / "sonnet" / "dev.txt"))
     with_floor = score(session, dev, recorded_data(sonnet), None, 8).evaluation
     without = score(session, dev, DataConfig(data=str(tiny_data / "gone")), None, 8).evaluation
-    assert "chrf_greedy" in with_floor.floors
-    assert {name for name in without.floors if "perplexity" not in name} == set()
-    assert without.scores == with_floor.scores
+    assert with_floor.trivial_answers["perplexity"] == "unigram frequencies"
+    assert without.trivial_answers["perplexity"] == "uniform guess"
+    assert set(without.trivial_answers.values()) == {"uniform guess", "given lines again"}
+    assert with_floor.scores is not None
+    kept = {name: value for name, value in with_floor.scores.items() if "copied" not in name}
+    assert without.scores == kept  # nothing was there to copy from
 
 
 # --- files of predictions -------------------------------------------------------------------------

@@ -68,6 +68,8 @@ RUNS = {
 ADAPTERS = [name for name, run in RUNS.items() if run.is_adapter]
 LORAS = [name for name in ADAPTERS if isinstance(RUNS[name].method, LoRA)]
 WHOLE_MODELS = [name for name, run in RUNS.items() if not run.is_adapter]
+# Wilson's intervals and the scores of trivial answers came later.
+CHANGED = ("intervals", "floors", "trivial_answers", "higher_is_better")
 Command = Callable[..., Any]
 
 
@@ -158,8 +160,11 @@ def test_an_old_run_scores_as_before(name: str, explora: Command) -> None:
     written = ("--predictions", str(file)) if recorded.exists() else ()
     outcome = explora("eval", task_of(name), name, "--threads", "1", "-q", "--json", *written)
     assert outcome.code == 0, outcome.err
-    recorded_scores = read_json(f"{name}.eval.json")
-    assert known_keys(outcome.objects[0], recorded_scores) == near(recorded_scores)
+    found, expected = outcome.objects[0], read_json(f"{name}.eval.json")
+    for result in (found, expected):
+        for part in CHANGED:
+            result.pop(part, None)
+    assert known_keys(found, expected) == near(expected)
     if written:
         found, expected = (
             [json.loads(line) for line in each.read_text().splitlines()] for each in (file, recorded)

@@ -61,6 +61,31 @@ def text_of(task: Paraphrase, first: str, second: str) -> str:
     return task.context.tokenizer.decode(ids)
 
 
+# --- trivial answers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("yes", "answer"), [(3, "always yes"), (1, "always no")])
+def test_the_best_constant_answer_is_the_floor(make: Make, yes: int, answer: str) -> None:
+    task, labels = make(), [1] * yes + [0] * (4 - yes)
+    model = randomise(GPT2(SHAPE)).eval()
+    encoded = task.encode([row(*pair) for pair in PAIRS])
+    examples = [
+        Example(row=row(*pair), ids=ids, label=label)
+        for pair, ids, label in zip(PAIRS, encoded, labels, strict=True)
+    ]
+    evaluation = task.evaluate(model, examples, [], 4)
+    assert evaluation.floors == {
+        "accuracy": 0.75,
+        "macro_f1": 0.5,  # of random guesses: a constant answer has 3 / 7
+        "positive_f1": pytest.approx(2 * yes / (yes + 4)),  # of always yes, whatever is frequent
+    }
+    assert evaluation.trivial_answers == {
+        "accuracy": answer,
+        "macro_f1": "random guesses",
+        "positive_f1": "always yes",
+    }
+
+
 # --- the answer -----------------------------------------------------------------------------------
 
 

@@ -145,6 +145,7 @@ def test_probabilities_and_loss_are_softmax_of_these_logits(
     right = sum(a == b for a, b in zip(answers, ["1", "2", "3", "0", "1"], strict=True))
     assert evaluation.scores["accuracy"] == pytest.approx(right / 5)
     assert evaluation.floors["accuracy"] == pytest.approx(2 / 5)
+    assert evaluation.trivial_answers == {"accuracy": "always 1", "macro_f1": "random guesses"}
     assert "positive_f1" not in evaluation.scores
 
 

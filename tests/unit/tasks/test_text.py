@@ -8,8 +8,10 @@ import lzma
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -169,6 +171,20 @@ def test_bits_per_byte_are_the_bits_of_a_token_over_its_bytes(make: Make, sample
     assert floors["bits_per_byte"] == pytest.approx(math.log2(SHAPE.vocab_size) * tokens / text_bytes)
     for name, (low, high) in evaluation.intervals.items():
         assert low < scores[name] < high
+
+
+def test_unigram_frequencies_of_the_training_text_are_the_trivial_answer(make: Make, sample: Path) -> None:
+    task, model = make(), randomise(GPT2(SHAPE)).eval()
+    rows = rows_of(task, sample)
+    evaluation = task.evaluate(model, rows, rows, 3)
+    seen = Counter(joined(rows))
+    total = sum(seen.values()) + len(seen)
+    loss = {token: -math.log((count + len(seen) / SHAPE.vocab_size) / total) for token, count in seen.items()}
+    expected = fmean(loss[token] for row in rows for token in row.ids[1:])
+    assert evaluation.floors["loss"] == pytest.approx(expected)
+    assert evaluation.floors["perplexity"] == pytest.approx(math.exp(expected))
+    assert set(evaluation.trivial_answers.values()) == {"unigram frequencies"}
+    assert not any(evaluation.higher_is_better.values())
 
 
 def test_bytes_are_counted_and_not_characters(make: Make, tmp_path: Path) -> None:

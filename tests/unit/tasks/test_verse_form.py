@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from explora.core.tasks import verse_form
+from explora.core.tasks.metrics import wilson_interval
 from explora.core.tasks.verse_form import BY_SOUND, Poem, form_scores
 
 SONNET_18 = """Shall I compare thee to a summer's day?
@@ -84,10 +85,12 @@ def test_without_the_dictionary_only_sound_is_left_out(monkeypatch: pytest.Monke
     assert set(score(SONNET_18, ["x"])) == {"lines", "repeated", "copied", "longest_copied"}
 
 
-def test_intervals_resample_poems() -> None:
+def test_intervals_resample_whole_poems() -> None:
     poems = [Poem(lines=SONNET_18, given=3), Poem(lines=SONNET_18[::-1], given=3)]
-    low, high = form_scores(poems, [])["couplet"].interval()
-    assert (low, high) == (0.0, 1.0)
+    found = form_scores(poems, [])
+    ends = sorted(score(poem.lines)["rhyme"] for poem in poems)
+    assert found["rhyme"].interval() == pytest.approx(ends)
+    assert found["couplet"].interval() == wilson_interval(1, 2)
 
 
 @pytest.mark.data
