@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +14,7 @@ from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
+from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._scores import show_scores
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
@@ -35,15 +34,6 @@ Split = Annotated[
     str | None,
     typer.Option(
         "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
-    ),
-]
-Predictions = Annotated[
-    Path | None,
-    typer.Option(
-        "--predictions",
-        metavar="FILE",
-        rich_help_panel="Output",
-        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
     ),
 ]
 
@@ -94,10 +84,7 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    if predictions == Path("-"):
-        raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
-    if predictions is not None:
-        _check_writable(predictions)
+    check_predictions(predictions)
     judged = b.check_options(run, against, blind=blind, page=page, votes=votes)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
@@ -154,14 +141,6 @@ def evaluate(
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
-
-
-def _check_writable(predictions: Path) -> None:
-    """Raise UsageError before the work where its result could not be kept."""
-    folder = next(each for each in predictions.absolute().parents if each.exists())
-    if predictions.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = f"{predictions} is a folder" if predictions.is_dir() else f"nothing can be written to {folder}"
-        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
+from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
@@ -92,6 +94,7 @@ def generate(
     max_new_tokens: MaxNewTokens = 256,
     num: Num = 1,
     seed: o.Seed = o.SEED,
+    predictions: Predictions = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -106,11 +109,17 @@ def generate(
 
     `cat prompts.txt | explora generate sonnet --prompt - --json | jq -r .text`
 
-    `explora generate sonnet runs/sonnet --data held_out.txt --top-p 0.9 --seed 7`
+    `explora generate sonnet runs/sonnet --data held_out.txt --top-p 0.9 --seed 7 --predictions out.txt`
     """
     if (prompt is None) == (data is None):
         raise UsageError(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
+        )
+
+    check_predictions(predictions)
+    if predictions is not None and (data is None or num > 1):
+        raise UsageError(
+            "--predictions writes one continuation for each poem of --data FILE", "leave --num out"
         )
 
     prepare_answers()
@@ -156,12 +165,16 @@ def generate(
         seed=seed,
         batch_size=settings.get("batch_size", BATCH_SIZE),
     )
-    index = 0
+    index, written = 0, list[Answer]()
     while portion := list(islice(asked, AT_ONCE)):
         answers = _answer(session, portion, index, plan)
         for answer in answers:
-            _show(answer, json, is_only=len(answers) == 1 and index == 0)
+            if json or predictions is None:
+                _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
+        written += answers
+    if predictions is not None:
+        _write(predictions, session, written)
 
 
 def _make_prompt(session: Session, asked: Asked, seed: int) -> Prompt:
@@ -212,6 +225,7 @@ class _Plan:
 class Answer:
     """A continuation: the object that `--json` prints."""
 
+    id: str | None
     prompt: str
     text: str
     tokens: int
@@ -240,6 +254,7 @@ def _answer(session: Session, portion: list[Asked], index: int, plan: _Plan) -> 
     speed = tokens / max(time.perf_counter() - started, 1e-9)
     return [
         Answer(
+            id=portion[item].id,
             prompt=portion[item].text,
             text=session.tokenizer.decode(continuation.ids),
             tokens=len(continuation.ids),
@@ -254,6 +269,17 @@ def _show(answer: Answer, json: bool, *, is_only: bool) -> None:
     if json:
         console.result_json(answer.to_json())
         return
+    if answer.id is not None:  # tells where a poem begins, even if there are blank lines inside
+        console.result(f"{answer.id}\n")
     console.result(answer.prompt + answer.text.rstrip("\n"))
     if not is_only:
         console.result("")
+
+
+def _write(file: Path, session: Session, answers: list[Answer]) -> None:
+    from explora.core.runs.evaluate import write_predictions
+    from explora.core.tasks.contract import Evaluation
+
+    items = [{"id": it.id, "prompt": it.prompt, "sampled": it.text.rstrip("\n")} for it in answers]
+    write_predictions(file, session, Evaluation(examples=len(items), scores=None, predictions=items))
+    console.note(f"{len(items):,} predictions in {file}")
