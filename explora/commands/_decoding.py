@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,26 +29,62 @@ Decoding = Annotated[
     ),
 ]
 Temperatures = Annotated[
-    str, _decoding("--temperature", metavar="T,...", help="Temperatures to compare, with --decoding.")
+    str | None,
+    _decoding("--temperature", metavar="T,...", help=f"Temperatures to compare (default: {TEMPERATURES})."),
 ]
-TopPs = Annotated[str, _decoding("--top-p", metavar="P,...", help="Values of top-p to compare.")]
+TopPs = Annotated[
+    str | None, _decoding("--top-p", metavar="P,...", help=f"Values of top-p to compare (default: {TOP_PS}).")
+]
 Penalties = Annotated[
-    str, _decoding("--repetition-penalty", metavar="X,...", help="Repetition penalties to compare.")
+    str | None,
+    _decoding(
+        "--repetition-penalty",
+        metavar="X,...",
+        help=f"Repetition penalties to compare (default: {PENALTIES}).",
+    ),
 ]
 Num = Annotated[
-    int, _decoding("--num", "-n", metavar="N", min=1, help="Continuations per poem and combination.")
+    int | None,
+    _decoding(
+        "--num", "-n", metavar="N", min=1, help=f"Continuations per poem and setting (default: {NUM})."
+    ),
 ]
 
 
-def numbers(option: str, text: str) -> list[float]:
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The values whose combinations are compared, and how often each poem is continued."""
+
+    temperatures: Sequence[float]
+    top_ps: Sequence[float]
+    penalties: Sequence[float]
+    num: int
+
+
+def parse_grid(
+    decoding: bool, temperature: str | None, top_p: str | None, penalty: str | None, num: int | None
+) -> Grid | None:
+    """Return what to compare, None without `decoding`. Raises UsageError for a list that is none."""
+    given = {"--temperature": temperature, "--top-p": top_p, "--repetition-penalty": penalty, "--num": num}
+    if not decoding:
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} is for the comparison of decoding settings", "add --decoding")
+        return None
+    return Grid(
+        temperatures=_numbers("--temperature", temperature or TEMPERATURES),
+        top_ps=_numbers("--top-p", top_p or TOP_PS),
+        penalties=_numbers("--repetition-penalty", penalty or PENALTIES),
+        num=num or NUM,
+    )
+
+
+def _numbers(option: str, text: str) -> list[float]:
     """`0.7,1.0` -> [0.7, 1.0]. Raises UsageError."""
     try:
-        found = [float(word) for word in text.split(",")]
+        return [float(word) for word in text.split(",")]
     except ValueError:
-        found = []
-    if not found or not all(map(math.isfinite, found)):
-        raise UsageError(f"{option}: {text!r} is no list of numbers", f"{option} 0.7,1.0")
-    return found
+        raise UsageError(f"{option}: {text!r} is no list of numbers", f"{option} 0.7,1.0") from None
 
 
 def compare_decodings(
@@ -55,27 +92,25 @@ def compare_decodings(
     config: DataConfig,
     trained_on: DataConfig,
     split: str | None,
-    lists: tuple[str, str, str],
+    grid: Grid,
     *,
-    num: int,
     seed: int,
     batch_size: int,
     json: bool,
 ) -> None:
-    """Score each combination of `lists`: temperatures, values of top-p, repetition penalties."""
+    """Score each combination of the grid's values on the rows of a file or a split."""
     from explora.core.judging.decoding import sampling_grid, score_decodings
     from explora.core.runs.evaluate import rows_to_score, training_rows
 
-    options = ("--temperature", "--top-p", "--repetition-penalty")
-    grid = sampling_grid(*(numbers(option, text) for option, text in zip(options, lists, strict=True)))
+    settings = sampling_grid(grid.temperatures, grid.top_ps, grid.penalties)
     _, found = rows_to_score(session, config, trained_on, split)
     train = training_rows(session, trained_on)
     rows = []
     for row in score_decodings(
-        session, found.examples, train, grid, seed=seed, num=num, batch_size=batch_size
+        session, found.examples, train, settings, seed=seed, num=grid.num, batch_size=batch_size
     ):
         rows.append(row)
-        console.note(f"{len(rows)} of {len(grid)} combinations")
+        console.note(f"{len(rows)} of {len(settings)} settings")
         if json:
             console.result_json(row.to_json())
     if not json:
@@ -83,7 +118,7 @@ def compare_decodings(
 
 
 def _show(rows: list[ScoredDecoding]) -> None:
-    names = list(rows[0].scores)
+    names = [name for name in rows[0].scores if not name.startswith("course_")]  # those are in --json
     cells = [(_words(row), *(f"{row.scores[name]:.3g}" for name in names)) for row in rows]
     console.result_table(("temperature, top-p, penalty", *names), cells)
 

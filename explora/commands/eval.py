@@ -59,10 +59,10 @@ def evaluate(
     page: b.Page = None,
     votes: b.Votes = None,
     decoding: d.Decoding = False,
-    temperature: d.Temperatures = d.TEMPERATURES,
-    top_p: d.TopPs = d.TOP_PS,
-    repetition_penalty: d.Penalties = d.PENALTIES,
-    num: d.Num = d.NUM,
+    temperature: d.Temperatures = None,
+    top_p: d.TopPs = None,
+    repetition_penalty: d.Penalties = None,
+    num: d.Num = None,
     seed: o.Seed = o.SEED,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -85,6 +85,7 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     check_predictions(predictions)
+    grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
     judged = b.check_options(run, against, blind=blind, page=page, votes=votes)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
@@ -121,10 +122,9 @@ def evaluate(
         comparison = compare(session, opponent, poems, seed=seed, batch_size=batch_size)
         b.judge(comparison, b.votes_file(task, run, against), page=page, votes=votes, json=json)
         return
-    if decoding:
-        lists = (temperature, top_p, repetition_penalty)
+    if grid is not None:
         d.compare_decodings(
-            session, config, trained_on, split, lists, num=num, seed=seed, batch_size=batch_size, json=json
+            session, config, trained_on, split, grid, seed=seed, batch_size=batch_size, json=json
         )
         return
     scored = score(session, config, trained_on, split, batch_size)
