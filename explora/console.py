@@ -96,6 +96,13 @@ def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         result("  ".join(cells).rstrip())
 
 
+def columns() -> int | None:
+    """Return the width of the terminal that shows stdout, or COLUMNS; None for a pipe or a file."""
+    if not (os.environ.get("COLUMNS") or sys.stdout.isatty()):
+        return None
+    return shutil.get_terminal_size().columns
+
+
 # --- stderr: everything else ----------------------------------------------------------------------
 
 

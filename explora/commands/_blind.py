@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from explora import console
+from explora.commands._scored_runs import Request
+from explora.commands._sessions import open_for_rows, open_session
 from explora.errors import DataError, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ Votes = Annotated[
 
 
 def check_options(
-    run: str | None, against: str | None, *, blind: bool, page: Path | None, votes: Path | None
+    names: Sequence[str], against: str | None, *, blind: bool, page: Path | None, votes: Path | None
 ) -> bool:
     """Return whether a blind comparison is asked for. Raises UsageError for options that do not fit."""
     asked = [name for name, given in (("--blind", blind), ("--page", page), ("--votes", votes)) if given]
@@ -54,38 +56,47 @@ def check_options(
         raise UsageError(
             f"{asked[0]} compares two writers", "name the other: --against RUN, or --against human"
         )
-    if run == HUMAN:
+    if HUMAN in names:
         raise UsageError("human is no run", "compare the run with it: explora eval TASK RUN --against human")
     if page is not None and votes is not None:
         raise UsageError("--page writes a page, --votes reads its votes", "give one of them")
     return bool(asked)
 
 
-def votes_file(task: str, run: str | None, against: str) -> Path:
-    """Return where the votes of the terminal are kept: beside run A, named after both."""
-    a = Path(run) if run is not None else Path("runs", task)
-    folder = a.parent if a.is_dir() else Path("runs")
-    return folder / f"{a.name}-against-{Path(against).name}.votes.jsonl"
-
-
-def judge(comparison: Comparison, file: Path, *, page: Path | None, votes: Path | None, json: bool) -> None:
-    """Write the page, or read `votes`, or collect votes in `file`; show the result once all are there."""
+def compare_blindly(
+    request: Request, against: str, *, seed: int, page: Path | None, votes: Path | None, json: bool
+) -> None:
+    """Write the page, or read `votes`, or collect votes in the terminal; show the result of all votes."""
+    from explora.core.judging.comparison import compare
+    from explora.core.judging.continuing import rows_to_continue
     from explora.core.judging.page import write_page
     from explora.core.judging.votes import read_votes
 
+    session, config, trained_on = open_for_rows(request)
+    rows = rows_to_continue(session, config, trained_on, request.split)
+    opponent = None if against == HUMAN else open_session(request, against)
+    comparison = compare(session, opponent, rows, seed=seed, batch_size=request.batch_size)
     pairs = comparison.pairs
     console.note(f"A: {comparison.a}; B: {comparison.b}; {len(pairs)} pairs in random order")
     if page is not None:
         write_page(page, pairs)
         console.note(f"{page}: open it in a browser, vote, save the votes, and give their file to --votes")
         return
+    file = votes or _votes_file(request, against)
     if votes is None and not _collect(pairs, file):
         return
-    found = read_votes(votes or file)
+    found = read_votes(file)
     if not any(pair.key in found for pair in pairs):
         hint = "use the runs, the data and the --seed of the votes"
-        raise DataError("no vote is about these texts", hint, file=str(votes or file))
+        raise DataError("no vote is about these texts", hint, file=str(file))
     _show(comparison, found, json)
+
+
+def _votes_file(request: Request, against: str) -> Path:
+    """Return where the votes of the terminal are kept: beside run A, named after both."""
+    a = Path(request.names[0] if request.names else Path("runs", request.task))
+    folder = a.parent if a.is_dir() else Path("runs")
+    return folder / f"{a.name}-against-{Path(against).name}.votes.jsonl"
 
 
 def _collect(pairs: Sequence[Pair], file: Path) -> bool:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from explora import console
+from explora.commands._scored_runs import Request
+from explora.commands._sessions import open_for_rows
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.config.concerns import DataConfig
     from explora.core.judging.decoding import ScoredDecoding
-    from explora.core.runs.assemble import Session
 
 TEMPERATURES, TOP_PS, PENALTIES = "0.7,1", "0.9,1", "1,1.2"
 NUM = 4
@@ -87,27 +87,25 @@ def _numbers(option: str, text: str) -> list[float]:
         raise UsageError(f"{option}: {text!r} is no list of numbers", f"{option} 0.7,1.0") from None
 
 
-def compare_decodings(
-    session: Session,
-    config: DataConfig,
-    trained_on: DataConfig,
-    split: str | None,
-    grid: Grid,
-    *,
-    seed: int,
-    batch_size: int,
-    json: bool,
-) -> None:
+def compare_decodings(request: Request, grid: Grid, *, seed: int, json: bool) -> None:
     """Score each combination of the grid's values on the rows of a file or a split."""
     from explora.core.judging.decoding import sampling_grid, score_decodings
-    from explora.core.runs.evaluate import rows_to_score, training_rows
+    from explora.core.runs.evaluate import read_rows, training_rows
 
     settings = sampling_grid(grid.temperatures, grid.top_ps, grid.penalties)
-    _, found = rows_to_score(session, config, trained_on, split)
+    session, config, trained_on = open_for_rows(request)
+    poems = read_rows(session, config, trained_on, request.split)
+    console.note(f"{session.label}, on {poems.described}")
     train = training_rows(session, trained_on)
     rows = []
     for row in score_decodings(
-        session, found.examples, train, settings, seed=seed, num=grid.num, batch_size=batch_size
+        session,
+        poems.found.examples,
+        train,
+        settings,
+        seed=seed,
+        num=grid.num,
+        batch_size=request.batch_size,
     ):
         rows.append(row)
         console.note(f"{len(rows)} of {len(settings)} settings")

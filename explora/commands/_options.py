@@ -46,6 +46,16 @@ Run = Annotated[
     ),
 ]
 
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN...",
+        show_default=False,
+        help="Run folder, PEFT adapter, model folder or base; several are ranked "
+        "(default: runs/TASK if it exists, else the base).",
+    ),
+]
+
 Against = Annotated[
     str | None,
     typer.Option(

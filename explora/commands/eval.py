@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +11,14 @@ from explora import console
 from explora.commands import _blind as b
 from explora.commands import _decoding as d
 from explora.commands import _options as o
+from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
 from explora.commands._predictions import Predictions, check_predictions
+from explora.commands._ranking import rank_runs
+from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
+from explora.commands._sessions import open_for_rows
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
@@ -36,7 +39,26 @@ Split = Annotated[
         "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
     ),
 ]
-
+Errors = Annotated[
+    int | None,
+    typer.Option(
+        "--errors",
+        metavar="N",
+        min=1,
+        rich_help_panel="Comparison",
+        help="Show the N most confident mistakes, or for texts the N rows with the highest loss. "
+        "With --against: N rows where the two runs differ.",
+    ),
+]
+Forgetting = Annotated[
+    bool,
+    typer.Option(
+        "--forgetting",
+        metavar="",
+        rich_help_panel="Comparison",
+        help="Measure the loss on a general English text, before training (the base) and after.",
+    ),
+]
 
 ROWS = ("data", "columns", "format", "skip_bad")
 ENCODING = tuple(field_names(EncodingConfig))
@@ -49,12 +71,14 @@ ANSWERS = ("batch_size", "device", "amp", "threads")
 )
 def evaluate(
     task: o.Task,
-    run: o.Run = None,
+    runs: o.Runs = None,
     *,
     settings: dict[str, Any],
     split: Split = None,
     predictions: Predictions = None,
     against: o.Against = None,
+    errors: Errors = None,
+    forgetting: Forgetting = False,
     blind: b.Blind = False,
     page: b.Page = None,
     votes: b.Votes = None,
@@ -67,12 +91,16 @@ def evaluate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the score of the best trivial answer.
+    """Score a run, each score with a 95 % interval and the score of the best trivial answer; rank several.
 
     Scores are computed in fp32 unless `--amp` asks for something faster.
 
     RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
-    the base. `--data -` reads rows from standard input; rows without labels give predictions only.
+    the base. `--data -` reads rows from standard input; rows without labels give predictions only. The
+    `probability` of a prediction is that of the predicted class.
+
+    Several runs are scored on the same rows and ranked. Runs that share a letter are not distinguishable.
+    Runs that differ in their seed alone share a line.
 
     Examples:
 
@@ -81,53 +109,68 @@ def evaluate(
     `explora eval sentiment runs/sst --data sst --split test --predictions sst-test.csv`
 
     `cat pairs.jsonl | explora eval paraphrase --data - --json`
+
+    `explora eval sentiment runs/*`
+
+    `explora eval sentiment runs/lora --against runs/full --errors 10`
+
+    `explora eval sonnet runs/lora --against human --blind`
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     check_predictions(predictions)
-    grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
-    judged = b.check_options(run, against, blind=blind, page=page, votes=votes)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
+    names = list(runs or [])
+    compares = bool(len(names) > 1 or against or errors or forgetting)
+    _check_comparison(names, predictions, against, errors)
+    grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
+    if grid is not None and (compares or predictions is not None):
+        raise UsageError(
+            "--decoding compares settings of one run", "leave other comparisons and --predictions out"
+        )
+    judged = b.check_options(names, against, blind=blind, page=page, votes=votes)
     prepare_answers()
 
-    from explora.core.judging.comparison import compare
-    from explora.core.judging.continuing import rows_to_continue
-    from explora.core.runs.evaluate import recorded_data, score, write_predictions
-    from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
-    runtime = resolve_for_answers(asked.runtime)
-    opened = partial(
-        open_run,
-        task,
+    request = Request(
+        task=task,
+        names=names,
+        data=rows,
+        asked=asked.data,
+        encoding=encoding,
+        split=split,
+        runtime=resolve_for_answers(asked.runtime),
         model=settings.get("model"),
         tokenizer=settings.get("tokenizer"),
-        runtime=runtime,
-        encoding=encoding,
+        batch_size=settings.get("batch_size", BATCH_SIZE),
+        forgetting=forgetting,
     )
-    session = opened(source=run)
-    session.settle()
-    trained_on = recorded_data(session.source)
-    config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
-    console.note(f"{session.label}, on {config.data or 'the sample data'}")
-    batch_size = settings.get("batch_size", BATCH_SIZE)
     if judged and against is not None:
-        opponent = None if against == b.HUMAN else opened(source=against)
-        poems = rows_to_continue(session, config, trained_on, split)
-        comparison = compare(session, opponent, poems, seed=seed, batch_size=batch_size)
-        b.judge(comparison, b.votes_file(task, run, against), page=page, votes=votes, json=json)
-        return
-    if grid is not None:
-        d.compare_decodings(
-            session, config, trained_on, split, grid, seed=seed, batch_size=batch_size, json=json
-        )
-        return
-    scored = score(session, config, trained_on, split, batch_size)
+        b.compare_blindly(request, against, seed=seed, page=page, votes=votes, json=json)
+    elif grid is not None:
+        d.compare_decodings(request, grid, seed=seed, json=json)
+    elif len(names) > 1:
+        rank_runs(request, json=json)
+    elif compares:
+        inspect_run(request, against, errors, json=json)
+    else:
+        _score_one(request, predictions, json=json)
+
+
+def _score_one(request: Request, predictions: Path | None, *, json: bool) -> None:
+    from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
+
+    session, config, trained_on = open_for_rows(request)
+    rows = read_rows(session, config, trained_on, request.split)
+    console.note(f"{session.label}, on {rows.described}")
+    evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
+    scored = Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
     if json:
@@ -135,8 +178,22 @@ def evaluate(
     else:
         _show(scored, predictions is None)
     if predictions is not None:
-        write_predictions(predictions, session, scored.evaluation)
-        console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+        write_predictions(predictions, session, evaluation)
+        console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
+
+
+def _check_comparison(
+    names: list[str], predictions: Path | None, against: str | None, errors: int | None
+) -> None:
+    """Raise UsageError for options that several runs, or a comparison, do not have."""
+    if len(names) > 1 and against is not None:
+        raise UsageError(
+            "--against compares one run with another", "leave --against out: all runs are ranked"
+        )
+    if len(names) > 1 and errors is not None:
+        raise UsageError("--errors shows the mistakes of one run", "name one RUN, or two with --against")
+    if predictions is not None and (len(names) > 1 or against is not None):
+        raise UsageError("--predictions writes those of one run", "name one RUN, without --against")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

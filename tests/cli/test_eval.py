@@ -63,7 +63,8 @@ def test_a_run_scores_what_its_record_says(explora, check_schema, runs: Path, he
     assert value["floors"] == pytest.approx(record["floors"])
     assert (value["task"], value["split"], value["skipped"]) == (task, "dev", 0)
     assert value["run"].startswith(f"runs/{task} on ")
-    assert done.err.splitlines() == [f"{value['run']}, on {value['data']}"]
+    (note,) = done.err.splitlines()
+    assert note == f"{value['run']}, on the {value['examples']} dev rows of {value['data']}"
 
 
 def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: None) -> None:
@@ -105,7 +106,7 @@ def test_a_base_without_a_run(explora, check_schema, tiny_base: Path, tiny_data:
 def test_without_data_a_base_is_scored_on_the_samples(explora, tiny_base: Path) -> None:
     done = explora("eval", "text", "--model", str(tiny_base), "--json")
     assert done.objects[0]["data"] == "samples"
-    assert done.err == f"{tiny_base}, on the sample data\n"
+    assert done.err == f"{tiny_base}, on the {done.objects[0]['examples']} dev rows of the sample data\n"
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from explora.core.data.splits import Row
 from explora.core.generate.decode import generate
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.assemble import Session
-from explora.core.runs.evaluate import is_whole_file, rows_to_score
+from explora.core.runs.evaluate import read_rows
 from explora.errors import UsageError
 
 MAX_NEW_TOKENS = 256
@@ -29,12 +29,13 @@ def rows_to_continue(
 
     Raises UsageError for a task whose rows hold no texts to continue.
     """
-    if is_whole_file(config, trained_on, split):
-        return [row for row, _ in session.task.prompts(str(config.data))]
-    rows = [example.row for example in rows_to_score(session, config, trained_on, split)[1].examples]
-    if any("text" not in row.values for row in rows):
+    found = read_rows(session, config, trained_on, split)
+    rows = [example.row for example in found.found.examples]
+    if "text" in rows[0].values:
+        return rows
+    if found.split != "all":
         raise UsageError(f"the splits of {session.task_name} hold no texts to continue", "--data FILE")
-    return rows
+    return [row for row, _ in session.task.prompts(found.data)]
 
 
 def continue_texts(

@@ -16,6 +16,31 @@ from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
 from explora.errors import DataError, UsageError
 
+SAMPLES = "samples"  # what output calls the sample data in the package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Encoded rows and where they come from.
+
+    split: "all" for a whole file. held_out: the rows are the part of a training file that was set aside.
+    """
+
+    split: str
+    data: str
+    found: Split
+    held_out: bool = False
+
+    @property
+    def described(self) -> str:
+        """Which rows these are, in words."""
+        count, data = len(self.found.examples), "the sample data" if self.data == SAMPLES else self.data
+        if self.split == "all":
+            return f"all {count:,} rows of {'standard input' if data == STDIN else data}"
+        if self.held_out:
+            return f"the {count:,} rows of {data} that are held out from training"
+        return f"the {count:,} {self.split} rows of {data}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -50,35 +75,43 @@ def recorded_data(source: Path | None) -> DataConfig:
 def score(
     session: Session, config: DataConfig, trained_on: DataConfig, split: str | None, batch_size: int
 ) -> Scored:
-    """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
+    """Score `session` on the rows of `config`; see `read_rows` and `evaluate_rows`."""
+    rows = read_rows(session, config, trained_on, split)
+    evaluation = evaluate_rows(session, rows, trained_on, batch_size)
+    return Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
+
+
+def evaluate_rows(session: Session, rows: Rows, trained_on: DataConfig, batch_size: int) -> Evaluation:
+    """Score `session` on rows that its task encoded.
 
     A task whose trivial answers need training rows reads them from `trained_on`.
     """
-    name, found = rows_to_score(session, config, trained_on, split)
     train = training_rows(session, trained_on)
-    evaluation = session.task.evaluate(session.model, found.examples, train, batch_size)
-    return Scored(split=name, data=config.data or "samples", skipped=found.skipped, evaluation=evaluation)
+    return session.task.evaluate(session.model, rows.found.examples, train, batch_size)
 
 
-def rows_to_score(
-    session: Session, config: DataConfig, trained_on: DataConfig, split: str | None
-) -> tuple[str, Split]:
-    """Return the rows that `score` scores, with the name of their split: "all" for a whole file."""
-    if is_whole_file(config, trained_on, split):
-        return "all", session.task.read(str(config.data), config)
-    return split or "dev", session.task.load(config, split or "dev")
+def read_rows(session: Session, config: DataConfig, trained_on: DataConfig, split: str | None) -> Rows:
+    """Read and encode the rows of `config`: all of a file, or one split of a folder or a known name.
 
-
-def is_whole_file(config: DataConfig, trained_on: DataConfig, split: str | None) -> bool:
-    """Whether all rows of `config.data` are wanted: it is a file of its own and no split was asked for.
-
-    Raises UsageError for a split of standard input.
+    If training held out a part of that file, only this part is read.
     """
-    if config.data is None or config == trained_on:
+    data = config.data or SAMPLES
+    whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
+    if whole_file and config.data is not None and not _holds_out(trained_on, config.data):
+        if split is not None and config.data == STDIN:
+            raise UsageError("standard input has no splits", "leave --split out")
+        if split is None:
+            return Rows(split="all", data=data, found=session.task.read(config.data, config))
+    name = split or "dev"
+    found = session.task.load(config, name)
+    return Rows(split=name, data=data, found=found, held_out=whole_file and name == "dev")
+
+
+def _holds_out(trained_on: DataConfig, file: str) -> bool:
+    """Tell whether a training on `trained_on` set a part of this file aside."""
+    if trained_on.data is None or trained_on.dev is not None or file == STDIN:
         return False
-    if split is not None and config.data == STDIN:
-        raise UsageError("standard input has no splits", "leave --split out")
-    return split is None and (config.data == STDIN or Path(config.data).is_file())
+    return Path(trained_on.data).resolve() == Path(file).resolve()
 
 
 def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:

@@ -59,7 +59,8 @@ class PairedScores:
         single run is compared as it is, unless the other side shows how much seeds vary. Where nothing can
         be estimated (one example, an infinite metric) the interval is unbounded and p is 1.
         """
-        weights = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+        sizes = len(first), len(second)
+        weights = np.repeat([1 / sizes[0], -1 / max(1, sizes[1])], sizes)
         runs = [*first, *second]
         value = float(weights @ self.values[runs])
         variance = float(weights @ self.covariance[np.ix_(runs, runs)] @ weights)
@@ -68,9 +69,9 @@ class PairedScores:
             if len(side) < 2:
                 continue
             share = 1 / len(side) + (1 if len(other) == 1 else 0)
-            observed, by_examples = self._between(list(side))
-            variance += max(0.0, observed - by_examples) * share
-            squares += (observed * share) ** 2 / (len(side) - 1)
+            by_seeds = share * self._seed_variance(list(side))
+            variance += by_seeds
+            squares += by_seeds**2 / (len(side) - 1)
         rounding = 1e-9 * np.abs(self.values[runs]).max()
         if self.examples < 2 or not math.isfinite(variance) or variance <= rounding**2:
             return _unknown(value)
@@ -79,12 +80,16 @@ class PairedScores:
         p = two_sided_p(value / error, degrees)
         return Estimate(value=value, low=value - half, high=value + half, p=p)
 
-    def _between(self, runs: list[int]) -> tuple[float, float]:
-        """Return the variance between runs, and how much of it the sampling of the examples explains."""
-        noise = self.covariance[np.ix_(runs, runs)]
-        count = len(runs)
+    def mean(self, runs: Sequence[int], *, level: float = 0.95) -> Estimate:
+        """Return the mean of runs that differ in their seed; its interval is about their settings."""
+        return self.difference(runs, (), level=level)
+
+    def _seed_variance(self, runs: list[int]) -> float:
+        """Return the variance between runs, less what the sampling of the examples adds to it."""
+        noise, count = self.covariance[np.ix_(runs, runs)], len(runs)
         shared = (noise.sum() - noise.trace()) / (count * (count - 1))
-        return float(self.values[runs].var(ddof=1)), float(noise.trace() / count - shared)
+        by_examples = noise.trace() / count - shared
+        return max(0.0, float(self.values[runs].var(ddof=1) - by_examples))
 
 
 def compare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def critical_value(level: float, degrees: float) -> float:
     return math.sqrt(degrees) * math.tan(float(np.interp(level, _inside(degrees), ANGLES)))
 
 
-@cache
+@lru_cache(maxsize=1)  # an interval and its p-value ask for the same
 def _inside(degrees: float) -> NDArray[np.float64]:
     """Return the probabilities of |t| <= sqrt(degrees) tan(angle): t's density is cos^(degrees - 1) there."""
     density = np.cos(ANGLES) ** (degrees - 1)
