@@ -81,7 +81,7 @@ def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
         ranking.metric: f"{line.score:.4g}",
         "95 % interval": "{:.4g} to {:.4g}".format(*line.interval),
         "group": line.letters,
-        "method": first.candidate.method_name,
+        "method": first.candidate.method_label,
         "seed sd": _show(deviation, "{:.2g}".format),
         "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
         "time": _show(line.mean_result("seconds"), console.duration),

@@ -67,7 +67,8 @@ def score_runs(request: Request) -> tuple[list[Entry], list[LeftOut]]:
         tokenizer=request.tokenizer,
         batch_size=request.batch_size,
     )
-    scoring, entries = Scoring(setup, GeneralText() if request.forgetting else None), list[Entry]()
+    scoring = Scoring(setup, GeneralText() if request.forgetting else None)
+    entries: list[Entry] = []
     with console.progress("eval", len(candidates)) as advance:
         for done, found in enumerate(scoring.run(candidates), 1):
             if isinstance(found, LeftOut):

@@ -231,3 +231,4 @@ def _show_result(completed: Completed) -> None:
         f"{console.duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
         f"peak {console.size(result.peak_memory_bytes)}"
     )
+    console.note(f"next: explora eval {result.task} {result.run}")

@@ -16,12 +16,17 @@ COMMANDS = sorted(
     name for name, command in typer.main.get_command(app).commands.items() if not command.hidden
 )
 
+FURTHER = [
+    "eval-comparison",
+    "eval-ranking",
+]  # what `eval` writes for other questions than the scores of one run
 
-def test_there_is_one_schema_a_command():
-    assert sorted(path.stem for path in SCHEMAS.iterdir()) == COMMANDS
+
+def test_there_is_one_schema_a_command_and_one_a_further_question():
+    assert sorted(path.stem for path in SCHEMAS.iterdir()) == sorted([*COMMANDS, *FURTHER])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *FURTHER])
 def test_the_schema_is_a_strict_one(command, check_schema):
     schema = json.loads((SCHEMAS / f"{command}.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -44,9 +44,9 @@ class Candidate:
     file_bytes: int | None = None
 
     @property
-    def method_name(self) -> str:
-        """The name of the method; "none" for a base."""
-        return self.method.name if self.method else "none"
+    def method_label(self) -> str:
+        """The method in a few words; "none" for a base."""
+        return self.method.label if self.method else "none"
 
     def settings(self) -> dict[str, str]:
         """Return what the run was trained with, by setting as options spell it; empty without a record.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
@@ -132,12 +133,20 @@ def rank(entries: Sequence[Entry]) -> Ranking:
 
 
 def _by_settings(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Return the entries in groups with equal recorded settings, the random seed aside."""
+    """Return the entries in groups with equal recorded settings, the random seed aside.
+
+    A copy of a run is no further seed: it has a group of its own.
+    """
     groups: dict[object, list[Entry]] = {}
+    copies: Counter[object] = Counter()
     for entry in entries:
-        settings = entry.candidate.settings()
-        key: object = (entry.candidate.method_name, *settings.items()) if settings else entry.candidate.name
-        groups.setdefault(key, []).append(entry)
+        candidate = entry.candidate
+        settings = (
+            (candidate.method_label, *candidate.settings().items()) if candidate.run else candidate.name
+        )
+        seed = candidate.run.training.seed if candidate.run else None
+        groups.setdefault((settings, copies[settings, seed]), []).append(entry)
+        copies[settings, seed] += 1
     return list(groups.values())
 
 
@@ -148,10 +157,9 @@ def _places(groups: Sequence[Sequence[Entry]]) -> list[range]:
 
 
 def _differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return of each line's settings those that differ, or that another recorded line does not have."""
-    recorded = [each for each in settings if each]
-    names = {name for each in recorded for name in each}
-    differing = {name for name in names if len({each.get(name) for each in recorded}) > 1}
+    """Return of each line's settings those whose values differ between the lines that have them."""
+    names = {name for each in settings for name in each}
+    differing = {name for name in names if len({each[name] for each in settings if name in each}) > 1}
     return [{name: value for name, value in each.items() if name in differing} for each in settings]
 
 
@@ -202,7 +210,7 @@ def _line_to_json(line: Line) -> dict[str, Any]:
         "rank": line.rank,
         "runs": [entry.candidate.name for entry in line.entries],
         "seeds": line.seeds,
-        "method": line.entries[0].candidate.method_name,
+        "method": line.entries[0].candidate.method_label,
         "settings": line.settings,
         "score": line.score,
         "interval": list(line.interval),
