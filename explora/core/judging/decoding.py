@@ -12,6 +12,7 @@ from explora.core.generate.sampling import SamplingConfig
 from explora.core.judging.continuing import continue_texts
 from explora.core.runs.assemble import Session
 from explora.core.tasks.contract import Example, first_lines_of
+from explora.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ def score_decodings(
     Intervals take the continuations of one poem as independent. Raises UsageError for a task without such
     scores, and DataError for a poem with nothing to compare.
     """
+    if any("text" not in example.row.values for example in examples):
+        raise UsageError(f"{session.task_name} has no poems to continue")
     poems = list(examples) * num
     prompts = [first_lines_of(example.row) for example in poems]
     for sampling in grid:
