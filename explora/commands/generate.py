@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
-TOP_P = [f"{row.top_p} for {name}" for name, row in TASKS.items() if row.top_p is not None]
+
+
+def _default(option: str) -> str:
+    """Return the default of a sampling option as help shows it: `0.9 for sonnet, else 1`."""
+    special = [f"{row.sampling[option]} for {name}" for name, row in TASKS.items() if option in row.sampling]
+    return ", ".join([*special, "else 1"])
 
 
 _prompts_option = partial(typer.Option, rich_help_panel="Prompts")
@@ -51,7 +56,10 @@ Poems = Annotated[
     str | None,
     _prompts_option("--data", metavar="FILE", help="File of poems; the first lines of each are the prompt."),
 ]
-Temperature = Annotated[float, _sampling("--temperature", "-t", help="Sampling temperature.")]
+Temperature = Annotated[
+    float | None,
+    _sampling("--temperature", "-t", help=f"Sampling temperature (default: {_default('temperature')})."),
+]
 TopK = Annotated[
     int | None, _sampling("--top-k", metavar="K", help="Sample from the K most likely tokens (default: all).")
 ]
@@ -61,12 +69,16 @@ TopP = Annotated[
         "--top-p",
         metavar="P",
         help="Nucleus sampling: sample from the most likely tokens with total probability P "
-        f"(default: {', '.join(TOP_P)}, else 1).",
+        f"(default: {_default('top_p')}).",
     ),
 ]
 RepetitionPenalty = Annotated[
-    float,
-    _sampling("--repetition-penalty", help="Values above 1 make tokens that already occurred less likely."),
+    float | None,
+    _sampling(
+        "--repetition-penalty",
+        help="Values above 1 make tokens that already occurred less likely "
+        f"(default: {_default('repetition_penalty')}).",
+    ),
 ]
 Greedy = Annotated[bool, _sampling("--greedy", metavar="", help="Always take the most likely token.")]
 MaxNewTokens = Annotated[
@@ -86,10 +98,10 @@ def generate(
     prompt: PromptText = None,
     data: Poems = None,
     settings: dict[str, Any],
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
-    repetition_penalty: RepetitionPenalty = 1.0,
+    repetition_penalty: RepetitionPenalty = None,
     greedy: Greedy = False,
     max_new_tokens: MaxNewTokens = 256,
     num: Num = 1,
@@ -126,14 +138,10 @@ def generate(
 
     from explora.core.generate.sampling import SamplingConfig
 
-    nucleus = top_p if top_p is not None or greedy else TASKS[task].top_p
-    sampling = SamplingConfig(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=nucleus,
-        repetition_penalty=repetition_penalty,
-        greedy=greedy,
-    )
+    given = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    defaults = {} if greedy else TASKS[task].sampling
+    sampling = SamplingConfig(**{**defaults, **chosen}, top_k=top_k, greedy=greedy)
     asked_for, _ = resolve(task, {"amp": "off"} | settings | {"seed": seed})
 
     from explora.core.runs.assemble import merge_in_memory

@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 
 def default_sampling(task: str) -> SamplingConfig:
     """Return how `explora generate` draws the tokens of a task by default."""
-    return SamplingConfig(top_p=TASKS[task].top_p)
+    return SamplingConfig(**TASKS[task].sampling)
 
 
 def rows_to_continue(
@@ -31,7 +31,7 @@ def rows_to_continue(
     """
     found = read_rows(session, config, trained_on, split)
     rows = [example.row for example in found.found.examples]
-    if "text" in rows[0].values:
+    if all(row.values.get("text") for row in rows):
         return rows
     if found.split != "all":
         raise UsageError(f"the splits of {session.task_name} hold no texts to continue", "--data FILE")

@@ -56,7 +56,7 @@ def score_decodings(
     Intervals take the continuations of one poem as independent. Raises UsageError for a task without such
     scores, and DataError for a poem with nothing to compare.
     """
-    if any("text" not in example.row.values for example in examples):
+    if not all(example.row.values.get("text") for example in examples):
         raise UsageError(f"{session.task_name} has no poems to continue")
     poems = list(examples) * num
     prompts = [first_lines_of(example.row) for example in poems]
