@@ -11,8 +11,8 @@ from explora.core.base.find import shape_of
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.run_config import TrainRun
-from explora.core.generate.decode import generate as continue_prompts
 from explora.core.generate.sampling import SamplingConfig
+from explora.core.judging.continuing import continue_texts
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score
 from explora.core.runs.events import RunEvent
@@ -62,7 +62,5 @@ def generate(
     seed: int = 11711,
 ) -> list[str]:
     """Continue each prompt; the seed of a prompt is `seed` plus its number."""
-    encoded = [session.task.prompt(text, seed + number) for number, text in enumerate(prompts)]
     chosen = sampling or SamplingConfig()
-    found = continue_prompts(session.model, encoded, chosen, max_new_tokens, session.tokenizer)
-    return [session.tokenizer.decode(item.ids) for item in found]
+    return continue_texts(session, prompts, chosen, seed, max_new_tokens=max_new_tokens)

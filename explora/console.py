@@ -126,6 +126,11 @@ def note(text: str) -> None:
         _write_line(text, _DIM)
 
 
+def show(text: str) -> None:
+    """Show a person what a question is about: on stderr, and with --quiet too."""
+    _write_line(clean(text))
+
+
 def warn(text: str) -> None:
     """Tell what may be wrong though the work goes on."""
     _write_line(f"warning: {text}", _YELLOW)

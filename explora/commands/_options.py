@@ -66,6 +66,14 @@ Against = Annotated[
     ),
 ]
 
+SEED = 11711
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, rich_help_panel="Sampling", help="Random seed; the same seed gives the same text."
+    ),
+]
+
 Output = Annotated[
     Path | None,
     _output("--output", "-o", metavar="FOLDER", help="Folder for the result (default: runs/TASK)."),

@@ -20,18 +20,19 @@ STDIN_NAME = name_of(STDIN)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A prompt with where it came from."""
+    """A prompt with where it came from; only a row of a file has an `id`."""
 
     text: str
     file: str
     line: int
+    id: str | None = None
 
 
 def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
     """Yield the prompts of whichever source was named."""
     if data is not None:
         for row, text in session.task.prompts(data):
-            yield Asked(text=text, file=row.file, line=row.line)
+            yield Asked(text=text, file=row.file, line=row.line, id=row.id)
         return
     if prompt != "-":
         yield Asked(text=prompt or "", file="--prompt", line=0)

@@ -23,5 +23,7 @@ def show_scores(title: str, evaluation: Evaluation) -> None:
         answer = evaluation.trivial_answers.get(name, "")
         rows.append((name, f"{value:.4g}", trivial, better, f"{low:.4g} to {high:.4g}", answer))
     console.result_table((title, *HEADER), rows)
+    for note in evaluation.notes:
+        console.note(note)
     if evaluation.doubt:
         console.note(evaluation.doubt)

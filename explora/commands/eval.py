@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
+from explora.commands import _blind as b
+from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
 from explora.commands._precision import warn_if_emulated
+from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._ranking import rank_runs
 from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
+from explora.commands._sessions import open_for_rows
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
@@ -37,17 +39,6 @@ Split = Annotated[
         "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
     ),
 ]
-Predictions = Annotated[
-    Path | None,
-    typer.Option(
-        "--predictions",
-        metavar="FILE",
-        rich_help_panel="Output",
-        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
-    ),
-]
-
-
 Errors = Annotated[
     int | None,
     typer.Option(
@@ -88,6 +79,15 @@ def evaluate(
     against: o.Against = None,
     errors: Errors = None,
     forgetting: Forgetting = False,
+    blind: b.Blind = False,
+    page: b.Page = None,
+    votes: b.Votes = None,
+    decoding: d.Decoding = False,
+    temperature: d.Temperatures = None,
+    top_p: d.TopPs = None,
+    repetition_penalty: d.Penalties = None,
+    num: d.Num = None,
+    seed: o.Seed = o.SEED,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -113,13 +113,12 @@ def evaluate(
     `explora eval sentiment runs/*`
 
     `explora eval sentiment runs/lora --against runs/full --errors 10`
+
+    `explora eval sonnet runs/lora --against human --blind`
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    if predictions == Path("-"):
-        raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
-    if predictions is not None:
-        _check_writable(predictions)
+    check_predictions(predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
@@ -128,6 +127,12 @@ def evaluate(
     names = list(runs or [])
     compares = bool(len(names) > 1 or against or errors or forgetting)
     _check_comparison(names, predictions, against, errors)
+    grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
+    if grid is not None and (compares or predictions is not None):
+        raise UsageError(
+            "--decoding compares settings of one run", "leave other comparisons and --predictions out"
+        )
+    judged = b.check_options(names, against, blind=blind, page=page, votes=votes)
     prepare_answers()
 
     from explora.core.runtime.resolve import resolve_for_answers
@@ -146,7 +151,11 @@ def evaluate(
         batch_size=settings.get("batch_size", BATCH_SIZE),
         forgetting=forgetting,
     )
-    if len(names) > 1:
+    if judged and against is not None:
+        b.compare_blindly(request, against, seed=seed, page=page, votes=votes, json=json)
+    elif grid is not None:
+        d.compare_decodings(request, grid, seed=seed, json=json)
+    elif len(names) > 1:
         rank_runs(request, json=json)
     elif compares:
         inspect_run(request, against, errors, json=json)
@@ -155,26 +164,9 @@ def evaluate(
 
 
 def _score_one(request: Request, predictions: Path | None, *, json: bool) -> None:
-    from explora.core.runs.evaluate import (
-        Scored,
-        evaluate_rows,
-        read_rows,
-        recorded_data,
-        write_predictions,
-    )
-    from explora.core.runs.open import open_run
+    from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
 
-    session = open_run(
-        request.task,
-        request.names[0] if request.names else None,
-        model=request.model,
-        tokenizer=request.tokenizer,
-        runtime=request.runtime,
-        encoding=request.encoding,
-    )
-    session.settle()
-    trained_on = recorded_data(session.source)
-    config = request.asked if "data" in request.data else dataclasses.replace(trained_on, **request.data)
+    session, config, trained_on = open_for_rows(request)
     rows = read_rows(session, config, trained_on, request.split)
     console.note(f"{session.label}, on {rows.described}")
     evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
@@ -206,14 +198,6 @@ def _check_comparison(
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
-
-
-def _check_writable(predictions: Path) -> None:
-    """Raise UsageError before the work where its result could not be kept."""
-    folder = next(each for each in predictions.absolute().parents if each.exists())
-    if predictions.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = f"{predictions} is a folder" if predictions.is_dir() else f"nothing can be written to {folder}"
-        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

@@ -245,8 +245,28 @@ def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) ->
     done = explora("generate", "sonnet", "--data", "poems.txt", *SHORT, "--json")
     assert [value["prompt"] for value in done.objects] == ["one,\ntwo,\nthree,\n", "five,\nsix\n"]
     plain = explora("generate", "sonnet", "--data", "poems.txt", *SHORT)
-    whole = [value["prompt"] + value["text"].rstrip("\n") + "\n\n" for value in done.objects]
+    assert [value["id"] for value in done.objects] == ["1", "2"]
+    whole = [
+        f"{value['id']}\n\n{value['prompt']}" + value["text"].rstrip("\n") + "\n\n" for value in done.objects
+    ]
     assert plain.out == "".join(whole)
+
+
+def test_predictions_are_a_submission_of_the_course(explora, here: None, tmp_path: Path) -> None:
+    (tmp_path / "poems.txt").write_text("Poems\n\n1\n\none,\ntwo,\nthree\n\n2\n\nfour\n", encoding="utf-8")
+    arguments = ("generate", "sonnet", "--data", "poems.txt", "--seed", "3", "--top-p", "0.8", *SHORT)
+    objects = explora(*arguments, "--json").objects
+    done = explora(*arguments, "--predictions", "out.txt")
+    assert (done.code, done.out) == (0, "")
+    assert "2 predictions in out.txt" in done.err
+    written = (tmp_path / "out.txt").read_text(encoding="utf-8")
+    poems = [f"\n{it['id']}\n{it['prompt']}{it['text'].rstrip(chr(10))}\n\n" for it in objects]
+    assert written == "--Generated Sonnets-- \n\n" + "".join(poems)
+    assert (
+        explora(*arguments, "--predictions", "out.jsonl", "--json").objects[0]["text"] == objects[0]["text"]
+    )
+    first = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first == {"id": "1", "prompt": "one,\ntwo,\nthree\n", "sampled": objects[0]["text"].rstrip("\n")}
 
 
 # --- streaming ------------------------------------------------------------------------------------
@@ -327,6 +347,9 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
         ("text --prompt x --data y", 2, "give --prompt TEXT"),
         ("sentiment --prompt x", 2, "classifies, it does not write"),
         ("text runs/sonnet --prompt x", 1, "was trained for sonnet, not for text"),
+        ("sonnet --prompt x --predictions out.txt", 2, "for each poem of --data FILE"),
+        ("sonnet --data x --num 2 --predictions out.txt", 2, "for each poem of --data FILE"),
+        ("sonnet --data x --predictions -", 2, "--predictions names a file"),
         ("text --prompt x --temperature 0", 2, "temperature must be a positive number"),
         ("text --prompt x --temperature nan", 2, "temperature must be a positive number"),
         ("text --prompt x --top-p 1.5", 2, "top_p must be in (0, 1]"),

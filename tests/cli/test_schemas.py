@@ -17,7 +17,9 @@ COMMANDS = sorted(
 )
 
 FURTHER = [
+    "eval-blind",
     "eval-comparison",
+    "eval-decoding",
     "eval-ranking",
 ]  # what `eval` writes for other questions than the scores of one run
 

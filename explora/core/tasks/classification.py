@@ -173,6 +173,12 @@ class Classification(ABC):
             predictions=predictions,
         )
 
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Raise UsageError: a classifier writes nothing."""
+        raise UsageError(f"{self.context.name} has no scores of continuations")
+
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return a header, then the id and the answer of each row."""
         return [

@@ -110,6 +110,7 @@ class Evaluation:
     `intervals` are 95 % intervals. `floors` are the scores of the best trivial answers, and
     `trivial_answers` say what these are: "always yes". A metric without a trivial answer is in neither.
     `statistics` keeps the counts of each example, so that evaluations of the same rows can be paired.
+    `notes` tell how scores were computed, and which were left out and why.
     """
 
     examples: int
@@ -120,6 +121,7 @@ class Evaluation:
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     statistics: Mapping[str, Score] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -129,6 +131,7 @@ class Evaluation:
         *,
         examples: int,
         predictions: Sequence[Mapping[str, Any]] = (),
+        notes: Sequence[str] = (),
     ) -> Evaluation:
         """Return the evaluation of measured scores; `trivial` has the scores of each trivial answer."""
         floors = best_trivial(scores, trivial)
@@ -141,6 +144,7 @@ class Evaluation:
             higher_is_better={name: score.higher_is_better for name, score in scores.items()},
             statistics=scores,
             predictions=predictions,
+            notes=notes,
         )
 
     @property
@@ -161,6 +165,7 @@ class Evaluation:
             "floors": dict(self.floors),
             "trivial_answers": dict(self.trivial_answers),
             "higher_is_better": dict(self.higher_is_better),
+            "notes": list(self.notes),
         }
 
 
@@ -193,7 +198,12 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
 def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
     """Yield each row with the first lines of its text, as a prompt."""
     for row in table.rows:
-        yield row, "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
+        yield row, first_lines_of(row)
+
+
+def first_lines_of(row: Row) -> str:
+    """Return the first lines of a row's text, as a prompt."""
+    return "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +285,14 @@ class Task(Protocol):
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
         """Score a split in full; trivial answers that need training rows take them from `train`."""
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Score one continuation of each example, by whatever wrote it; `train` shows what is copied.
+
+        Raises UsageError for a task without such scores.
+        """
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the lines of a file of predictions, in the submission format of the CS224N course.

@@ -148,6 +148,15 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     return Score(counts, _one_row_each(counts), chrf_of_counts)
 
 
+def signatures() -> dict[str, str]:
+    """Return sacrebleu's signatures of `bleu` and `chrf`, which let others compute the same scores."""
+    found = {}
+    for name, metric in (("bleu", _bleu()), ("chrf", _chrf())):
+        metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
+        found[name] = str(metric.get_signature())
+    return found
+
+
 def _confusion_cells(
     answers: Sequence[int], labels: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -207,6 +216,11 @@ def share(sums: Counts) -> float:
     return ratio(sums)
 
 
+def ratio_or_zero(sums: Counts) -> float:
+    """The first sum per the second; 0 where there is nothing to count."""
+    return ratio(sums) if sums[1] else 0.0
+
+
 def exp_ratio(sums: Counts) -> float:
     """exp of the first sum per the second; infinite where that overflows."""
     try:
@@ -234,7 +248,7 @@ def chrf_of_counts(sums: Counts) -> float:
 
 FORMULAS = {
     formula.__name__: formula
-    for formula in (ratio, share, exp_ratio, mean_f1, bleu_of_counts, chrf_of_counts)
+    for formula in (ratio, share, ratio_or_zero, exp_ratio, mean_f1, bleu_of_counts, chrf_of_counts)
 }
 
 

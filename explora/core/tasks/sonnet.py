@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from explora.core.generate.decode import Prompt, generate
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
+from explora.core.tasks.continuations import ContinuationScoring, scoring_notes
 from explora.core.tasks.contract import (
     PROMPT_LINES,
     Batch,
@@ -31,22 +32,24 @@ from explora.core.tasks.contract import (
     encode_rows,
     find_places,
     first_lines,
+    first_lines_of,
     stack_features,
 )
 from explora.core.tasks.metrics import Score
 from explora.core.tasks.poem_scores import (
-    SONNET_LINES,
     by_poem,
     perplexities,
-    text_scores,
     trivial_perplexities,
-    trivial_texts,
 )
+from explora.core.tasks.verse_form import SONNET_LINES
 from explora.errors import DataError
 
 MOST_GIVEN = 12
 MAX_NEW_TOKENS = 256
 WAYS = {"greedy": SamplingConfig(greedy=True), "sampled": SamplingConfig(temperature=1.0, top_p=0.9)}
+HUMAN = "human"
+
+T = TypeVar("T")
 
 
 class Sonnet:
@@ -140,12 +143,13 @@ class Sonnet:
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Return perplexities, and BLEU and chrF of greedy and of sampled continuations.
+        """Return perplexities, BLEU and chrF of greedy and sampled continuations, and the form of verse.
 
-        Poems of which only the given lines are there get continuations and no scores.
+        Poems of which only the given lines are there get continuations and no scores. Form is measured on
+        sampled continuations and, as `..._human`, on the poems themselves.
         """
         texts = {way: self._continue(model, examples, sampling, batch_size) for way, sampling in WAYS.items()}
-        prompts = ["\n".join(_lines(example)[:PROMPT_LINES]) + "\n" for example in examples]
+        prompts = [first_lines_of(example.row) for example in examples]
         predictions: list[dict[str, Any]] = [
             {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
             for example, prompt, greedy, sampled in zip(
@@ -154,15 +158,33 @@ class Sonnet:
         ]
         if any(len(_lines(example)) <= PROMPT_LINES for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
-        references = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in examples]
         scores = self._perplexities(model, examples, batch_size)
-        for name, hypotheses in texts.items():
-            scores |= text_scores(name, prompts, hypotheses, references)
         scores["perplexity"] = by_poem(scores["perplexity"], examples)
+        scoring = _scoring(examples, train)
+        for way, found in texts.items():
+            scores |= _named(scoring.likeness(found), way)
+        scores |= _named(scoring.form(texts["sampled"]), "sampled")
+        scores |= _named(scoring.form(scoring.references), HUMAN)
         trivial = trivial_perplexities(examples, train, model.shape.vocab_size)
-        tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
-        trivial |= trivial_texts(prompts, references, [tail for tail in tails if tail], self.context.seed)
-        return Evaluation.of(scores, trivial, examples=len(examples), predictions=predictions)
+        for answer, values in scoring.trivial(self.context.seed).items():
+            trivial[answer] = {name: it for way in (*WAYS, HUMAN) for name, it in _named(values, way).items()}
+        return Evaluation.of(
+            scores, trivial, examples=len(examples), predictions=predictions, notes=scoring_notes()
+        )
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Return BLEU, chrF and the scores of form. Raises DataError for a poem of given lines alone."""
+        for example in examples:
+            if len(_lines(example)) <= PROMPT_LINES:
+                raise DataError(
+                    f"the poem ends after the {PROMPT_LINES} given lines",
+                    "use a file of whole poems",
+                    file=example.row.file,
+                    line=example.row.line,
+                )
+        return _scoring(examples, train).scores(texts)
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the poems, each under its number: the given lines and the sampled continuation."""
@@ -203,3 +225,20 @@ class Sonnet:
 
 def _lines(example: Example) -> list[str]:
     return example.row.values["text"].split("\n")
+
+
+def _tail(example: Example) -> str:
+    return "\n".join(_lines(example)[PROMPT_LINES:])
+
+
+def _scoring(examples: Sequence[Example], train: Sequence[Example]) -> ContinuationScoring:
+    return ContinuationScoring(
+        prompts=[first_lines_of(example.row) for example in examples],
+        references=[_tail(example) for example in examples],
+        training=[example.row.values["text"] for example in train],
+        tails=[tail for tail in map(_tail, train) if tail],
+    )
+
+
+def _named(scores: Mapping[str, T], way: str) -> dict[str, T]:
+    return {f"{name}_{way}": score for name, score in scores.items()}

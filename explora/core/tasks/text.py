@@ -181,6 +181,12 @@ class Text:
         }
         return Evaluation.of(scores, trivial, examples=len(examples))
 
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Raise UsageError: plain text is scored by its perplexity."""
+        raise UsageError(f"{self.context.name} has no scores of continuations")
+
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Raise UsageError: plain text gets scores alone."""
         raise UsageError(f"{self.context.name} makes no predictions to write", "leave --predictions out")

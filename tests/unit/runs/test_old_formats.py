@@ -106,6 +106,13 @@ def near(value: Any) -> Any:
     return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
 
 
+def known_keys(found: Any, recorded: Any) -> Any:
+    """Return `found` without the keys that later versions added to its objects."""
+    if not isinstance(recorded, dict):
+        return found
+    return {key: known_keys(found[key], value) for key, value in recorded.items()}
+
+
 def change_header(folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Rewrite the explora header of an adapter or a whole model."""
     whole = Path(folder, FULL_HEADER)
@@ -157,7 +164,7 @@ def test_an_old_run_scores_as_before(name: str, explora: Command) -> None:
     for result in (found, expected):
         for part in CHANGED:
             result.pop(part, None)
-    assert found == near(expected)
+    assert known_keys(found, expected) == near(expected)
     if written:
         found, expected = (
             [json.loads(line) for line in each.read_text().splitlines()] for each in (file, recorded)

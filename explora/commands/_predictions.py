@@ -1,0 +1,33 @@
+"""The option --predictions of `eval` and `generate`: a file with an answer to every row."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from explora.errors import UsageError
+
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        rich_help_panel="Output",
+        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
+    ),
+]
+
+
+def check_predictions(file: Path | None) -> None:
+    """Raise UsageError before the work where its result could not be kept."""
+    if file is None:
+        return
+    if file == Path("-"):
+        raise UsageError("--predictions names a file", "--json writes to standard output")
+    folder = next(each for each in file.absolute().parents if each.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = f"{file} is a folder" if file.is_dir() else f"nothing can be written to {folder}"
+        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
