@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
 
-@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE)
+@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
