@@ -67,8 +67,8 @@ def with_settings(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, in the place of its parameter `settings`.
 
-    `defaults` are the defaults, as help shows them, that the command chooses itself. With `sweeps`, the options
-    take several values, which reach the command as Several.
+    `defaults` are the defaults, as help shows them, that the command chooses itself. With `sweeps`, the
+    options take several values, which reach the command as Several.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -41,7 +41,8 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
         asked.append(f"--method {settings['method']}")
     if len(asked) > 1:
         raise UsageError(
-            f"one method at a time, not {' and '.join(asked)}", "several are separated by commas: --method lora,full"
+            f"one method at a time, not {' and '.join(asked)}",
+            "several are separated by commas: --method lora,full",
         )
     if chosen:
         settings["method"] = chosen[0]

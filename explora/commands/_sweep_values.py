@@ -1,7 +1,7 @@
 """Let an option of `train` take several values: separated by commas, or by repeating the option.
 
-Numbers and names are separated by commas. A path, a text or a list may contain commas itself, so such an option
-is repeated.
+Numbers and names are separated by commas. A path, a text or a list may contain commas itself, so such an
+option is repeated.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import DEFAULT_METHOD, METHODS, method_class
+from explora.core.config.registry import method_class
 from explora.core.config.run_config import TrainRun, all_settings, foreign_settings, settings_of
 from explora.core.config.setting import spelled
 from explora.core.sweeps.names import name_cells
@@ -67,7 +67,9 @@ def _check_size(axes: Mapping[str, Several]) -> None:
     for values in axes.values():
         count *= len(values)
     if count > MOST_CELLS:
-        raise UsageError(f"{count:,} combinations are more than a sweep's limit of {MOST_CELLS:,}", "give fewer values")
+        raise UsageError(
+            f"{count:,} combinations are more than a sweep's limit of {MOST_CELLS:,}", "give fewer values"
+        )
 
 
 def _lacked_settings(
@@ -78,7 +80,8 @@ def _lacked_settings(
     if not isinstance(methods, Several):
         return set()
     lacked = {name: set(foreign_settings(method_class(name), options)) for name in methods}
-    return lacked[chosen["method"]] - set.intersection(*lacked.values())
+    by_all = set.intersection(*lacked.values())
+    return lacked[chosen["method"]] - by_all
 
 
 def _words(axes: Mapping[str, Several], values: tuple[Any, ...]) -> Iterator[str]:
@@ -86,7 +89,9 @@ def _words(axes: Mapping[str, Several], values: tuple[Any, ...]) -> Iterator[str
         yield f"--{spelled(name)} {Several((value,))}"
 
 
-def _configure(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None, which: str) -> TrainRun:
+def _configure(
+    task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None, which: str
+) -> TrainRun:
     """Resolve the settings of one cell as `train` does. An error names the cell by `which`."""
     from explora.core.base.find import shape_of
 
@@ -108,7 +113,8 @@ def _as_cells(runs: list[TrainRun], axes: list[str]) -> tuple[Cell, ...]:
     varied = [{name: text for name, text in each.items() if name in varying} for each in shown]
     names = name_cells([run.method.name for run in runs], varied)
     return tuple(
-        Cell(name=name, run=run, varied=settings) for name, run, settings in zip(names, runs, varied, strict=True)
+        Cell(name=name, run=run, varied=settings)
+        for name, run, settings in zip(names, runs, varied, strict=True)
     )
 
 

@@ -23,7 +23,12 @@ def names(**options: Any) -> list[str]:
 
 def test_every_combination_is_a_cell_and_the_seed_varies_slowest() -> None:
     found = names(**LORA, rank=Several((4, 8)), learning_rate=Several((1e-3, 3e-3)), seed=Several((1, 2)))
-    assert found[:4] == ["lora-r4-lr0.001-s1", "lora-r4-lr0.003-s1", "lora-r8-lr0.001-s1", "lora-r8-lr0.003-s1"]
+    assert found[:4] == [
+        "lora-r4-lr0.001-s1",
+        "lora-r4-lr0.003-s1",
+        "lora-r8-lr0.001-s1",
+        "lora-r8-lr0.003-s1",
+    ]
     assert found[4:] == [name.replace("-s1", "-s2") for name in found[:4]]
 
 
