@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,31 +128,18 @@ def make_task(
     return task
 
 
-Splits = tuple[Split, Split]  # train and dev
-
-
-def load_splits(run: TrainRun, task: Task) -> Splits:
-    """Read and encode the train and dev rows of a run. Raises DataError."""
-    return task.load(run.data, "train"), task.load(run.data, "dev")
-
-
-def assemble_for_training(
-    run: TrainRun,
-    tokenizer: Tokenizer | None = None,
-    load: Callable[[TrainRun, Task], Splits] = load_splits,
-) -> tuple[Session, Split, Split]:
+def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
     """Return the session of a run before its first step, and its train and dev splits.
 
     The runtime of `run` must be resolved. `tokenizer` is given if it was trained for a base from scratch.
-    `load` gives the splits, and teaches the task its labels. The data is read before the weights, so that a
-    bad row is reported at once.
+    The data is read before the weights, so that a bad row is reported at once.
     """
     base = _scratch(run) if run.from_scratch else open_base(run.model)
     tokenizer = tokenizer or base_tokenizer(base, run.tokenizer)
     set_seed(run.training.seed)
     context, seed = base.shape.n_positions, run.training.seed
     task = make_task(run.task, tokenizer, run.encoding, run.method, context, seed)
-    train, dev = load(run, task)
+    train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
     run.method.check_fit(base.shape)
     header = Header(
         task=run.task,

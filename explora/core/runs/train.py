@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -19,10 +19,8 @@ from explora.core.estimate.parameters import base_tensors
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
-    Splits,
     assemble_for_training,
     load_run_tokenizer,
-    load_splits,
     restore_trained,
     save_trained,
 )
@@ -31,7 +29,7 @@ from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, 
 from explora.core.runs.model_card import write_card
 from explora.core.runs.record import MetricsLog, RunRecord, open_metrics, write_record
 from explora.core.runs.result import TrainResult
-from explora.core.tasks.contract import Evaluation, Split, Task
+from explora.core.tasks.contract import Evaluation, Split
 from explora.core.training.checkpoint import discard_checkpoint, trained_tensors
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
@@ -43,24 +41,16 @@ LATEST = 1.02  # a run ends at the latest after this multiple of its minutes
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
-def start_run(
-    run: TrainRun,
-    folder: Path,
-    *,
-    replace: bool = False,
-    spent: float = 0.0,
-    load: Callable[[TrainRun, Task], Splits] = load_splits,
-) -> Running:
+def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> Running:
     """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
     With `replace`, the old content of the folder is removed once base and data have been read. `spent` is
-    the part of the run's time, in seconds, that is already over. `load` gives the data. Raises
-    CheckpointError, DataError, UsageError and WeightsError for a state, data, settings or a base that cannot
-    be used.
+    the part of the run's time, in seconds, that is already over. Raises CheckpointError, DataError,
+    UsageError and WeightsError for a state, data, settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
     tokenizer = _own_tokenizer(run, folder, fresh=replace)
-    session, train, dev = assemble_for_training(run, tokenizer, load)
+    session, train, dev = assemble_for_training(run, tokenizer)
     if replace:
         shutil.rmtree(folder, ignore_errors=True)
     training = Training(

@@ -1,4 +1,4 @@
-"""Train the cells of a sweep in worker processes, several at once, and yield what happens. Light."""
+"""Train cells, several at once, each in a process of its own, and yield what happens. Light."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from explora.core.machine.malloc import TUNABLES
 
 WORKER = "explora.core.sweeps.worker"
 ENDS = ("finished", "failed", "stopped")
+STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes before and after Python handles the signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Report:
 
 
 class Jobs:
-    """Worker processes, one for each set of processors, that share a queue of orders."""
+    """Jobs that share a queue of orders: each trains one cell after the other on its own processors."""
 
     def __init__(self, orders: Sequence[Order], processors: Sequence[tuple[int, ...]]) -> None:
         self.reports: SimpleQueue[Report | None] = SimpleQueue()
@@ -81,54 +82,40 @@ class Jobs:
         with self._lock:
             self._orders.clear()
             for job in self._jobs:
-                if job.worker is not None:
-                    job.worker.process.send_signal(number)
+                if job.process is not None:
+                    job.process.send_signal(number)
 
     def next_order(self, job: _Job) -> Order | None:
-        """Return what a job trains next, with a worker running for it; None if nothing is left."""
+        """Return what a job trains next, with its process started; None if nothing is left."""
         with self._lock:
             if not self._orders:
                 return None
-            job.provide_worker()
-            return self._orders.popleft()
+            order = self._orders.popleft()
+            job.start_process(order.folder)
+            return order
 
 
 class _Job(threading.Thread):
-    """Give orders to one worker process after the other: a new one where the last one has ended."""
+    """Start a process for each order, and pass on what it tells."""
 
     def __init__(self, jobs: Jobs, processors: tuple[int, ...]) -> None:
         super().__init__(daemon=True)
-        self.all, self.processors = jobs, processors
-        self.worker: _Worker | None = None
+        self.jobs = jobs
+        self.processors = ",".join(map(str, processors))
+        self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
-        try:
-            while (order := self.all.next_order(self)) is not None:
-                self._train(order)
-        finally:
-            if self.worker is not None:
-                self.worker.close()
-            self.all.reports.put(None)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as self.errors:
+            while (order := self.jobs.next_order(self)) is not None:
+                self._report(order, "started")
+                for message in self._train(order):
+                    self._report(order, **message)
+        self.jobs.reports.put(None)
 
-    def provide_worker(self) -> None:
-        if self.worker is not None and self.worker.has_ended:
-            self.worker.close()
-            self.worker = None
-        self.worker = self.worker or _Worker(self.processors)
-
-    def _train(self, order: Order) -> None:
-        assert self.worker is not None
-        for message in self.worker.train(order):
-            facts = {name: value for name, value in message.items() if name != "event"}
-            self.all.reports.put(Report(name=order.name, event=message["event"], facts=facts))
-
-
-class _Worker:
-    """A worker process and the way to it. Its stderr is kept in a file, for the case that it dies."""
-
-    def __init__(self, processors: tuple[int, ...]) -> None:
-        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [sys.executable, "-P", "-m", WORKER, str(os.getpid()), ",".join(map(str, processors))]
+    def start_process(self, folder: Path) -> None:
+        command = [sys.executable, "-P", "-m", WORKER, str(os.getpid()), self.processors, str(folder)]
+        self.errors.seek(0)
+        self.errors.truncate()
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -138,47 +125,33 @@ class _Worker:
             process_group=0,  # Ctrl-C in a terminal reaches us alone, and we stop the workers
             env={**TUNABLES, **os.environ},
         )
-        self.has_ended = False
 
-    def train(self, order: Order) -> Iterator[dict[str, Any]]:
-        """Give an order and yield the messages about it; the last event is one of ENDS."""
-        assert self.process.stdin and self.process.stdout
-        yield {"event": "started"}
-        with suppress(BrokenPipeError):  # it has died: the loop below finds no message
-            self.process.stdin.write(
-                json.dumps({"folder": str(order.folder), "config": order.run.to_json()}) + "\n"
-            )
-            self.process.stdin.flush()
-        is_open = True
-        for message in map(json.loads, self.process.stdout):
-            if message["event"] == "ready":
-                return
-            is_open = is_open and message["event"] not in ENDS
-            yield message
-        self.has_ended = True
-        if is_open:
-            yield self._death()
+    def _report(self, order: Order, event: str, **facts: Any) -> None:
+        self.jobs.reports.put(Report(name=order.name, event=event, facts=facts))
 
-    def _death(self) -> dict[str, Any]:
-        """Say why the process ended in the middle of a cell."""
-        code = self.process.wait()
-        self.errors.seek(0)
-        details = self.errors.read().strip()
-        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            return {"event": "stopped"}
-        if code == -signal.SIGKILL:
-            reason = "the process was killed: usually because the memory ran out, see dmesg"
-        elif code < 0:
-            reason = f"the process ended by {signal.Signals(-code).name}"
-        else:
-            reason = details.splitlines()[-1] if details else f"the process ended with exit code {code}"
-        return {"event": "failed", "message": reason, "details": details}
-
-    def close(self) -> None:
-        """Let the process end, and wait for it."""
-        assert self.process.stdin and self.process.stdout
-        with suppress(BrokenPipeError):
+    def _train(self, order: Order) -> Iterator[dict[str, Any]]:
+        """Yield the messages of the process; the last event is one of ENDS."""
+        assert self.process and self.process.stdin and self.process.stdout
+        with suppress(BrokenPipeError):  # it has died: there are no messages
+            self.process.stdin.write(json.dumps(order.run.to_json()))
             self.process.stdin.close()
-        self.process.wait()
+        has_ended = False
+        for message in map(json.loads, self.process.stdout):
+            has_ended = message["event"] in ENDS
+            yield message
         self.process.stdout.close()
-        self.errors.close()
+        code = self.process.wait()
+        if not has_ended:
+            self.errors.seek(0)
+            yield {"event": "stopped"} if code in STOPPED else _death(code, self.errors.read().strip())
+
+
+def _death(code: int, errors: str) -> dict[str, Any]:
+    """Return the message for a process that ended in the middle of a cell."""
+    if code == -signal.SIGKILL:
+        reason = "the process was killed: usually because the memory ran out"
+    elif code < 0:
+        reason = f"the process was ended by {signal.Signals(-code).name}"
+    else:
+        reason = errors.splitlines()[-1] if errors else f"the process ended with exit code {code}"
+    return {"event": "failed", "message": reason, "details": errors}

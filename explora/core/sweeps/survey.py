@@ -12,7 +12,7 @@ from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.flop import step_flop
 from explora.core.estimate.memory import predict
-from explora.core.runs.assemble import load_splits, make_task
+from explora.core.runs.assemble import make_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ def _read_rows(run: TrainRun) -> Rows | None:
     if run.from_scratch is not None:
         return None
     base = open_base(run.model)
-    tokenizer = base_tokenizer(base, run.tokenizer)
-    task = make_task(run.task, tokenizer, run.encoding, run.method, base.shape.n_positions, run.training.seed)
-    train, dev = load_splits(run, task)
+    tokenizer, context = base_tokenizer(base, run.tokenizer), base.shape.n_positions
+    task = make_task(run.task, tokenizer, run.encoding, run.method, context, run.training.seed)
+    train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
     lengths = [len(example.ids) for example in train.examples]
     return Rows(
         examples=len(lengths),

@@ -1,7 +1,11 @@
-"""The process that trains cells: `python -m explora.core.sweeps.worker PARENT PROCESSORS`.
+"""The process that trains one cell: `python -m explora.core.sweeps.worker PARENT PROCESSORS FOLDER`.
 
-It reads orders, one JSON object a line, on stdin, and writes what happens, one JSON object a line, to what
+It reads the settings of the run as JSON from stdin, and writes what happens, one JSON object a line, to what
 was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty text.
+
+Each cell has a process of its own, so that its peak memory is that of the same run alone. In a process that
+has trained other cells, the caches and the fragmentation that they leave behind would count too
+(docs/sweeps.md).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from explora.core.config.run_config import TrainRun
 from explora.core.sweeps.processors import bind_to
@@ -24,29 +28,18 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 TOLD_EVERY = 0.1  # seconds: a step may take less time than to tell it
 
 
-def main(parent: int, processors: tuple[int, ...]) -> None:
-    """Train what is ordered until stdin ends or a signal comes."""
+def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
+    """Train the cell. Exits as `train` does after a signal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; our parent sends SIGTERM
-    signal.signal(signal.SIGTERM, _interrupt)
     _end_with(parent)
-    bind_to(processors)
+    bind_to(processors)  # before torch starts threads, which inherit it
+    from explora.core.sweeps.training import train_cell
+
+    signal.signal(signal.SIGTERM, _interrupt)  # while torch was loaded, the signal simply ended the process
     try:
-        _serve(sys.stdin, Channel())
+        train_cell(TrainRun.from_json(json.load(sys.stdin)), folder, Channel().tell)
     except Interrupted as interrupt:
         sys.exit(interrupt.exit_code)
-
-
-def _serve(orders: IO[str], channel: Channel) -> None:
-    """Train cell after cell, until one leaves the process in a state that the next must not inherit."""
-    from explora.core.sweeps.training import SharedData, train_cell
-
-    data = SharedData()
-    for line in orders:
-        order = json.loads(line)
-        run = TrainRun.from_json(order["config"])
-        if not train_cell(run, Path(order["folder"]), data, channel.tell):
-            return
-        channel.tell("ready")
 
 
 class Channel:
@@ -58,13 +51,19 @@ class Channel:
         self._told_at = 0.0
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Write an event; of steps that follow each other quickly, not all are written."""
+        """Write an event; of steps that follow each other quickly, not all are written.
+
+        Raises Interrupted if the parent has gone.
+        """
         now = time.monotonic()
         if event == "step" and now - self._told_at < TOLD_EVERY:
             return
         self._told_at = now
-        self._out.write(json.dumps({"event": event, **facts}) + "\n")
-        self._out.flush()
+        try:
+            self._out.write(json.dumps({"event": event, **facts}) + "\n")
+            self._out.flush()
+        except BrokenPipeError:
+            raise Interrupted(signal.SIGTERM) from None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -77,8 +76,10 @@ def _end_with(parent: int) -> None:
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        sys.exit(f"the process {parent} that ordered has ended")
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), tuple(int(number) for number in sys.argv[2].split(",") if number))
+    main(
+        int(sys.argv[1]), tuple(int(number) for number in sys.argv[2].split(",") if number), Path(sys.argv[3])
+    )
