@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import method_class
+from explora.core.config.registry import Shape, method_class
 from explora.core.config.run_config import TrainRun, all_settings, foreign_settings, settings_of
 from explora.core.config.setting import spelled
 from explora.core.sweeps.names import name_cells
@@ -101,9 +101,15 @@ def _configure(
         run, _ = fit_learning_rate(run, origins, shape.n_embd)
         run.method.check_fit(shape)
         run.method.check_use(shape)
+        _check_length(run, shape, origins)
     except UsageError as error:
         raise UsageError(f"{which}: {error.message}", error.hint) from None
     return run
+
+
+def _check_length(run: TrainRun, shape: Shape, origins: Mapping[str, str]) -> None:
+    if origins["max_length"] == "option" and run.encoding.max_length > shape.n_positions:
+        raise UsageError(f"the base reads at most {shape.n_positions} tokens", "lower --max-length")
 
 
 def _as_cells(runs: list[TrainRun], axes: list[str]) -> tuple[Cell, ...]:
