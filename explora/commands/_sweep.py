@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._precision import warn_if_emulated
 from explora.commands._settings import SETTINGS
 from explora.commands._sweep_options import Sweeping
 from explora.commands._sweep_progress import following
@@ -47,11 +48,14 @@ def sweep(
     crossing = _crossing(task, settings, sweeping, config, folder, resume=resume)
     for message in crossing.dropped:
         console.note(f"{message}: it is left out there")
+    for runtime in dict.fromkeys(cell.run.runtime for cell in crossing.cells):
+        warn_if_emulated(runtime)
     opened = open_sweep(
         task, crossing.cells, folder, jobs=sweeping.jobs or 1, shard=shard, overwrite=overwrite
     )
     for message in opened.skipped:
         console.warn(f"skipped: {message}")
+    _warn_if_short(opened)
     if dry_run:
         show_plan(opened, json=json)
         return
@@ -96,6 +100,21 @@ def _seeds(first: Any, count: int | None) -> Any:
     return Several(range(first, first + count))
 
 
+def _warn_if_short(opened: Sweep) -> None:
+    """Warn if the cells that are trained at once may need more memory than there is."""
+    from explora.core.machine.facts import available_memory_bytes
+
+    left = opened.with_state(State.WAITING, State.STOPPED, State.FAILED)
+    on_cpu = [each for each in left if each.cell.run.runtime.device == "cpu"]
+    sizes = sorted((each.forecast.memory_bytes or 0 for each in on_cpu), reverse=True)
+    needed, available = sum(sizes[: opened.jobs]), available_memory_bytes()
+    if needed > available:
+        console.warn(
+            f"{opened.jobs} cells at once will need up to {console.size(needed)}, and "
+            f"{console.size(available)} are available: lower --jobs or --batch-size"
+        )
+
+
 def _train(opened: Sweep, *, json: bool) -> None:
     """Train and show the progress; on Ctrl-C or SIGTERM, let all cells save, and raise Interrupted."""
     done = opened.with_state(State.FINISHED)
@@ -104,7 +123,7 @@ def _train(opened: Sweep, *, json: bool) -> None:
     for progress in done if json else []:
         console.result_json(cell_json(progress))
     try:
-        with following(opened) as show:
+        with following(opened, json=json) as show:
             for report in opened.events():
                 progress = opened.own[report.name]
                 show(progress, report)

@@ -12,6 +12,7 @@ from explora import console
 from explora.core.sweeps.outcomes import State
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.table import Table
 
     from explora.core.sweeps.jobs import Report
@@ -22,26 +23,45 @@ OTHER_LINES = 6  # of a terminal, beside the rows of the table
 
 
 @contextmanager
-def following(opened: Sweep) -> Iterator[Show]:
-    """Yield what shows a report about a cell, once the sweep has noted it."""
-    if not console.shows_progress():
+def following(opened: Sweep, *, json: bool) -> Iterator[Show]:
+    """Yield what shows a report about a cell, once the sweep has noted it.
+
+    With `json`, objects are written meanwhile: a table would move between them on the same terminal.
+    """
+    if not console.shows_progress() or (json and sys.stdout.isatty()):
         yield lambda progress, report: _write_line(opened, progress, report)
         return
+    with _live_table(opened):
+        yield lambda progress, report: None
+    for progress in opened.with_state(State.FAILED):
+        _warn_of_failure(progress)
+
+
+def _live_table(opened: Sweep) -> Live:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(file=sys.stderr), get_renderable=lambda: _table(opened), refresh_per_second=4):
-        yield lambda progress, report: None
+    return Live(
+        console=Console(file=sys.stderr),
+        get_renderable=lambda: _table(opened),
+        refresh_per_second=4,
+        redirect_stdout=False,  # else rich would write the JSON objects to stderr
+        redirect_stderr=False,
+    )
 
 
 def _write_line(opened: Sweep, progress: CellProgress, report: Report) -> None:
     name = progress.cell.name
     if report.event == "failed":
-        console.warn(f"{name} failed: {progress.outcome.error}")
+        _warn_of_failure(progress)
     if report.event == "started":
         console.note(f"{name}: started")
     if report.event in ("finished", "failed"):
         console.note(f"{name}: {_facts(progress)}; {_summary(opened)}")
+
+
+def _warn_of_failure(progress: CellProgress) -> None:
+    console.warn(f"{progress.cell.name} failed: {progress.outcome.error}")
 
 
 def _facts(progress: CellProgress) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import psutil
@@ -11,36 +11,44 @@ from explora.core.machine.facts import describe_machine
 from explora.errors import UsageError
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
+CAN_BIND = hasattr(psutil.Process, "cpu_affinity")  # not on macOS
 
 
 def divide_processors(jobs: int) -> list[tuple[int, ...]]:
-    """Return disjoint sets of processors, one for each job, of whole cores and about equal.
+    """Return disjoint sets of processors, one for each job, about equal, and of whole cores if they suffice.
 
-    The sets are empty where there is one job, and where the system cannot bind a process to processors.
-    Raises UsageError for more jobs than cores.
+    The sets are empty for a single job, and where the system cannot bind a process to processors. Raises
+    UsageError for more jobs than processors.
     """
-    cores = int(describe_machine()["cores"])
-    if jobs > cores:
-        raise UsageError(f"--jobs {jobs}: this process may use {cores} cores", f"--jobs {cores}")
-    if jobs == 1 or not hasattr(psutil.Process, "cpu_affinity"):
+    cores = _cores()
+    parts = cores if jobs <= len(cores) else [(processor,) for core in cores for processor in core]
+    if jobs > len(parts):
+        raise UsageError(
+            f"--jobs {jobs}: this process may use {len(parts)} processors", f"--jobs {len(parts)}"
+        )
+    if jobs == 1 or not CAN_BIND:
         return [()] * jobs
-    allowed = sorted(psutil.Process().cpu_affinity(), key=_core_of)
-    by_core = [tuple(group) for _, group in groupby(allowed, key=_core_of)]
-    bounds = [len(by_core) * job // jobs for job in range(jobs + 1)]
-    return [
-        tuple(number for core in by_core[first:last] for number in core) for first, last in pairwise(bounds)
-    ]
+    bounds = [len(parts) * job // jobs for job in range(jobs + 1)]
+    return [tuple(chain.from_iterable(parts[first:last])) for first, last in pairwise(bounds)]
 
 
 def threads_of_job(jobs: int) -> int:
     """Return how many threads a cell gets beside `jobs` - 1 others: one a core."""
-    return max(1, int(describe_machine()["cores"]) // jobs)
+    return max(1, len(_cores()) // jobs)
 
 
 def bind_to(processors: tuple[int, ...]) -> None:
     """Bind this process to processors. Call it before threads start: they inherit it."""
-    if processors:
+    if processors and CAN_BIND:
         psutil.Process().cpu_affinity(list(processors))
+
+
+def _cores() -> list[tuple[int, ...]]:
+    """Return the processors of each core that this process may use."""
+    if not CAN_BIND:
+        return [(number,) for number in range(int(describe_machine()["cores"]))]
+    allowed = sorted(psutil.Process().cpu_affinity(), key=_core_of)
+    return [tuple(core) for _, core in groupby(allowed, key=_core_of)]
 
 
 def _core_of(processor: int) -> tuple[int, int]:
