@@ -9,9 +9,13 @@ from explora.errors import Interrupted
 
 
 class Signals:
-    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set."""
+    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set.
 
-    def __init__(self) -> None:
+    A second signal interrupts at once, unless `once`.
+    """
+
+    def __init__(self, *, once: bool = False) -> None:
+        self.once = once
         self.at_once = False
         self.noted: int | None = None
 
@@ -25,9 +29,11 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.at_once or self.noted is not None:
+        is_second, self.noted = self.noted is not None, number
+        if is_second and self.once:
+            return
+        if self.at_once or is_second:
             raise Interrupted(number)
-        self.noted = number
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""

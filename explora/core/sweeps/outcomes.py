@@ -42,13 +42,11 @@ def read_outcome(folder: Path, run: TrainRun) -> Outcome:
     record, failure = read_record(folder), folder / FAILURE_FILE
     if record is not None and _as_planned(record.run, run) != run:
         raise UsageError(f"{folder} holds another run than the plan", "choose another folder: -o FOLDER")
+    if record is not None and record.result:
+        return Outcome(state=State.FINISHED, result=record.result, dev=_best_score(folder))
     if failure.is_file():
         return Outcome(state=State.FAILED, error=failure.read_text(encoding="utf-8").splitlines()[0])
-    if record is None:
-        return Outcome(state=State.WAITING)
-    if not record.result:
-        return Outcome(state=State.STOPPED)
-    return Outcome(state=State.FINISHED, result=record.result, dev=_best_score(folder))
+    return Outcome(state=State.WAITING if record is None else State.STOPPED)
 
 
 def _as_planned(recorded: TrainRun, planned: TrainRun) -> TrainRun:

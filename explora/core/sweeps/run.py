@@ -9,6 +9,7 @@ from pathlib import Path
 
 from explora.core.config.registry import load_implementation, task_row
 from explora.core.config.run_config import TrainRun
+from explora.core.runs.paths import with_absolute_paths
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.sweeps.cells import Cell
 from explora.core.sweeps.jobs import Jobs, Order, Report
@@ -79,7 +80,10 @@ class Sweep:
         """
         if self.replaces and self.folder.exists():
             shutil.rmtree(self.folder)
-        publish_plan(self.folder, self.plan)
+        self.plan = publish_plan(self.folder, self.plan)
+        for cell in self.plan.cells:
+            if cell.name in self.own:
+                self.own[cell.name].cell = cell
         left = [each for each in self.own.values() if each.outcome.state is not State.FINISHED]
         if self.jobs > 1:
             left = [left[place] for place in longest_first([each.forecast.work for each in left])]
@@ -115,7 +119,6 @@ class Sweep:
         return None if seconds is None else seconds / self.jobs
 
     def _order(self, progress: CellProgress) -> Order:
-        forget_failure(progress.folder)
         runtime = progress.cell.run.runtime
         runtime = replace(runtime, threads=runtime.threads or self.threads)
         run = replace(progress.cell.run, runtime=runtime)
@@ -125,6 +128,7 @@ class Sweep:
         """Record what happened to a cell, in memory and in its folder."""
         progress, facts = self.own[report.name], report.facts
         if report.event == "started":
+            forget_failure(progress.folder)
             progress.outcome = Outcome(state=State.RUNNING)
         elif report.event == "step":
             progress.step, progress.steps, progress.seconds = facts["step"], facts["steps"], facts["seconds"]
@@ -170,6 +174,7 @@ def open_sweep(
     something else, DataError and WeightsError.
     """
     lanes = divide_processors(jobs)
+    cells = tuple(_with_absolute_paths(cell) for cell in cells)
     recorded = read_plan(folder)
     if recorded is None and folder.exists():
         _check_empty(folder)
@@ -213,6 +218,11 @@ def _on_this_machine(run: TrainRun) -> TrainRun:
     """Decide device, precision and attention once for all jobs; the number of threads depends on the jobs."""
     resolved = resolve_runtime(replace(run.runtime, threads=run.runtime.threads or 1))
     return replace(run, runtime=replace(resolved, threads=run.runtime.threads))
+
+
+def _with_absolute_paths(cell: Cell) -> Cell:
+    """Let the cell be resumed from any directory."""
+    return replace(cell, run=with_absolute_paths(cell.run))
 
 
 def _progress(cell: Cell, forecast: Forecast, folder: Path, *, is_new: bool) -> CellProgress:

@@ -46,7 +46,9 @@ def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
     """Train to the end. The settings of a cell that was started before are those that it recorded."""
     record = read_record(folder)
     started = run if record is None else record.run
-    with Signals() as signals:
+    with Signals(
+        once=True
+    ) as signals:  # a cluster may send SIGTERM to every process, and our parent sends one
         signals.at_once = True  # nothing is lost before the first step
         resolved = replace(started, runtime=resolve_runtime(started.runtime))
         running = start_run(resolved, folder)
