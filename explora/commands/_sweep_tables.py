@@ -70,6 +70,7 @@ def show_result(opened: Sweep, *, json: bool) -> None:
         return
     if not json:
         _show_ranking(opened, ranked)
+        _show_seeds(opened)
     if len(ranked) > 1:
         console.note(
             f"the best of {len(ranked)} dev scores is optimistic, because it was chosen for being the best: "
@@ -98,6 +99,23 @@ def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
     )
 
 
+def _show_seeds(opened: Sweep) -> None:
+    """Write the mean over seeds of each setting, where there are several seeds."""
+    rows = [
+        (
+            group.name,
+            str(len(group.scores)),
+            f"{group.mean:.4f}",
+            f"{min(group.scores):.4f}",
+            f"{max(group.scores):.4f}",
+        )
+        for group in opened.over_seeds()
+    ]
+    if rows:
+        console.result("")
+        console.result_table(("settings", "seeds", f"mean dev {opened.metric}", "lowest", "highest"), rows)
+
+
 def cell_json(progress: CellProgress) -> dict[str, Any]:
     """Return the JSON object of a cell that has ended."""
     outcome = progress.outcome
@@ -124,4 +142,8 @@ def _summary(opened: Sweep) -> dict[str, Any]:
         "failed": [each.cell.name for each in opened.with_state(State.FAILED)],
         "unfinished": [each.cell.name for each in opened.with_state(State.STOPPED, State.WAITING)],
         "ranking": [each.cell.name for each in ranked],
+        "over_seeds": [
+            {"settings": dict(group.settings), "scores": list(group.scores), "mean": group.mean}
+            for group in opened.over_seeds()
+        ],
     }

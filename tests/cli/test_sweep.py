@@ -96,6 +96,22 @@ def test_the_cells_are_ranked_and_the_choice_is_called_optimistic(
 
 
 @pytest.mark.usefixtures("one_process")
+def test_settings_with_several_seeds_are_ranked_by_their_mean(
+    explora: Callable[..., Any], words: list[str], check_schema: Callable[[str, Any], None]
+) -> None:
+    lines = [*words, "--lr", "1e-6,1e-2", "--seeds", "2"]
+    *_, header, best, _ = [line.split() for line in explora(*lines).out.splitlines()]
+    assert header[:2] == ["settings", "seeds"]
+    *cells, summary = explora(*lines, "--json").objects
+    check_schema("train-sweep-summary", summary)
+    groups = summary["summary"]["over_seeds"]
+    assert [group["settings"] for group in groups] == [{"learning_rate": "0.01"}, {"learning_rate": "1e-06"}]
+    scores = [cell["dev_score"] for cell in cells if cell["settings"]["learning_rate"] == "0.01"]
+    assert sorted(groups[0]["scores"]) == sorted(scores)
+    assert best[:3] == ["lora-lr0.01", "2", f"{sum(scores) / 2:.4f}"]
+
+
+@pytest.mark.usefixtures("one_process")
 def test_every_cell_and_the_summary_are_json_objects(
     explora: Callable[..., Any], words: list[str], check_schema: Callable[[str, Any], None]
 ) -> None:
@@ -264,9 +280,8 @@ def test_a_killed_cell_is_reported_and_a_stopped_sweep_goes_on_with_the_same_bit
     assert (killed / "failed.txt").read_text().startswith("the process was killed")
     assert (stopped / "checkpoint" / "latest").is_file()
 
-    again = start(tmp_path, *lines, "--quiet")
-    out, err = again.communicate(timeout=120)
-    assert (again.returncode, len(out.splitlines())) == (0, 3), err
+    again = explora(*lines, "--quiet")
+    assert (again.code, len(again.out.splitlines())) == (0, 3), again.err
     assert not (killed / "failed.txt").exists()
     explora(*words, "--lora", "4", "-o", "alone")
     assert bits(stopped) == bits(Path("alone"))

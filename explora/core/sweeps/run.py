@@ -22,6 +22,7 @@ from explora.core.sweeps.outcomes import (
 )
 from explora.core.sweeps.plan import Plan, adopt, publish_plan, read_plan
 from explora.core.sweeps.processors import divide_processors, threads_of_job
+from explora.core.sweeps.seeds import OverSeeds, over_seeds
 from explora.core.sweeps.sharing import Shard, cells_of_shard, longest_first
 from explora.core.sweeps.survey import Forecast, survey
 from explora.errors import UsageError
@@ -72,6 +73,11 @@ class Sweep:
         """Return the finished cells, from the best dev score to the worst."""
         finished = [each for each in self.with_state(State.FINISHED) if each.outcome.dev is not None]
         return sorted(finished, key=lambda each: each.outcome.dev or 0.0, reverse=self.higher_is_better)
+
+    def over_seeds(self) -> list[OverSeeds]:
+        """Return the dev scores of settings with several seeds, from the best mean to the worst."""
+        scores = [(each.cell.name, each.cell.varied, each.outcome.dev or 0.0) for each in self.ranked()]
+        return sorted(over_seeds(scores), key=lambda group: group.mean, reverse=self.higher_is_better)
 
     def events(self) -> Iterator[Report]:
         """Train every cell that has not finished, and yield what happens. Failures are recorded, not raised.
