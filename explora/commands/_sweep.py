@@ -23,6 +23,8 @@ from explora.errors import Interrupted, TrainingError, UsageError
 if TYPE_CHECKING:
     from explora.core.sweeps.run import Sweep
 
+NAMED = 5  # cells, in an error
+
 
 def sweep(
     task: str,
@@ -87,17 +89,17 @@ def _crossing(
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
+    return cross(task, _with_seeds(settings, from_file, sweeping.seeds or 1), from_file)
+
+
+def _with_seeds(settings: Mapping[str, Any], from_file: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Return the settings with `count` seeds in a row."""
+    if count == 1:
+        return dict(settings)
     first = settings.get("seed", from_file.get("seed", SETTINGS["seed"][0].default))
-    return cross(task, {**settings, "seed": _seeds(first, sweeping.seeds)}, from_file)
-
-
-def _seeds(first: Any, count: int | None) -> Any:
-    """Return `count` seeds in a row."""
-    if count is None or count == 1:
-        return first
     if isinstance(first, Several):
         raise UsageError(f"--seed {first} and --seeds {count} both choose the seeds", "leave one of them out")
-    return Several(range(first, first + count))
+    return {**settings, "seed": Several(range(first, first + count))}
 
 
 def _warn_if_short(opened: Sweep) -> None:
@@ -150,8 +152,8 @@ def _raise_failures(opened: Sweep) -> None:
     failed = opened.with_state(State.FAILED, State.STOPPED)
     if not failed:
         return
+    names = ", ".join(each.cell.name for each in failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
     raise TrainingError(
-        f"{len(failed)} of {len(opened.own)} cells did not finish: "
-        + ", ".join(each.cell.name for each in failed),
+        f"{len(failed)} of {len(opened.own)} cells did not finish: {names}",
         f"the reasons are in {opened.folder}/*/{FAILURE_FILE}; the same command tries these cells again",
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
+from math import prod
 from typing import Any
 
 from explora.core.config.precedence import fit_learning_rate, resolve
@@ -47,34 +50,34 @@ def cross(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | 
     interrupted sweep has compared everything with its first seeds. Raises UsageError for a combination that
     cannot be trained, and for a setting that none of the methods has.
     """
+    from explora.core.base.find import shape_of as find_shape
+
     axes = {name: value for name, value in options.items() if isinstance(value, Several)}
     axes = {name: axes[name] for name in sorted(axes, key=lambda name: name != "seed")}  # sorting is stable
     _check_size(axes)
+    shape_of = cache(find_shape)  # for a hub id a request
     runs: dict[str, TrainRun] = {}
     dropped: dict[str, None] = {}
     for values in product(*axes.values()):
         chosen = {**options, **dict(zip(axes, values, strict=True))}
-        lacked = _lacked_settings(options, chosen, from_file or {})
+        lacked = _lacked_settings(options, chosen)
         dropped |= dict.fromkeys(f"{chosen['method']} has no {spelled(name)}" for name in lacked)
         own = {name: value for name, value in chosen.items() if name not in lacked}
-        run = _configure(task, own, from_file, " ".join(_words(axes, values)))
+        with _naming_the_cell(axes, values):
+            run = _configure(task, own, from_file, shape_of)
         runs.setdefault(json.dumps(run.to_json(), sort_keys=True), run)
     return Crossing(cells=_as_cells(list(runs.values()), list(axes)), dropped=tuple(dropped))
 
 
 def _check_size(axes: Mapping[str, Several]) -> None:
-    count = 1
-    for values in axes.values():
-        count *= len(values)
+    count = prod(len(values) for values in axes.values())
     if count > MOST_CELLS:
         raise UsageError(
             f"{count:,} combinations are more than a sweep's limit of {MOST_CELLS:,}", "give fewer values"
         )
 
 
-def _lacked_settings(
-    options: Mapping[str, Any], chosen: Mapping[str, Any], from_file: Mapping[str, Any]
-) -> set[str]:
+def _lacked_settings(options: Mapping[str, Any], chosen: Mapping[str, Any]) -> set[str]:
     """Return the options that the method of a cell lacks, but another method of the sweep has."""
     methods = options.get("method")
     if not isinstance(methods, Several):
@@ -84,26 +87,29 @@ def _lacked_settings(
     return lacked[chosen["method"]] - by_all
 
 
-def _words(axes: Mapping[str, Several], values: tuple[Any, ...]) -> Iterator[str]:
-    for name, value in zip(axes, values, strict=True):
-        yield f"--{spelled(name)} {Several((value,))}"
+@contextmanager
+def _naming_the_cell(axes: Iterable[str], values: Iterable[Any]) -> Iterator[None]:
+    """Put the values of a cell before the message of a UsageError."""
+    try:
+        yield
+    except UsageError as error:
+        words = [f"--{spelled(name)} {Several((value,))}" for name, value in zip(axes, values, strict=True)]
+        raise UsageError(f"{' '.join(words)}: {error.message}", error.hint) from None
 
 
 def _configure(
-    task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None, which: str
+    task: str,
+    options: Mapping[str, Any],
+    from_file: Mapping[str, Any] | None,
+    shape_of: Callable[[str], Shape],
 ) -> TrainRun:
-    """Resolve the settings of one cell as `train` does. An error names the cell by `which`."""
-    from explora.core.base.find import shape_of
-
-    try:
-        run, origins = resolve(task, options, from_file)
-        shape = run.from_scratch or shape_of(run.model)
-        run, _ = fit_learning_rate(run, origins, shape.n_embd)
-        run.method.check_fit(shape)
-        run.method.check_use(shape)
-        _check_length(run, shape, origins)
-    except UsageError as error:
-        raise UsageError(f"{which}: {error.message}", error.hint) from None
+    """Resolve and check the settings of one cell as `train` does."""
+    run, origins = resolve(task, options, from_file)
+    shape = run.from_scratch or shape_of(run.model)
+    run, _ = fit_learning_rate(run, origins, shape.n_embd)
+    run.method.check_fit(shape)
+    run.method.check_use(shape)
+    _check_length(run, shape, origins)
     return run
 
 

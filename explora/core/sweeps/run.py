@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from explora.core.config.registry import load_implementation, task_row
-from explora.core.config.run_config import TrainRun
+from explora.core.machine.malloc import return_freed_memory
 from explora.core.runs.paths import with_absolute_paths
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.sweeps.cells import Cell
@@ -187,8 +187,9 @@ def open_sweep(
     if recorded is not None and not overwrite:
         cells = adopt(cells, recorded, folder)
     threads = _threads(cells, len(lanes))
-    cells = tuple(replace(cell, run=_on_this_machine(cell.run)) for cell in cells)
+    cells = _on_this_machine(cells)
     forecasts, skipped = survey([cell.run for cell in cells])
+    return_freed_memory()  # the rows are large, and the cells need the room
     places = list(range(len(cells)))
     if shard is not None:
         places = cells_of_shard([forecast.work for forecast in forecasts], shard)
@@ -220,10 +221,13 @@ def _threads(cells: Sequence[Cell], jobs: int) -> int:
     return resolve_runtime(free[0]).threads or 1
 
 
-def _on_this_machine(run: TrainRun) -> TrainRun:
+def _on_this_machine(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Decide device, precision and attention once for all jobs; the number of threads depends on the jobs."""
-    resolved = resolve_runtime(replace(run.runtime, threads=run.runtime.threads or 1))
-    return replace(run, runtime=replace(resolved, threads=run.runtime.threads))
+    resolved = {}
+    for runtime in {cell.run.runtime for cell in cells}:
+        found = resolve_runtime(replace(runtime, threads=runtime.threads or 1))
+        resolved[runtime] = replace(found, threads=runtime.threads)
+    return tuple(replace(cell, run=replace(cell.run, runtime=resolved[cell.run.runtime])) for cell in cells)
 
 
 def _with_absolute_paths(cell: Cell) -> Cell:

@@ -17,8 +17,12 @@ from explora.core.runs.assemble import make_task
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The training rows of some cells: how many, and how long in tokens; `classes` is None for text."""
+    """The training rows of some cells: how many, and how long in tokens; `classes` is None for text.
 
+    `shape` is that of the base that reads them.
+    """
+
+    shape: Shape
     examples: int
     longest: int
     mean: float
@@ -71,6 +75,7 @@ def _read_rows(run: TrainRun) -> Rows | None:
     train, dev = task.load(run.data, "train"), task.load(run.data, "dev")
     lengths = [len(example.ids) for example in train.examples]
     return Rows(
+        shape=base.shape,
         examples=len(lengths),
         longest=max(lengths),
         mean=sum(lengths) / len(lengths),
@@ -82,7 +87,8 @@ def _read_rows(run: TrainRun) -> Rows | None:
 def _forecast(run: TrainRun, rows: Rows | None) -> Forecast:
     training = run.training
     per_step = training.batch_size * training.accumulate
-    shape = run.from_scratch or open_base(run.model).shape
+    shape = rows.shape if rows else run.from_scratch
+    assert shape is not None
     steps = training.max_steps
     if steps is None and training.max_minutes is not None:
         return Forecast(steps=None, work=training.max_minutes, memory_bytes=_memory(run, shape, rows))

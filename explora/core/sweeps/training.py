@@ -38,8 +38,9 @@ def train_cell(run: TrainRun, folder: Path, tell: Tell) -> None:
 
 def _reason(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    is_memory = isinstance(error, MemoryError) or "memory" in text
-    return f"out of memory: {text}" if is_memory else f"{type(error).__name__}: {text}"
+    if isinstance(error, MemoryError) or "memory" in text:
+        return f"out of memory (lower --batch-size, or use --grad-checkpoint): {text}"
+    return f"{type(error).__name__}: {text}"
 
 
 def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
