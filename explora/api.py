@@ -1,4 +1,4 @@
-"""The commands' work from Python: `explora.configure`, `train`, `sweep`, `load`, `evaluate` and `generate`."""
+"""The commands' work from Python: `explora.configure`, `train`, `sweep`, `load`, `evaluate`, `generate`."""
 
 from __future__ import annotations
 
