@@ -81,10 +81,9 @@ def _crossing(
         raise UsageError(
             f"{folder} is a sweep of {recorded.task}, not of {task}", f"explora train {recorded.task} ..."
         )
-    if resume and recorded is None:
-        raise UsageError(f"{folder} holds no sweep: nothing to resume", "start one: leave --resume out")
-    if resume and not settings and sweeping.seeds is None:
-        assert recorded is not None
+    if resume and recorded is None:  # a job that a cluster starts again gives --resume from the beginning
+        console.note(f"{folder} holds no sweep yet: starting one")
+    if recorded is not None and resume and not settings and sweeping.seeds is None:
         return Crossing(cells=recorded.cells)
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
