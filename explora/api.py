@@ -1,4 +1,4 @@
-"""The commands' work from Python: `explora.configure`, `.train`, `.load`, `.evaluate`, `.generate`."""
+"""The commands' work from Python: `explora.configure`, `train`, `sweep`, `load`, `evaluate`, `generate`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
 from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
+from explora.core.sweeps.cells import cross
+from explora.core.sweeps.run import Sweep, open_sweep
+from explora.core.sweeps.several import one_or_several
 from explora.core.tasks.contract import Evaluation
 
 
@@ -35,6 +38,17 @@ def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[R
     check_folder(folder, overwrite=overwrite)
     resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
     return start_run(resolved, folder, replace=overwrite).events()
+
+
+def sweep(task: str, settings: Mapping[str, Any], folder: Path, *, jobs: int = 1) -> Sweep:
+    """Prepare a sweep: a list in `settings` holds several values, as in `{"rank": [4, 8], "seed": [1, 2]}`.
+
+    Iterate its `events()` to train what the folder does not hold yet; then `ranked()` has the finished cells.
+    """
+    options = {
+        name: one_or_several(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return open_sweep(task, cross(task, options).cells, folder, jobs=jobs)
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:

@@ -58,6 +58,11 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     return (stream or sys.stderr).isatty()
 
 
+def shows_progress() -> bool:
+    """Whether stderr is a terminal on which something may move."""
+    return is_terminal() and not _quiet
+
+
 def abandon_closed_streams() -> None:
     """Point a standard stream whose reader has gone at nothing, so that the exit stays quiet."""
     for stream in (sys.stdout, sys.stderr):

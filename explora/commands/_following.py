@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from explora import console
+from explora.core.runs.signals import Signals
 from explora.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def follow(running: Running) -> Completed:
 
     training = running.training
     completed = None
-    with _Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
+    with Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
         display = _Display(advance)
         try:
             for event in running.events():
@@ -93,29 +92,3 @@ class _Display:
         speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
         facts = f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}"
         self.advance(event.step, facts, event.steps)
-
-
-class _Signals:
-    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set."""
-
-    def __init__(self) -> None:
-        self.at_once = False
-        self.noted: int | None = None
-
-    def __enter__(self) -> _Signals:
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.at_once or self.noted is not None:
-            raise Interrupted(number)
-        self.noted = number
-
-    def check(self) -> None:
-        if self.noted is not None:
-            raise Interrupted(self.noted)

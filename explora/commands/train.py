@@ -15,6 +15,8 @@ from explora.commands._memory import warn_if_short
 from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
+from explora.commands._sweep import sweep
+from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
 
-@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE)
+@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -41,11 +43,17 @@ def train(
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    shard: ShardText = None,
 ) -> None:
     """Train an adapter, a head or the whole model.
 
     The run folder (-o, by default runs/TASK) holds the adapter or model, a model card, run.json and
     metrics.jsonl. Where PEFT has the method, it is a PEFT adapter.
+
+    Several values of an option make a sweep: a run for each combination, by default in runs/TASK-sweep.
+    Numbers and names are separated by commas; options for paths, texts and lists are repeated.
 
     Examples:
 
@@ -56,6 +64,8 @@ def train(
     `explora train sonnet --data poems.txt --lora 16 -o runs/poems`
 
     `explora train paraphrase --resume`
+
+    `explora train paraphrase --lora 4,8,16 --lr 3e-4,1e-3 --seeds 3`
     """
     began = time.monotonic()
     prepare_training()
@@ -64,6 +74,20 @@ def train(
         raise UsageError("--resume continues a run and --overwrite removes it", "choose one of them")
     if resume and config:
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
+    sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
+    if is_sweep(settings, sweeping, output, resume=resume):
+        sweep(
+            task,
+            settings,
+            sweeping,
+            output=output,
+            overwrite=overwrite,
+            resume=resume,
+            config=config,
+            dry_run=dry_run,
+            json=json,
+        )
+        return
     started = _started(folder, task) if resume else None
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:

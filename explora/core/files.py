@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,23 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     """Write a whole file, text as UTF-8; its folders are created."""
     with replacing(file) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_once(file: Path, content: str) -> bool:
+    """Write a whole file, as UTF-8, unless it exists; return whether it was written.
+
+    Of several processes that do this at once, also on different machines, one succeeds.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    draft.write_text(content, encoding="utf-8")
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
 
 
 @contextmanager

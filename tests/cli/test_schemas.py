@@ -12,23 +12,23 @@ import typer
 from explora.cli import app
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
-COMMANDS = sorted(
-    name for name, command in typer.main.get_command(app).commands.items() if not command.hidden
-)
-
-FURTHER = [
+COMMANDS = [name for name, command in typer.main.get_command(app).commands.items() if not command.hidden]
+FURTHER = [  # objects of other questions than the command's own
     "eval-blind",
     "eval-comparison",
     "eval-decoding",
     "eval-ranking",
-]  # what `eval` writes for other questions than the scores of one run
+    "train-sweep-cell",
+    "train-sweep-summary",
+]
+OBJECTS = sorted([*COMMANDS, *FURTHER])
 
 
-def test_there_is_one_schema_a_command_and_one_a_further_question():
-    assert sorted(path.stem for path in SCHEMAS.iterdir()) == sorted([*COMMANDS, *FURTHER])
+def test_there_is_one_schema_for_each_kind_of_object():
+    assert sorted(path.stem for path in SCHEMAS.iterdir()) == OBJECTS
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *FURTHER])
+@pytest.mark.parametrize("command", OBJECTS)
 def test_the_schema_is_a_strict_one(command, check_schema):
     schema = json.loads((SCHEMAS / f"{command}.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -30,12 +30,13 @@ PARAMETERS = [
 
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
+FLOW |= {"seeds", "jobs", "shard"}
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
 
 # parameter: (the words, the settings they should give, other words that they need)
 OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "model": ("--model distilgpt2", {"model": "distilgpt2"}, "paraphrase --model gpt2"),
+    "model": ("--model distilgpt2", {"model": "distilgpt2"}, "paraphrase --lr 1e-4"),
     "tokenizer": ("--tokenizer folder", {"tokenizer": "folder"}, ""),
     "from_scratch": (
         f"--from-scratch {SHAPE}",
@@ -117,7 +118,7 @@ def test_every_option_is_tried_below() -> None:
 def test_every_option_reaches_the_configuration(name: str, plan: Callable[[str], dict[str, Any]]) -> None:
     words, expected, others = OPTIONS[name]
     others = others or "paraphrase"
-    others += "" if "--model" in others else " --model gpt2"
+    others += "" if name == "model" else " --model gpt2"
     without, given = plan(others), plan(f"{others} {words}")
     changed = {key: value for key, value in given.items() if value != without[key]}
     # another method brings its own defaults along
@@ -304,7 +305,7 @@ def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
 ) -> None:
     assert explora(*words, "--max-steps", "1").code == 0
     before = Path("runs/text", TRAINED).read_bytes()
-    assert explora(*words, "--data", "no-such-file.txt", "--overwrite").code == 1
+    assert explora(*words[:-1], "no-such-file.txt", "--overwrite").code == 1
     assert Path("runs/text", TRAINED).read_bytes() == before
 
 
