@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,18 @@ Predictions = Annotated[
 ]
 
 
-ROWS = ("data", "columns", "format", "skip_bad")
+CourseLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--course-labels",
+        metavar="digits|ids",
+        rich_help_panel="Output",
+        help="Labels in the course's format: 0 and 1, or the ids of the answers' tokens (default: digits).",
+    ),
+]
+
+
+ROWS = ("data", "columns", "format", "encoding", "skip_bad")
 ENCODING = tuple(field_names(EncodingConfig))
 ANSWERS = ("batch_size", "device", "amp", "threads")
 
@@ -61,6 +73,7 @@ def evaluate(
     settings: dict[str, Any],
     split: Split = None,
     predictions: Predictions = None,
+    course_labels: CourseLabels = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -85,6 +98,7 @@ def evaluate(
         raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
     if predictions is not None:
         _check_writable(predictions)
+    course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
@@ -92,7 +106,7 @@ def evaluate(
 
     prepare_answers()
 
-    from explora.core.runs.evaluate import recorded_data, score, write_predictions
+    from explora.core.runs.evaluate import recorded_data, score, with_recorded_columns, write_predictions
     from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
@@ -108,7 +122,7 @@ def evaluate(
     )
     session.settle()
     trained_on = recorded_data(session.source)
-    config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
+    config = with_recorded_columns(asked.data, trained_on) if "data" in rows else replace(trained_on, **rows)
     console.note(f"{session.label}, on {config.data or 'the sample data'}")
     scored = score(session, config, trained_on, split, settings.get("batch_size", BATCH_SIZE))
     for message in scored.skipped:
@@ -118,12 +132,25 @@ def evaluate(
     else:
         _show(scored, predictions is None)
     if predictions is not None:
-        write_predictions(predictions, session, scored.evaluation)
+        write_predictions(predictions, session, scored.evaluation, course_ids)
         console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
+
+
+def _course_ids(task: str, course_labels: str | None, predictions: Path | None) -> Mapping[str, str] | None:
+    """Return the token ids to write instead of labels. Raises UsageError where that makes no sense."""
+    if course_labels is None:
+        return None
+    if course_labels not in ("digits", "ids"):
+        raise UsageError(f"--course-labels {course_labels!r} is neither digits nor ids")
+    if predictions is None or predictions.suffix == ".jsonl":
+        raise UsageError("--course-labels needs a file in the course's format", "--predictions FILE.csv")
+    if not TASKS[task].course_ids:
+        raise UsageError(f"--course-labels: {task} has no labels that are token ids", "leave it out")
+    return TASKS[task].course_ids if course_labels == "ids" else None
 
 
 def _check_writable(predictions: Path) -> None:

@@ -297,7 +297,8 @@ def test_quiet_silences_notes_and_progress_only(explora, probe):
 def test_control_characters_of_data_do_not_reach_a_terminal():
     hostile = "'red\\x1b[31m\\x9b2J\\x07\\rover\\x7f\\ttab'"
     shown = in_a_terminal(f"console.result({hostile})\nconsole.error({hostile})", NO_COLOR="1")
-    assert shown == "red[31m2Jover\ttab\r\nerror: red[31m2Jover\ttab\r\n"
+    escaped = r"red\x1b[31m\x9b2J\x07\x0dover\x7f" + "\ttab\r\n"
+    assert shown == escaped + "error: " + escaped
 
 
 def test_a_pipe_gets_the_text_as_it_is(capsys):
