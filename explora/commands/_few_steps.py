@@ -21,6 +21,5 @@ def warn_if_few_steps(running: Running) -> None:
         change = f"raise --max-steps (now {training.max_steps})"
     else:
         change = f"raise --epochs (now {training.epochs}), or lower --batch-size (now {training.batch_size})"
-    console.warn(
-        f"this run has {steps} optimizer {'step' if steps == 1 else 'steps'}, which may be too few to learn much: {change}"
-    )
+    count = "1 optimizer step" if steps == 1 else f"{steps} optimizer steps"
+    console.warn(f"this run has {count}, which may be too few to learn much: {change}")

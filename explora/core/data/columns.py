@@ -70,18 +70,20 @@ def orient(given: Mapping[str, str], row: TaskRow) -> Columns:
 
 
 def count_known(names: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> int:
-    """Return how many of `names` are columns of the task: by its own names, its aliases or `given`."""
-    known = {name.casefold() for name in (*_wanted(row), *row.aliases, *orient(given, row).values())}
+    """Return how many of `names` are columns of the task: its own names, its aliases and those in `given`."""
+    mapped = (name for name in orient(given, row).values() if not name.isdecimal())
+    known = {name.casefold() for name in (*_wanted(row), *row.aliases, *mapped)}
     return len(known & {name.strip().casefold() for name in names})
 
 
 def numbered_header(first: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> list[str] | None:
     """Return the columns' numbers as their names if `given` has only positions and `first` is a row of data.
 
-    A first line that names a column of the task, or a column of `given`, is a header.
+    A first line that names a column of the task is a header, and so is one that has all these numbers.
     """
-    by_number = given and all(name.isdecimal() for name in orient(given, row).values())
-    if not by_number or count_known(first, row, given):
+    numbers = orient(given, row).values()
+    by_number = bool(given) and all(number.isdecimal() for number in numbers)
+    if not by_number or count_known(first, row, given) or set(numbers) <= set(first):
         return None
     return [str(number) for number in range(1, len(first) + 1)]
 

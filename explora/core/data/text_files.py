@@ -112,8 +112,8 @@ def find_encoding(start: bytes, file: str, encoding: str = AUTO) -> str:
 
 def _known(encoding: str) -> str:
     try:
-        b"".decode(encoding)
-    except LookupError:
+        b"    ".decode(encoding, "ignore")  # codecs of no text, such as base64, are refused here too
+    except (LookupError, UnicodeError):
         hint = "such as utf-8, cp1252 (Windows, Western Europe), latin-1, utf-16, gb18030 or shift_jis"
         raise UsageError(f"--encoding {encoding!r} is no text encoding", hint) from None
     return encoding

@@ -89,6 +89,20 @@ def test_what_can_be_wrong(tmp_path: Path, name: str, content: bytes, line: int,
         assert caught.value.line == line
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "cp1252"])
+def test_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(lzma.compress("one “café”\r\nline\n\ntwo\n".encode(encoding)))
+    given = "auto" if encoding.startswith("utf") else encoding
+    assert list(numbered_documents(path, given)) == [(1, "one “café”\nline"), (4, "two")]
+
+
+def test_a_json_array_has_a_document_in_each_object(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[\n{"text": "one\\n\\nstill one"},\n{"text": "two"}\n]')
+    assert list(numbered_documents(path)) == [(2, "one\n\nstill one"), (3, "two")]
+
+
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         list(stream_documents(tmp_path / "nowhere"))
