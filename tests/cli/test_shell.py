@@ -426,6 +426,26 @@ def test_a_run_of_the_module_is_the_command(tmp_path: Path):
     assert done.stdout.startswith("explora ")
 
 
+def test_a_full_disk_behind_stdout_is_told_and_one_behind_stderr_stops_nothing(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m explora --version"
+    full = ["sh", "-c", f"{command} >/dev/full"]
+    done = subprocess.run(full, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output cannot be written: No space left on device\n")
+    with Path("/dev/full").open("w") as stderr:
+        process = start_probe(
+            "console.warn('lost')\nconsole.result('kept')", stdout=subprocess.PIPE, stderr=stderr
+        )
+    assert (process.communicate()[0], process.returncode) == (b"kept\n", 0)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    body = "from explora import console; console.start(); f = open('seen', 'w'); f.write(str(f.fileno()))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(body)} <&- >&- 2>&-"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert int((tmp_path / "seen").read_text()) > 2
+
+
 def test_a_stdout_that_was_closed_from_the_start(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m explora params --json >&-"
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)

@@ -24,17 +24,17 @@ def match_columns(
     canonical name goes before an alias. With `by_position`, `given` may name a column by its number, from 1.
     Raises DataError that lists all missing columns, UsageError if `given` names no column of the task.
     """
-    named = orient(given, row)
-    required = {*row.columns, *(() if isinstance(given, RecordedColumns) else named)}
+    named, is_recorded = orient(given, row), isinstance(given, RecordedColumns)
+    required = {*row.columns, *(() if is_recorded else named)}
     folded = {name.casefold(): name for name in reversed(there)}
-    if by_position:
+    if by_position and not is_recorded:
         folded = {str(number): name for number, name in enumerate(there, 1)} | folded
     found: Columns = {}
     missing: Columns = {}
     for canonical in _wanted(row):
         names = [canonical, *(alias for alias, meant in row.aliases.items() if meant == canonical)]
         if canonical in named:
-            names = [named[canonical], *(names if isinstance(given, RecordedColumns) else ())]
+            names = [named[canonical], *(names if is_recorded else ())]
         match = next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
         if match is not None:
             found[canonical] = match
