@@ -13,13 +13,11 @@ FEW = 50  # optimizer steps
 
 
 def warn_if_few_steps(running: Running) -> None:
-    """Say that a run has few optimizer steps, and which options give it more."""
+    """Say that a run has few optimizer steps, unless their number or the time was asked for."""
     training, steps = running.run.training, running.training.steps
-    if steps >= FEW or training.max_minutes is not None:
+    if steps >= FEW or training.max_steps is not None or training.max_minutes is not None:
         return
-    if training.max_steps is not None:
-        change = f"raise --max-steps (now {training.max_steps})"
-    else:
-        change = f"raise --epochs (now {training.epochs}), or lower --batch-size (now {training.batch_size})"
-    count = "1 optimizer step" if steps == 1 else f"{steps} optimizer steps"
-    console.warn(f"this run has {count}, which may be too few to learn much: {change}")
+    console.warn(
+        f"this run has {steps} optimizer step{'s' if steps > 1 else ''}, which may be too few to learn much: "
+        f"raise --epochs (now {training.epochs}), or lower --batch-size (now {training.batch_size})"
+    )

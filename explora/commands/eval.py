@@ -155,6 +155,8 @@ def _course_ids(task: str, course_labels: str | None, predictions: Path | None) 
 
 def _check_writable(predictions: Path) -> None:
     """Raise UsageError before the work where its result could not be kept."""
+    if predictions.exists() and not (predictions.is_file() or predictions.is_dir()):  # a pipe
+        return
     folder = next(each for each in predictions.absolute().parents if each.exists())
     if predictions.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = f"{predictions} is a folder" if predictions.is_dir() else f"nothing can be written to {folder}"

@@ -30,7 +30,7 @@ _WAYS_OUT = {
     errno.EIO: "the disk reports an error: choose a folder on another one",
     errno.EACCES: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
-    errno.ENOENT: "its folder is gone: has something removed it?",
+    errno.ENOENT: "its folder does not exist, or was removed: choose another one",
 }
 
 
@@ -64,19 +64,39 @@ def _system_error(text: str) -> OSError:
 @contextmanager
 def writing(file: Path) -> Iterator[Callable[[bytes], None]]:
     """Yield a function that writes the next bytes of a file; the file appears at the end."""
-    with replacing(file) as partial:
+    with replacing(file) as partial, _open(partial, file) as write:
+        yield write
+
+
+@contextmanager
+def writing_in_place(file: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes the next bytes of a new file in the place of an old one.
+
+    For large files that can be computed again: the old one makes room first, and what a killed process leaves
+    behind is found under the same name.
+    """
+    with _named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+    with _open(file, file) as write:
+        yield write
+
+
+@contextmanager
+def _open(path: Path, file: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes to `path`; a WriteError names `file`."""
+    with _named(file):
+        out = path.open("wb")
+
+    def write(content: bytes) -> None:
         with _named(file):
-            out = partial.open("wb")
+            out.write(content)
 
-        def write(content: bytes) -> None:
-            with _named(file):
-                out.write(content)
-
-        try:
-            yield write
-        finally:
-            with _named(file):
-                out.close()
+    try:
+        yield write
+    finally:
+        with _named(file):
+            out.close()
 
 
 def append_line(file: Path, line: str) -> None:
@@ -87,7 +107,13 @@ def append_line(file: Path, line: str) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed."""
+    """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed.
+
+    A device or a pipe, such as /dev/stdout, is written itself.
+    """
+    if file.exists() and not file.is_file():
+        yield file
+        return
     with _named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # processes may write the same file

@@ -115,7 +115,7 @@ def test_a_full_disk_and_a_removed_folder_are_told_when_a_line_is_appended(tmp_p
         append_line(Path("/dev/full"), "a line")
     with pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written: No such file") as caught:
         append_line(tmp_path / "gone" / "metrics.jsonl", "a line")
-    assert "its folder is gone" in caught.value.hint
+    assert "was removed" in caught.value.hint
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
@@ -129,6 +129,14 @@ def test_a_limit_of_the_system_is_met_by_every_writer(write: Callable[[Path], No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_is_written_and_not_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "device"
+    link.symlink_to("/dev/full")
+    with pytest.raises(WriteError, match="device cannot be written: No space left on device"):
+        write_atomically(link, "text")
+    assert link.is_symlink()
 
 
 def test_an_error_of_the_reader_is_not_told_as_one_of_the_writer(tmp_path: Path) -> None:

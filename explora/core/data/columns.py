@@ -32,9 +32,9 @@ def match_columns(
     found: Columns = {}
     missing: Columns = {}
     for canonical in _wanted(row):
-        names = [canonical, *(alias for alias, meant in row.aliases.items() if meant == canonical)]
-        if canonical in named:
-            names = [named[canonical], *(names if is_recorded else ())]
+        names = [named[canonical]] if canonical in named else []
+        if not names or is_recorded:
+            names += [canonical, *(alias for alias, meant in row.aliases.items() if meant == canonical)]
         match = next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
         if match is not None:
             found[canonical] = match

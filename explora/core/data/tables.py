@@ -81,18 +81,20 @@ def parse_delimited(
     if header:
         rows = itertools.chain([(number, first)], rows)
     else:
-        header = _without_empty_end([name.strip() for name in first], 1)
+        header = [name.strip() for name in first]
     columns = match_columns(header, row, given, file, by_position=True)
     positions = {canonical: header.index(name) for canonical, name in columns.items()}
+    least = len(_without_empty_end(header, 1))
     for number, fields in rows:
         if isinstance(fields, csv.Error):
             yield _broken_quoting(fields, file, number)
             continue
-        fields = _without_empty_end(fields, len(header))
-        if len(fields) != len(header):
-            expected = f"{len(header)} fields expected ({', '.join(header)}), {len(fields)} found"
+        fields = _without_empty_end(fields, least)
+        if not least <= len(fields) <= len(header):
+            expected = f"{least} fields expected ({', '.join(header[:least])}), {len(fields)} found"
             yield DataError(expected, SKIP_HINT, file=file, line=number)
         else:
+            fields += [""] * (len(header) - len(fields))
             cells = {name: fields[position] for name, position in positions.items()}
             values = {name: _unquoted(cell) if quoted else cell for name, cell in cells.items()}
             yield checked(values, columns, row, file, number)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.cache import cache_folder
+from explora.core.cache import VARIABLE, cache_folder
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import pad
 from explora.core.data.documents import stream_documents
@@ -41,7 +41,7 @@ from explora.core.tasks.contract import (
     first_lines,
 )
 from explora.core.tasks.metrics import perplexity
-from explora.errors import DataError, UsageError
+from explora.errors import DataError, UsageError, WriteError
 
 DOCUMENTS_AT_ONCE = 1000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
@@ -215,14 +215,24 @@ def tokenise(source: str, tokenizer: Tokenizer, encoding: str = AUTO) -> tuple[N
     ids_file = _cached_ids(source, tokenizer, encoding)
     facts_file = ids_file.with_suffix(".json")
     if not (ids_file.exists() and facts_file.exists()):
-        text_bytes = 0
-        with writing(ids_file) as write:
-            for ids, size in encoded:
-                write(ids.tobytes())
-                text_bytes += size
-        write_atomically(facts_file, json.dumps({"file": source, "text_bytes": text_bytes}))
+        try:
+            text_bytes = _write_ids(encoded, ids_file)
+            write_atomically(facts_file, json.dumps({"file": source, "text_bytes": text_bytes}))
+        except WriteError as error:
+            error.hint = f"free some space, or keep the cache in another folder: {VARIABLE}=FOLDER"
+            raise
     text_bytes = int(json.loads(facts_file.read_text(encoding="utf-8"))["text_bytes"])
     return np.memmap(ids_file, dtype=kind, mode="r"), text_bytes
+
+
+def _write_ids(encoded: Iterator[tuple[NDArray[np.integer], int]], ids_file: Path) -> int:
+    """Write the ids of all portions; returns the bytes of their text."""
+    text_bytes = 0
+    with writing(ids_file) as write:
+        for ids, size in encoded:
+            write(ids.tobytes())
+            text_bytes += size
+    return text_bytes
 
 
 def _cached_ids(source: str, tokenizer: Tokenizer, encoding: str) -> Path:

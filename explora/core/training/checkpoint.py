@@ -162,10 +162,13 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def saved_step(folder: Path) -> int:
-    """Return the step of the complete state in a folder, 0 if there is none."""
+    """Return the step of the complete state in a folder, 0 if there is none that can be read."""
     if not has_checkpoint(folder):
         return 0
-    state = json.loads((folder / _latest(folder) / "state.json").read_text(encoding="utf-8"))
+    try:
+        state = json.loads((folder / _latest(folder) / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
     return int(state["progress"]["step"])
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import in_length_order
-from explora.core.files import writing
+from explora.core.files import writing_in_place
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.tasks.contract import Example, Task
 from explora.errors import WriteError
@@ -67,8 +67,7 @@ class FeatureCache:
         """
         done = 0
         try:
-            self.file.unlink(missing_ok=True)  # of an interrupted run: its space is needed
-            with writing(self.file) as write:
+            with writing_in_place(self.file) as write:
                 for batch in self.batches:
                     for states in self._compute(batch):
                         write(states.view(torch.uint8).numpy().tobytes())

@@ -72,6 +72,7 @@ ONE = {"sentence1": "How old is he?", "sentence2": "What is his age?", "label": 
         ("a.csv", '"sep=|"\nsentence1|sentence2|label\nHow old is he?|What is his age?|1\n'),
         ("a.csv", "sentence1,sentence2,label\nHow old is he?,What is his age?,1,\n"),
         ("a.csv", "sentence1,sentence2,label,,\nHow old is he?,What is his age?,1\n"),
+        ("a.csv", "sentence1,sentence2,label,,\nHow old is he?,What is his age?,1,a note\n"),
         ("a.csv", "sentence1;sentence2;label;a,b\nHow old is he?;What is his age?;1;x,y\n"),
         ("a.json", json.dumps([ONE])),
         ("a.json", "\ufeff" + json.dumps([ONE | {"label": 1}], indent=2).replace("\n", "\r\n")),
