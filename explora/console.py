@@ -48,7 +48,7 @@ def start() -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Open those of the descriptors 0 to 2 that are closed on nothing.
+    """Open /dev/null for each of the descriptors 0 to 2 that is closed.
 
     Otherwise a file that is opened later gets number 2, and a library writes its warnings into it.
     """

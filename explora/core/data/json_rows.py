@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from explora.core.config.registry import TaskRow
@@ -35,6 +35,7 @@ def parse_json(text: str, row: TaskRow, given: Mapping[str, str], file: str) -> 
         keys |= dict.fromkeys(item if isinstance(item, dict) else ())
     if not keys:
         raise next((item for _, item in objects if isinstance(item, DataError)), _no_keys(file))
+    _refuse_wrapped(objects, file)
     columns = match_columns(list(keys), row, given, file, by_position=False)
     for line, item in objects:
         if isinstance(item, DataError):
@@ -42,6 +43,17 @@ def parse_json(text: str, row: TaskRow, given: Mapping[str, str], file: str) -> 
             continue
         values = _strings(item, columns, row, file, line)
         yield values if isinstance(values, DataError) else checked(values, columns, row, file, line)
+
+
+def _refuse_wrapped(objects: Sequence[Item], file: str) -> None:
+    """Raise DataError for a file that is one object with the rows in a list of its own."""
+    only = objects[0][1]
+    if len(objects) > 1 or isinstance(only, DataError):
+        return
+    for name, value in only.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            hint = f"take them out: jq -c '.[{json.dumps(name)}][]' {file} > rows.jsonl"
+            raise DataError(f"the rows are in the list {name!r} of one object", hint, file=file)
 
 
 def numbered_objects(text: str, file: str) -> Iterator[Item]:

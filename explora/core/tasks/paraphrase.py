@@ -20,8 +20,7 @@ from explora.core.tasks.contract import TaskContext
 from explora.errors import DataError, UsageError
 
 FIELDS = {"sentence1", "sentence2"}
-SPELLINGS = {"1": "1", "yes": "1", "true": "1", "0": "0", "no": "0", "false": "0"}
-SPELLINGS |= {"01": "1", "00": "0"}
+SPELLINGS = {"1": "1", "01": "1", "yes": "1", "true": "1", "0": "0", "00": "0", "no": "0", "false": "0"}
 SPELLINGS |= {token: label for label, token in TASKS["paraphrase"].course_ids.items()}
 
 

@@ -327,6 +327,7 @@ def test_a_file_without_a_header_is_mapped_by_position(write) -> None:
         ('[{"sentence": "x", "label": 1}]\nmore', 1, "text after the end of the array"),
         ('[{"a": ' + "[" * 100_000, 1, "invalid JSON"),
         ("[]", 1, "the objects have no keys"),
+        ('{"data": [{"sentence": "x", "label": 1}]}', 0, "the rows are in the list 'data' of one object"),
     ],
 )
 def test_a_broken_array_is_told_with_its_line(write, content: str, line: int, message: str) -> None:
