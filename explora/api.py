@@ -14,7 +14,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.judging.continuing import continue_texts
 from explora.core.runs.assemble import Session
-from explora.core.runs.evaluate import recorded_data, score
+from explora.core.runs.evaluate import recorded_data, score, with_recorded_columns
 from explora.core.runs.events import RunEvent
 from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
@@ -64,7 +64,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a session on a file, a folder or a known data set; by default on what it was trained with."""
     trained_on = recorded_data(session.source)
-    config = DataConfig(data=data) if data is not None else trained_on
+    config = trained_on if data is None else with_recorded_columns(DataConfig(data=data), trained_on)
     return score(session, config, trained_on, split, batch_size).evaluation
 
 

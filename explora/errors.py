@@ -7,6 +7,7 @@
     ├── AdapterError        an adapter or run folder that does not fit
     ├── CheckpointError     a resume state: unreadable, or of other settings
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
+    ├── WriteError          a file cannot be written: names it, and says what is safe
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
 
 Anything else that escapes is a bug: traceback, exit 70.
@@ -61,6 +62,14 @@ class CheckpointError(ExploraError):
 
 class TrainingError(ExploraError):
     """Training cannot go on."""
+
+
+class WriteError(ExploraError):
+    """A file cannot be written; `reason` is the system's. What was there before is still there."""
+
+    def __init__(self, file: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{file} cannot be written: {reason}", hint)
+        self.file, self.reason = file, reason
 
 
 class Interrupted(ExploraError):

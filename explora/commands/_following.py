@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from explora import console
 from explora.core.runs.signals import Signals
-from explora.errors import Interrupted
+from explora.errors import Interrupted, WriteError
 
 if TYPE_CHECKING:
     from explora.core.runs.events import Completed, RunEvent
@@ -21,8 +21,25 @@ SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short s
 def follow(running: Running) -> Completed:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
-    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it.
+    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it. A
+    WriteError says which state is safe.
     """
+    try:
+        return _follow(running)
+    except WriteError as error:
+        error.hint = "; ".join(part for part in (error.hint, _what_is_safe(running)) if part)
+        raise
+
+
+def _what_is_safe(running: Running) -> str:
+    """Return how a run goes on whose files could not be written."""
+    if step := running.saved_step():
+        command = f"explora train {running.run.task} -o {running.folder} --resume"
+        return f"the state of step {step} is safe: {command}"
+    return "no state was saved before: start again with --overwrite"
+
+
+def _follow(running: Running) -> Completed:
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted
 

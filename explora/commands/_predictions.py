@@ -27,6 +27,8 @@ def check_predictions(file: Path | None) -> None:
         return
     if file == Path("-"):
         raise UsageError("--predictions names a file", "--json writes to standard output")
+    if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe
+        return
     folder = next(each for each in file.absolute().parents if each.exists())
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = f"{file} is a folder" if file.is_dir() else f"nothing can be written to {folder}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from explora import console
-from explora.core.data.text_files import STDIN, name_of
+from explora.core.data.text_files import STDIN, likely_encoding, name_of, standard_input
 from explora.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,15 +42,16 @@ def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iter
 
 
 def _stdin_lines() -> Iterator[str]:
-    if sys.stdin.isatty():
+    stream = standard_input()
+    if stream.isatty():
         console.note("reading prompts, one a line; end with Ctrl-D")
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
+    for number, raw in enumerate(stream, start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt
         except UnicodeDecodeError as error:
             raise DataError(
                 f"byte 0x{error.object[error.start]:02X} is not UTF-8",
-                "convert it: iconv -f LATIN1 -t UTF-8",
+                f"convert it: iconv -f {likely_encoding(raw).upper() or 'ENCODING'} -t UTF-8",
                 file=STDIN_NAME,
                 line=number,
             ) from None

@@ -33,9 +33,10 @@ def open_for_rows(request: Request) -> tuple[Session, DataConfig, DataConfig]:
 
     Returns the session, the data settings of the request, and those that the run was trained with.
     """
-    from explora.core.runs.evaluate import recorded_data
+    from explora.core.runs.evaluate import recorded_data, with_recorded_columns
 
     session = open_session(request, request.names[0] if request.names else None)
     trained_on = recorded_data(session.source)
-    config = request.asked if "data" in request.data else dataclasses.replace(trained_on, **request.data)
-    return session, config, trained_on
+    if "data" in request.data:
+        return session, with_recorded_columns(request.asked, trained_on), trained_on
+    return session, dataclasses.replace(trained_on, **request.data), trained_on

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("model", "tokenizer", *(name for name in method_settings() if name != "rank")),
-    *("data", "columns", "format", "skip_bad", "seed", "device", "threads"),
+    *("data", "columns", "format", "encoding", "skip_bad", "seed", "device", "threads"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,18 @@ Forgetting = Annotated[
     ),
 ]
 
-ROWS = ("data", "columns", "format", "skip_bad")
+CourseLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--course-labels",
+        metavar="digits|ids",
+        rich_help_panel="Output",
+        help="Labels in the course's format: 0 and 1, or the ids of the answers' tokens (default: digits).",
+    ),
+]
+
+
+ROWS = ("data", "columns", "format", "encoding", "skip_bad")
 ENCODING = tuple(field_names(EncodingConfig))
 ANSWERS = ("batch_size", "device", "amp", "threads")
 
@@ -88,6 +100,7 @@ def evaluate(
     repetition_penalty: d.Penalties = None,
     num: d.Num = None,
     seed: o.Seed = o.SEED,
+    course_labels: CourseLabels = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -119,6 +132,7 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     check_predictions(predictions)
+    course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
@@ -160,10 +174,12 @@ def evaluate(
     elif compares:
         inspect_run(request, against, errors, json=json)
     else:
-        _score_one(request, predictions, json=json)
+        _score_one(request, predictions, course_ids, json=json)
 
 
-def _score_one(request: Request, predictions: Path | None, *, json: bool) -> None:
+def _score_one(
+    request: Request, predictions: Path | None, course_ids: Mapping[str, str] | None, *, json: bool
+) -> None:
     from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
 
     session, config, trained_on = open_for_rows(request)
@@ -178,7 +194,7 @@ def _score_one(request: Request, predictions: Path | None, *, json: bool) -> Non
     else:
         _show(scored, predictions is None)
     if predictions is not None:
-        write_predictions(predictions, session, evaluation)
+        write_predictions(predictions, session, evaluation, course_ids)
         console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
 
 
@@ -198,6 +214,19 @@ def _check_comparison(
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
+
+
+def _course_ids(task: str, course_labels: str | None, predictions: Path | None) -> Mapping[str, str] | None:
+    """Return the token ids to write instead of labels. Raises UsageError where that makes no sense."""
+    if course_labels is None:
+        return None
+    if course_labels not in ("digits", "ids"):
+        raise UsageError(f"--course-labels {course_labels!r} is neither digits nor ids")
+    if predictions is None or predictions.suffix == ".jsonl":
+        raise UsageError("--course-labels needs a file in the course's format", "--predictions FILE.csv")
+    if not TASKS[task].course_ids:
+        raise UsageError(f"--course-labels: {task} has no labels that are token ids", "leave it out")
+    return TASKS[task].course_ids if course_labels == "ids" else None
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

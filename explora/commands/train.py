@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
+from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
+from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
 from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
@@ -159,8 +161,10 @@ def _execute(
         f"{session.label}; {_length(running)}"
         + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
     )
+    show_label_counts(running)
     _show_feature_cache(running)
     warn_if_short(running)
+    warn_if_few_steps(running)
     completed = follow(running)
     if json:
         console.result_json(completed.result.to_json())

@@ -181,7 +181,7 @@ def test_bad_rows_stop_or_are_counted(explora, here: None, tmp_path: Path) -> No
     assert "error: pairs.csv:3: column sentence2: empty" in stopped.err
     done = explora("eval", "paraphrase", "--data", "pairs.csv", "--json", "--skip-bad")
     assert (done.objects[0]["examples"], done.objects[0]["skipped"]) == (2, 2)
-    assert "warning: skipped: pairs.csv:4: column label: 'perhaps' is none of 0, 1" in done.err
+    assert "warning: skipped: pairs.csv:4: column label: 'perhaps': use yes/no, true/false or 1/0" in done.err
     assert "pairs.csv:3" in done.err
 
 

@@ -62,6 +62,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "dev": ("--dev dev.csv", {"dev": "dev.csv"}, ""),
     "columns": ("--columns label=same", {"columns": {"label": "same"}}, ""),
     "format": ("--format msr", {"format": "msr"}, ""),
+    "encoding": ("--encoding cp1252", {"encoding": "cp1252"}, ""),
     "skip_bad": ("--skip-bad", {"skip_bad": True}, ""),
     "template": ("--template {sentence1}{sentence2}", {"template": "{sentence1}{sentence2}"}, ""),
     "label_words": ("--label-words oui,non", {"label_words": ["oui", "non"]}, ""),

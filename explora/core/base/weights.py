@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,15 +18,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from explora.core.base.find import CONFIG, WEIGHTS, Base, weight_files
 from explora.core.base.tokenizer import Tokenizer
+from explora.core.cache import cache_folder
 from explora.core.config.registry import Shape
-from explora.core.files import cache_folder, replacing_files_in, write_atomically
+from explora.core.files import replacing_files_in, write_atomically, write_tensors
 from explora.core.model.gpt2 import GPT2, LAYER_NORM_EPSILON
-from explora.errors import WeightsError
+from explora.errors import WeightsError, WriteError
 
 PREFIX = "transformer."
 SCORE = "score.weight"
@@ -109,7 +108,7 @@ def base_digest(base: Base) -> str:
         if re.fullmatch(r"[0-9a-f]{64}", digest := remembered.read_text(encoding="ascii")):
             return digest
     digest = _digest(_catalogue(base))
-    with suppress(OSError):
+    with suppress(WriteError):
         write_atomically(remembered, digest)
     return digest
 
@@ -137,8 +136,7 @@ def write_model(
             _write_json(staged / "generation_config.json", _special_ids(tokenizer.eos))
         keys = {name: name if name == SCORE else PREFIX + name for name in tensors}
         contiguous = {keys[name]: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, staged / WEIGHTS, metadata={"format": "pt"})
-        shutil.copymode(staged / CONFIG, staged / WEIGHTS)  # safetensors makes its files private
+        write_tensors(staged / WEIGHTS, contiguous, metadata={"format": "pt"})
 
 
 # Reading
@@ -282,4 +280,4 @@ def _config(shape: Shape, eos: int, dtype: str, labels: Sequence[str] | None) ->
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(value, indent=2) + "\n")

@@ -104,7 +104,8 @@ class TaskRow:
 
     Settings:
     `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method
-    that trains nothing but a linear head makes no sense here, empty where one does.
+    that trains nothing but a linear head makes no sense here, empty where one does. `course_ids` are the
+    labels as CS224N's code writes them, if these are token ids.
     """
 
     summary: str
@@ -122,6 +123,7 @@ class TaskRow:
     floor_needs_train: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     no_head: str = ""
+    course_ids: Mapping[str, str] = field(default_factory=dict)
 
     def refuses(self, method: type[Method]) -> str:
         """Return why the task cannot be trained by a method; empty where it can."""
@@ -153,6 +155,7 @@ TASKS: dict[str, TaskRow] = {
         aliases={"is_duplicate": "label", "Quality": "label", "#1 String": "sentence1"}
         | {"#2 String": "sentence2", "question1": "sentence1", "question2": "sentence2"},
         classes=2,
+        course_ids={"1": "8505", "0": "3919"},  # GPT-2's tokens for yes and no
         defaults={
             "template": PARAPHRASE_TEMPLATE,
             "label_words": ("yes", "no"),

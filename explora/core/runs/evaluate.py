@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
+from explora.core.data.columns import RecordedColumns
 from explora.core.data.text_files import STDIN
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
@@ -124,12 +125,27 @@ def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]
         return []
 
 
-def write_predictions(file: Path, session: Session, evaluation: Evaluation) -> None:
-    """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format."""
+def with_recorded_columns(config: DataConfig, trained_on: DataConfig) -> DataConfig:
+    """Return the data settings of a call, with the column mapping of the run if the call has none."""
+    if config.columns:
+        return config
+    return replace(config, columns=RecordedColumns(trained_on.columns))
+
+
+def write_predictions(
+    file: Path, session: Session, evaluation: Evaluation, course_ids: Mapping[str, str] | None = None
+) -> None:
+    """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format.
+
+    `course_ids` are token ids to write instead of labels, by label; the course's own code writes those.
+    """
     import json
 
     if file.suffix == ".jsonl":
         lines = [json.dumps(item, ensure_ascii=False) for item in evaluation.predictions]
     else:
-        lines = session.task.prediction_lines(evaluation.predictions)
+        items = evaluation.predictions
+        if course_ids:
+            items = [{**item, "prediction": course_ids[item["prediction"]]} for item in items]
+        lines = session.task.prediction_lines(items)
     write_atomically(file, "\n".join(lines) + "\n")

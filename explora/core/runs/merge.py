@@ -20,7 +20,7 @@ from torch import Tensor
 from explora.core.base.find import CONFIG
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.data.batching import pad
-from explora.core.files import replacing_folder
+from explora.core.files import replacing_folder, write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import is_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
@@ -252,7 +252,7 @@ def _compare(unmerged: Tensor, reopened: Tensor, folder: Path) -> Merged:
 def _write_header(session: Session, staged: Path) -> None:
     """Write the explora header, with task, template and label words, if the adapter has one."""
     if session.header is not None:
-        (staged / FULL_HEADER).write_text(session.header.to_json() + "\n", encoding="utf-8")
+        write_atomically(staged / FULL_HEADER, session.header.to_json() + "\n")
 
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
@@ -280,4 +280,4 @@ def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> N
     lines = ["---", "library_name: transformers", f"tags: [gpt2, {session.task_name}, explora]", "---"]
     for title, content in sections.items():
         lines += ["", title, "", *(f"    {line}" for line in content)]
-    (staged / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(staged / "README.md", "\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import TrainRun, settings_in
-from explora.core.files import write_atomically
+from explora.core.files import append_line, write_atomically
 from explora.errors import UsageError
 
 RECORD_FILE = "run.json"
@@ -102,8 +102,7 @@ class MetricsLog:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
-        with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(finite(values), allow_nan=False) + "\n")
+        append_line(self.file, json.dumps(finite(values), allow_nan=False))
 
 
 def open_metrics(folder: Path, step: int) -> MetricsLog:

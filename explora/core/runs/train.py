@@ -30,7 +30,7 @@ from explora.core.runs.model_card import write_card
 from explora.core.runs.record import MetricsLog, RunRecord, open_metrics, write_record
 from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
-from explora.core.training.checkpoint import discard_checkpoint, trained_tensors
+from explora.core.training.checkpoint import discard_checkpoint, saved_step, trained_tensors
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
@@ -87,7 +87,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
     if known is not None:
         return known
     text = find_split(run.task, run.data, "train").file
-    documents = islice(stream_documents(text), VOCABULARY_DOCUMENTS)
+    documents = islice(stream_documents(text, run.data.encoding), VOCABULARY_DOCUMENTS)
     return train_tokenizer(documents, run.from_scratch.vocab_size)
 
 
@@ -120,6 +120,10 @@ class Running:
     def save(self) -> None:
         """Write the resume state. Call this between two events."""
         self.training.save()
+
+    def saved_step(self) -> int:
+        """Return the step from which the run can be resumed, 0 if there is no state."""
+        return saved_step(self.folder / CHECKPOINT)
 
     def events(self) -> Iterator[RunEvent]:
         """Train, keep the best adapter on disk, and score it on dev at the end."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
 from explora.core.data.batching import in_length_order, pad
+from explora.core.data.labels import canonical_label, label_order
 from explora.core.data.splits import Row, Table, load_split, read_table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
@@ -60,11 +61,11 @@ class Classification(ABC):
 
     def canonical(self, label: str) -> str:
         """Return the one spelling of a label: 3.0 is 3."""
-        try:
-            number = float(label)
-        except ValueError:
-            return label
-        return str(int(number)) if number.is_integer() else label
+        return canonical_label(label)
+
+    def expected_labels(self) -> str:
+        """Return which labels a row may have, for messages."""
+        return f"one of {', '.join(self.labels)}"
 
     def load(self, config: DataConfig, split: str) -> Split:
         """See the contract. Train labels that are all the same raise DataError."""
@@ -86,25 +87,27 @@ class Classification(ABC):
                 file=rows[0].file,
             )
         if not self.labels:
-            self.labels = tuple(sorted(found, key=_label_order))
+            self.labels = tuple(sorted(found, key=label_order))
 
     def _split(self, table: Table, config: DataConfig) -> Split:
         encoded = iter(self.encode(table.rows))
+        # A label counts as it is written, else by its canonical form: older runs have other spellings.
+        classes = {self.canonical(label): index for index, label in enumerate(self.labels)}
+        classes |= {label: index for index, label in enumerate(self.labels)}
         return encode_rows(
             table,
-            lambda row: Example(row=row, ids=next(encoded), label=self._label(row)),
+            lambda row: Example(row=row, ids=next(encoded), label=self._label(row, classes)),
             skip_bad=config.skip_bad,
         )
 
-    def _label(self, row: Row) -> int | None:
+    def _label(self, row: Row, classes: Mapping[str, int]) -> int | None:
         if "label" not in row.values:
             return None
-        label = self.canonical(row.values["label"])
-        if label in self.labels:
-            return self.labels.index(label)
-        expected = ", ".join(self.labels)
+        given = row.values["label"]
+        if (found := classes.get(given, classes.get(self.canonical(given)))) is not None:
+            return found
         raise DataError(
-            f"{row.values['label']!r} is none of {expected}",
+            f"{given!r}: use {self.expected_labels()}",
             "correct it, name another column (--columns label=NAME), or leave such rows out (--skip-bad)",
             file=row.file,
             line=row.line,
@@ -220,11 +223,3 @@ def _gold(examples: Sequence[Example]) -> list[int]:
             "this row has no label", "dev scores need labels", file=unlabelled.file, line=unlabelled.line
         )
     return [example.label for example in examples if example.label is not None]
-
-
-def _label_order(label: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before words by letter."""
-    try:
-        return (0, float(label), label)
-    except ValueError:
-        return (1, 0.0, label)

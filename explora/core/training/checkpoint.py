@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from explora.core.files import write_atomically
+from explora.core.files import write_atomically, write_tensors
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
 from explora.errors import CheckpointError
@@ -70,10 +70,9 @@ def save_checkpoint(
     name = "b" if before == "a" else "a"
     target = folder / name
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, target / "state.safetensors")
+    write_tensors(target / "state.safetensors", {key: value.contiguous() for key, value in tensors.items()})
     state = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": numbers}
-    (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    write_atomically(target / "state.json", json.dumps(state))
     write_atomically(folder / "latest", name)
     if before:
         shutil.rmtree(folder / before, ignore_errors=True)
@@ -160,6 +159,17 @@ def _restore_optimizer(
 def has_checkpoint(folder: Path) -> bool:
     """Tell whether the folder holds a complete state to resume from."""
     return (folder / "latest").is_file()
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the complete state in a folder, 0 if there is none that can be read."""
+    if not has_checkpoint(folder):
+        return 0
+    try:
+        state = json.loads((folder / _latest(folder) / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+    return int(state["progress"]["step"])
 
 
 def discard_checkpoint(folder: Path) -> None:

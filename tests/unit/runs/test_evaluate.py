@@ -23,7 +23,7 @@ from explora.core.runs.open import open_run
 from explora.core.runs.result import TrainResult
 from explora.core.runs.train import Running, start_run
 from explora.core.tasks.contract import Evaluation, Example
-from explora.errors import DataError, UsageError
+from explora.errors import DataError, UsageError, WriteError
 from tests.tiny_models import finish, tiny_run
 
 DEV, TRAIN = 5, 22  # rows of the tiny data
@@ -135,7 +135,7 @@ def test_what_was_skipped_is_told(sentiment: Path, tmp_path: Path) -> None:
     assert (scored.evaluation.examples, len(scored.skipped)) == (1, 2)
     assert scored.to_json(session)["skipped"] == 2
     assert "rows.csv:3" in scored.skipped[0]
-    assert "rows.csv:4: column label: 'nine' is none of" in scored.skipped[1]
+    assert "rows.csv:4: column label: 'nine': use one of" in scored.skipped[1]
 
 
 def test_the_json_holds_what_was_scored(sentiment: Path) -> None:
@@ -257,6 +257,6 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match=r"out\.csv cannot be written: No space"):
         write_predictions(file, session, evaluated(session, [{"id": "1", "prediction": "2"}]))
     assert file.read_bytes() == b"before"

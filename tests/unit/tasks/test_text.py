@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -19,8 +19,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.cache import cache_folder
 from explora.core.config.concerns import DataConfig, EncodingConfig
-from explora.core.files import cache_folder
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks import text as text_module
 from explora.core.tasks.contract import TaskContext
@@ -253,7 +253,12 @@ def tokenised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: list[str] = []
     read = text_module.stream_documents
-    monkeypatch.setattr(text_module, "stream_documents", lambda source: seen.append(source) or read(source))
+
+    def noted(source: str, encoding: str) -> Iterator[str]:
+        seen.append(source)
+        return read(source, encoding)
+
+    monkeypatch.setattr(text_module, "stream_documents", noted)
     return seen
 
 
@@ -316,7 +321,7 @@ def test_standard_input_is_read_and_not_kept(
     stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(sample.read_bytes())))
     monkeypatch.setattr(sys, "stdin", stdin)
     rows = rows_of(make(), "-")
-    assert not cache_folder().exists()
+    assert not (cache_folder() / "tokens").exists()
     assert joined(rows) == joined(rows_of(make(), sample))
     assert rows.file == "<stdin>"
 
