@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from explora.console import clean
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
-from explora.core.base.weights import write_model
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import start_run
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run

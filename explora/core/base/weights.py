@@ -1,7 +1,7 @@
-"""Weights in and out: safetensors in Hugging Face's GPT-2 layouts, with and without `transformer.`.
+"""Read weights from safetensors in Hugging Face's GPT-2 layouts, with and without `transformer.`.
 
 Reading is strict: names and shapes are checked in the headers, all that is wrong in one error, before any
-number is read. Where a finished model is written, `transformers` opens it.
+number is read.
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from explora.core.base.find import CONFIG, WEIGHTS, Base, weight_files
-from explora.core.base.tokenizer import Tokenizer
-from explora.core.config.registry import Shape
-from explora.core.files import cache_folder, replacing_files_in, write_atomically
-from explora.core.model.gpt2 import GPT2, LAYER_NORM_EPSILON
+from explora.core.base.configuration import CONFIG
+from explora.core.base.find import Base, weight_files
+from explora.core.files import cache_folder, write_atomically
+from explora.core.model.gpt2 import GPT2
 from explora.errors import WeightsError
 
 PREFIX = "transformer."
@@ -61,20 +58,25 @@ def load_model(
     dropout: float = 0.0,
     seed: int = 0,
     in_fp32: Container[str] = (),
+    with_head: bool = False,
 ) -> GPT2:
     """Return the model of `base` with weights of `dtype` on `device`.
 
-    A `score` head and the weights called `in_fp32` are in fp32.
+    With `with_head`, it has the `score` head of the files, if they hold one; else that head is dropped. The
+    head and the weights called `in_fp32` are in fp32.
 
     A file of that dtype is mapped, not read; any other is cast tensor by tensor, so that a bf16 model never
     holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
     everything that is missing, unexpected or misshapen.
     """
     stored = _catalogue(base)
+    classes = _classes(stored) if with_head else 0
     with torch.device("meta"):
         model = GPT2(base.shape, dropout)
-        if SCORE in stored and len(stored[SCORE].shape) == 2:
-            model.score = nn.Linear(base.shape.n_embd, stored[SCORE].shape[0], bias=False)
+        if classes:
+            model.score = nn.Linear(base.shape.n_embd, classes, bias=False)
+        else:
+            stored.pop(SCORE, None)
     names = [name for name, _ in model.named_parameters()]
     dtypes = {name: torch.float32 if name == SCORE or name in in_fp32 else dtype for name in names}
     if base.folder:
@@ -90,10 +92,17 @@ def load_model(
 def read_weights(model: GPT2, base: Base) -> None:
     """Read the weights of `base` into those of `model`, one tensor at a time. Raises WeightsError."""
     stored = _catalogue(base)
+    if model.score is None:
+        stored.pop(SCORE, None)
     _check_fit(base, stored, model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(stored[name].read())
+
+
+def head_classes(base: Base) -> int:
+    """Return the number of classes of the `score` head in the files of a base, 0 for none."""
+    return _classes(_catalogue(base))
 
 
 def base_digest(base: Base) -> str:
@@ -112,36 +121,6 @@ def base_digest(base: Base) -> str:
     with suppress(OSError):
         write_atomically(remembered, digest)
     return digest
-
-
-def write_model(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    shape: Shape,
-    tokenizer: Tokenizer,
-    *,
-    labels: Sequence[str] | None = None,
-) -> None:
-    """Write a model folder that `transformers` opens: configuration, weights, tokenizer.
-
-    `tensors` have canonical names (`GPT2.state_dict()`). With `labels`, the class names, it is a
-    GPT2ForSequenceClassification and `tensors` must hold its `score.weight`; else a GPT2LMHeadModel.
-    A new folder appears whole or not at all; in a folder that exists each file is replaced whole.
-    """
-    assert (labels is None) == (SCORE not in tensors), "class names and a score head belong together"
-    with replacing_files_in(folder) as staged:
-        tokenizer.save(staged)
-        dtype = str(tensors["wte.weight"].dtype).removeprefix("torch.")
-        _write_json(staged / CONFIG, _config(shape, tokenizer.eos, dtype, labels))
-        if labels is None:
-            _write_json(staged / "generation_config.json", _special_ids(tokenizer.eos))
-        keys = {name: name if name == SCORE else PREFIX + name for name in tensors}
-        contiguous = {keys[name]: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, staged / WEIGHTS, metadata={"format": "pt"})
-        shutil.copymode(staged / CONFIG, staged / WEIGHTS)  # safetensors makes its files private
-
-
-# Reading
 
 
 @contextmanager
@@ -173,6 +152,10 @@ def _catalogue(base: Base) -> dict[str, StoredTensor]:
     if TIED_HEAD in found:
         _check_tied(found.pop(TIED_HEAD), found.get("wte.weight"))
     return found
+
+
+def _classes(stored: Mapping[str, StoredTensor]) -> int:
+    return stored[SCORE].shape[0] if SCORE in stored and stored[SCORE].shape else 0
 
 
 def _check_tied(head: StoredTensor, embedding: StoredTensor | None) -> None:
@@ -250,36 +233,3 @@ def _digest_cache(files: Sequence[Path]) -> Path:
     facts = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return cache_folder() / "digests" / key
-
-
-# Writing
-
-
-def _special_ids(eos: int) -> dict[str, int]:
-    return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
-
-
-def _config(shape: Shape, eos: int, dtype: str, labels: Sequence[str] | None) -> dict[str, Any]:
-    """Return a `config.json`: GPT2LMHeadModel, or with `labels` GPT2ForSequenceClassification."""
-    config = {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel" if labels is None else "GPT2ForSequenceClassification"],
-        "dtype": dtype,
-        **asdict(shape),
-        **_special_ids(eos),
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": LAYER_NORM_EPSILON,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-    }
-    if labels is None:
-        return config
-    return config | {
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

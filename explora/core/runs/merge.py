@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from explora.core.base.find import CONFIG
+from explora.core.base.configuration import CONFIG
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.data.batching import pad
 from explora.core.files import replacing_folder

@@ -28,6 +28,8 @@ from explora.core.tasks.contract import (
 from explora.core.tasks.metrics import Score, accuracy, macro_f1, majority, positive_f1
 from explora.errors import DataError, UsageError
 
+UNNAMED = "LABEL_"  # transformers calls class 3 LABEL_3 where nobody named it
+
 
 class Classification(ABC):
     """A task whose answer is one of `labels`; a subclass encodes rows.
@@ -99,8 +101,9 @@ class Classification(ABC):
         if "label" not in row.values:
             return None
         label = self.canonical(row.values["label"])
-        if label in self.labels:
-            return self.labels.index(label)
+        for spelling in (label, f"{UNNAMED}{label}", label.removeprefix(UNNAMED)):
+            if spelling in self.labels:
+                return self.labels.index(spelling)
         expected = ", ".join(self.labels)
         raise DataError(
             f"{row.values['label']!r} is none of {expected}",
