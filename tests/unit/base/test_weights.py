@@ -223,6 +223,23 @@ def test_a_head_of_no_use_is_listed(folder: Path, head: Tensor) -> None:
         load_model(open_base(str(folder)), dtype=FP32, device=CPU, with_head=True)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 7e4])
+@pytest.mark.parametrize("dtype", [FP32, torch.bfloat16, torch.float16])
+def test_a_weight_that_is_not_finite_is_named(folder: Path, value: float, dtype: torch.dtype) -> None:
+    """Also one that only fp16 cannot hold; elsewhere, 70,000 is a weight like any other."""
+
+    def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors["transformer.h.1.attn.c_proj.weight"][2, 3] = value
+        return tensors
+
+    rewrite(folder, spoil)
+    if value == 7e4 and dtype is not torch.float16:
+        assert load(folder, dtype)["h.1.attn.c_proj.weight"].max() > 6e4
+        return
+    with pytest.raises(WeightsError, match=r"h\.1\.attn\.c_proj\.weight holds a number that is not finite"):
+        load(folder, dtype)
+
+
 def test_a_configuration_of_another_size_does_not_fit(folder: Path) -> None:
     reconfigure(folder, n_layer=3)
     with pytest.raises(WeightsError, match=r"missing h\.2\.attn"):

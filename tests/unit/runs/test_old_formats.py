@@ -199,7 +199,7 @@ def test_old_layers_are_the_first_and_the_last_block(explora: Command) -> None:
 
 
 def load_base(folder: str) -> GPT2:
-    return load_model(open_base(folder), dtype=torch.float32, device=torch.device("cpu"))
+    return load_model(open_base(folder), dtype=torch.float32, device=torch.device("cpu"), with_head=True)
 
 
 @pytest.mark.parametrize("name", WHOLE_MODELS)
