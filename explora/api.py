@@ -62,7 +62,7 @@ def generate(
     seed: int = 11711,
 ) -> list[str]:
     """Continue each prompt; the seed of a prompt is `seed` plus its number."""
-    encoded = [session.task.prompt(text, seed + number) for number, text in enumerate(prompts)]
+    encoded = [session.prompt(text, seed + number) for number, text in enumerate(prompts)]
     chosen = sampling or SamplingConfig()
     found = continue_prompts(session.model, encoded, chosen, max_new_tokens, session.tokenizer)
     return [session.tokenizer.decode(item.ids) for item in found]

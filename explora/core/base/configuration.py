@@ -97,10 +97,11 @@ def class_names(config: Mapping[str, Any], classes: int, source: str = CONFIG) -
     return tuple(str(names[number]) for number in numbers)
 
 
-def start_token(settings: Mapping[str, Any], vocab_size: int) -> int | None:
-    """Return the token from which a base generates without a prompt, its bos_token_id, or None.
-
-    `settings` are those of config.json, overruled by those of generation_config.json.
-    """
-    token = settings.get("bos_token_id", START_TOKEN)
+def start_token(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any], vocab_size: int
+) -> int | None:
+    """Return the token from which a base generates without a prompt, its bos_token_id, or None."""
+    token = generation_config.get("bos_token_id")
+    if token is None:
+        token = config.get("bos_token_id", START_TOKEN)
     return token if isinstance(token, int) and 0 <= token < vocab_size else None

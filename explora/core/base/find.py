@@ -10,7 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from explora.core.base.configuration import CONFIG, GENERATION_CONFIG, read_json_object, read_shape
+from explora.core.base.configuration import (
+    CONFIG,
+    GENERATION_CONFIG,
+    read_json_object,
+    read_shape,
+    start_token,
+)
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.config.registry import EMBEDDED, MODELS, Shape
 from explora.core.hub import fetch_file
@@ -35,6 +41,11 @@ class Base:
     label: str
     config: Mapping[str, Any] = field(default_factory=dict)
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def start_token(self) -> int | None:
+        """The token from which the base generates without a prompt, None if it has none."""
+        return start_token(self.config, self.generation_config, self.shape.vocab_size)
 
 
 def open_base(name: str) -> Base:

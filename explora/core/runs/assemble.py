@@ -19,6 +19,7 @@ from explora.core.config.method import Method
 from explora.core.config.registry import load_implementation, task_row
 from explora.core.config.run_config import TrainRun
 from explora.core.files import write_atomically
+from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (
     Header,
@@ -62,6 +63,12 @@ class Session(SessionParts):
     def classes(self) -> int:
         """The number of classes of the linear head, 0 if the tied head answers."""
         return 0 if self.model.score is None else self.model.score.out_features
+
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a text to be continued; without any text, the start token of the base."""
+        prompt = self.task.prompt(text, seed)
+        start = self.base.start_token
+        return prompt if prompt.ids or start is None else dataclasses.replace(prompt, ids=[start])
 
     def settle(self) -> None:
         """Prepare the model for inference only: it can no longer be trained, merged or saved."""
@@ -191,7 +198,7 @@ def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = tor
     """Write the model of a session without adapters, or with merged ones, as a Hugging Face folder."""
     tensors = {name: value.detach().to(dtype) for name, value in session.model.state_dict().items()}
     labels = session.task.labels if session.model.score is not None else None
-    write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels)
+    write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels, base=session.base)
 
 
 def restore_trained(session: Session, folder: Path) -> None:
