@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -17,7 +18,7 @@ from explora.core.base.configuration import (
     read_shape,
     start_token,
 )
-from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.tokenizer import MERGES, SETTINGS, VOCABULARY, WHOLE, Tokenizer, load_tokenizer
 from explora.core.config.registry import EMBEDDED, MODELS, Shape
 from explora.core.hub import fetch_file
 from explora.errors import WeightsError, did_you_mean
@@ -200,9 +201,12 @@ def _from_hub(hub_id: str) -> Path:
     if fetch(WEIGHTS) is None and (index := fetch(INDEX)) is not None:
         for shard in _shard_names(index):
             fetch(shard)
-    if fetch("tokenizer.json") is None:
-        fetch("vocab.json")
-        fetch("merges.txt")
+    if fetch(WHOLE) is None:
+        fetch(VOCABULARY)
+        fetch(MERGES)
+    with suppress(WeightsError):  # a cache that something else filled may lack them, and the hub be away
+        for name in (GENERATION_CONFIG, *SETTINGS):
+            fetch(name)
     return folder
 
 

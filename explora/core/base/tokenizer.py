@@ -29,7 +29,7 @@ from explora.errors import DataError, UsageError, WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
-FILES = (WHOLE, VOCABULARY, MERGES, CONFIG_FILE, MAP_FILE, ADDED_FILE, "chat_template.jinja")
+SETTINGS = (CONFIG_FILE, MAP_FILE, ADDED_FILE, "chat_template.jinja")  # a tokenizer may lack any of them
 GPT2_CLASS = "GPT2Tokenizer"  # what transformers takes for a GPT-2 whose files name no class
 
 # The cloze answers of the paraphrase task, with and without a space before: one token each.
@@ -131,7 +131,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     The files of settings and of added tokens beside them are read too. Raises WeightsError when neither is
     there or the files are not what they should be.
     """
-    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (WHOLE, VOCABULARY, MERGES, *SETTINGS)
+        if (folder / name).is_file()
+    }
     if WHOLE not in files and not {VOCABULARY, MERGES} <= files.keys():
         raise WeightsError(
             f"{folder} holds no tokenizer",
