@@ -69,7 +69,7 @@ def load_model(
     holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
     everything that is missing, unexpected or misshapen, and for a weight that is not finite in its dtype.
     """
-    stored = _catalogue(base)
+    stored = stored_tensors(base)
     classes = _classes(stored) if with_head else 0
     with torch.device("meta"):
         model = GPT2(base.shape, dropout)
@@ -91,7 +91,7 @@ def load_model(
 
 def read_weights(model: GPT2, base: Base) -> None:
     """Read the weights of `base` into those of `model`, one tensor at a time. Raises WeightsError."""
-    stored = _catalogue(base)
+    stored = stored_tensors(base)
     if model.score is None:
         stored.pop(SCORE, None)
     _check_fit(base, stored, model)
@@ -100,42 +100,8 @@ def read_weights(model: GPT2, base: Base) -> None:
             parameter.copy_(stored[name].read())
 
 
-def head_classes(base: Base) -> int:
-    """Return the number of classes of the `score` head in the files of a base, 0 for none."""
-    return _classes(_catalogue(base))
-
-
-def base_digest(base: Base) -> str:
-    """Return the SHA-256 of a base's tensors: names without prefix, types, shapes and bytes.
-
-    It is the same for every layout of the same weights. Remembered by path, size and time of the files.
-    The digest of random weights is that of their name, from which they are made.
-    """
-    if base.folder is None:
-        return hashlib.sha256(base.name.encode()).hexdigest()
-    remembered = _digest_cache(weight_files(base))
-    with suppress(OSError, ValueError):
-        if re.fullmatch(r"[0-9a-f]{64}", digest := remembered.read_text(encoding="ascii")):
-            return digest
-    digest = _digest(_catalogue(base))
-    with suppress(OSError):
-        write_atomically(remembered, digest)
-    return digest
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as handle:
-            yield handle
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{file}: damaged or cut short: {error}", "fetch or write the file again"
-        ) from None
-
-
-def _catalogue(base: Base) -> dict[str, StoredTensor]:
-    """Return what the headers say, by canonical name, without masks and without a head that is tied."""
+def stored_tensors(base: Base) -> dict[str, StoredTensor]:
+    """Return the tensors of a base by canonical name, without masks and without a head that is tied."""
     found: dict[str, StoredTensor] = {}
     for file in weight_files(base):
         with _open(file) as handle:
@@ -152,6 +118,40 @@ def _catalogue(base: Base) -> dict[str, StoredTensor]:
     if TIED_HEAD in found:
         _check_tied(found.pop(TIED_HEAD), found.get("wte.weight"))
     return found
+
+
+def head_classes(base: Base) -> int:
+    """Return the number of classes of the `score` head in the files of a base, 0 for none."""
+    return _classes(stored_tensors(base))
+
+
+def base_digest(base: Base) -> str:
+    """Return the SHA-256 of a base's tensors: names without prefix, types, shapes and bytes.
+
+    It is the same for every layout of the same weights. Remembered by path, size and time of the files.
+    The digest of random weights is that of their name, from which they are made.
+    """
+    if base.folder is None:
+        return hashlib.sha256(base.name.encode()).hexdigest()
+    remembered = _digest_cache(weight_files(base))
+    with suppress(OSError, ValueError):
+        if re.fullmatch(r"[0-9a-f]{64}", digest := remembered.read_text(encoding="ascii")):
+            return digest
+    digest = _digest(stored_tensors(base))
+    with suppress(OSError):
+        write_atomically(remembered, digest)
+    return digest
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{file}: damaged or cut short: {error}", "fetch or write the file again"
+        ) from None
 
 
 def _classes(stored: Mapping[str, StoredTensor]) -> int:
