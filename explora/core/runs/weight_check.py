@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from explora.core.base.find import Base, open_base
+from explora.core.base.find import Base
 from explora.core.base.weights import SCORE, load_model, stored_tensors
 from explora.core.config.method import Method
 from explora.core.estimate.parameters import PEFT_PREFIX
@@ -25,7 +26,7 @@ def check_weights(folder: Path, base: Base, adapter: Mapping[str, Tensor], metho
     """
     original = load_model(base, dtype=torch.float32, device=torch.device("cpu")).state_dict()
     stored = {_canonical(name): value for name, value in adapter.items()}
-    written = stored_tensors(open_base(str(folder)))
+    written = stored_tensors(replace(base, folder=folder))
     if other := written.keys() ^ (original.keys() | ({SCORE} & stored.keys())):
         raise AdapterError(f"merging wrote other tensors than it should: {', '.join(sorted(other))}")
     for name, item in written.items():
