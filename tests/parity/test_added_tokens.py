@@ -101,6 +101,21 @@ def start_token_of_old_files(folder: Path) -> None:
     configure(folder, add_bos_token=True, bos_token=START)
 
 
+def no_start_token_to_add(folder: Path) -> None:
+    keep_pair(folder)
+    configure(folder, add_bos_token=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    write_json(folder, "tokenizer_config.json", config | {"bos_token": None})
+
+
+def start_token_with_fields(folder: Path) -> None:
+    keep_pair(folder)
+    token = {"__type": "AddedToken", "content": START, "lstrip": False, "rstrip": True, "single_word": False}
+    configure(
+        folder, add_bos_token=True, bos_token=token | {"normalized": True}, tokenizer_class="GPT2Tokenizer"
+    )
+
+
 def start_and_end_of_old_files(folder: Path) -> None:
     keep_pair(folder)
     configure(folder, add_bos_token=True, add_eos_token=True)
@@ -140,7 +155,8 @@ def the_one_file_alone(folder: Path) -> None:
 
 FOLDERS = [
     chat, words, keep_pair, decoder_of_version_4, added_tokens_file, added_tokens_beside_the_one_file,
-    additional_tokens, extra_tokens_by_name, start_token_of_old_files, start_and_end_of_old_files,
+    additional_tokens, extra_tokens_by_name, start_token_of_old_files, no_start_token_to_add,
+    start_token_with_fields, start_and_end_of_old_files,
     start_token_by_post_processor, the_same_as_gpt2, prefix_space, prefix_space_that_is_not_read,
     split_special_tokens, the_one_file_alone,
 ]  # fmt: skip

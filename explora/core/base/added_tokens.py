@@ -35,7 +35,8 @@ def read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 def listed_tokens(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> list[AddedToken]:
     """Return the added tokens that a file lists with their ids, in the order of these."""
     if LISTED in settings:
-        return [_token(value) for _, value in sorted(settings[LISTED].items(), key=lambda item: int(item[0]))]
+        by_number = sorted(settings[LISTED].items(), key=lambda item: int(item[0]))
+        return [AddedToken(**fields) for _, fields in by_number]
     special = {token.content for token in special_tokens(settings)}
     by_id = sorted(_object(files, ADDED_FILE).items(), key=lambda item: int(item[1]))
     return [AddedToken(text, normalized=text not in special, special=text in special) for text, _ in by_id]
@@ -48,17 +49,15 @@ def special_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
     own = {name: value for name, value in settings.items() if name.endswith("_token") and name not in NAMED}
     values = [settings.get(name) for name in NAMED] + [*own.values(), *named_extra.values()]
     values += [] if isinstance(extra, dict) else list(extra or ())
-    return [_token(value) for value in values if isinstance(value, (str, dict))]
+    return [_special_token(value) for value in values if isinstance(value, (str, dict))]
 
 
-def _token(value: str | Mapping[str, Any]) -> AddedToken:
-    """Return a special token that is given by its text, or any token that is given by its fields."""
+def _special_token(value: str | Mapping[str, Any]) -> AddedToken:
+    """Return a special token that is given by its text or by its fields."""
     if isinstance(value, str):
         return AddedToken(value, normalized=False, special=True)
-    fields = {"normalized": True, "special": True} | {
-        name: value for name, value in value.items() if name != "__type"
-    }
-    return AddedToken(str(fields.pop("content")), **fields)
+    fields = {name: field for name, field in value.items() if name != "__type"}
+    return AddedToken(**fields | {"special": True})
 
 
 def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

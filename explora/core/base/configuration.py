@@ -91,7 +91,7 @@ def class_names(config: Mapping[str, Any], classes: int, source: str = CONFIG) -
     names = config.get("id2label") or {number: number for number in numbers}
     if not isinstance(names, dict) or sorted(names) != sorted(numbers):
         raise WeightsError(
-            f"the head of {source} has {classes} classes, its {CONFIG} names {len(names)} in id2label",
+            f"the head of {source} has {classes} classes, and id2label in its {CONFIG} names others",
             "id2label needs a name for each class: 0, 1, ...",
         )
     return tuple(str(names[number]) for number in numbers)

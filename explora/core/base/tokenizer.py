@@ -158,7 +158,8 @@ def _read(folder: Path, files: Mapping[str, bytes]) -> tokenizers.Tokenizer:
         inner = tokenizers.Tokenizer.from_buffer(files[WHOLE])
     else:
         inner = _byte_level(models.BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES)))
-    if WHOLE not in files or settings.get("tokenizer_class", GPT2_CLASS).removesuffix("Fast") == GPT2_CLASS:
+    name = settings.get("tokenizer_class") or GPT2_CLASS
+    if WHOLE not in files or name.removesuffix("Fast") == GPT2_CLASS:
         _read_as_gpt2(inner, settings)
     inner.encode_special_tokens = bool(settings.get("split_special_tokens"))
     inner.add_tokens(listed_tokens(files, settings))
@@ -180,17 +181,18 @@ def _read_as_gpt2(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> N
 
 def _post_processor(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Any:
     """Return what adds the start and end tokens that add_bos_token and add_eos_token ask for."""
-    ends = {end: _text(settings.get(f"{end}_token", END_OF_TEXT)) for end in ("bos", "eos")}
-    added = {end: text for end, text in ends.items() if settings.get(f"add_{end}_token")}
-    single = ["$A:0"]
-    single = [f"{added['bos']}:0", *single] if "bos" in added else single
-    single = [*single, f"{added['eos']}:0"] if "eos" in added else single
-    ids = [(text, inner.token_to_id(text)) for text in dict.fromkeys(added.values())]
-    return processors.TemplateProcessing(single=single, special_tokens=ids)
+    start, end = (_added_end(settings, name) for name in ("bos", "eos"))
+    return processors.TemplateProcessing(
+        single=[f"{piece}:0" for piece in (start, "$A", end) if piece],
+        special_tokens=[(token, inner.token_to_id(token)) for token in dict.fromkeys((start, end)) if token],
+    )
 
 
-def _text(token: str | Mapping[str, str]) -> str:
-    return token if isinstance(token, str) else token["content"]
+def _added_end(settings: Mapping[str, Any], name: str) -> str | None:
+    token = settings.get(f"{name}_token", END_OF_TEXT)
+    if token is None or not settings.get(f"add_{name}_token"):
+        return None
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
