@@ -188,11 +188,9 @@ def generate(
 def _make_prompt(session: Session, asked: Asked, seed: int) -> Prompt:
     from explora.core.generate.decode import check_prompt
 
-    if not asked.text.strip():
-        raise DataError("the prompt is empty", "give at least a word", file=asked.file, line=asked.line)
-    if wrong := what_is_wrong(asked.text):
+    if asked.text and (wrong := what_is_wrong(asked.text)):
         raise DataError(wrong, file=asked.file, line=asked.line)
-    prompt = session.task.prompt(asked.text, seed)
+    prompt = session.prompt(asked.text, seed)
     check_prompt(prompt.ids, session.model.shape.n_positions, asked.file, asked.line)
     return prompt
 

@@ -57,8 +57,9 @@ def merge_lora(
 ) -> None:
     """Merge an adapter into its base: a Hugging Face model folder that needs neither explora nor peft.
 
-    Before the folder appears it is opened with transformers, and its logits on a few sentences are compared
-    with those of base and adapter. In fp32 they must agree within 1e-4, or nothing is written.
+    Before the folder appears, its weights are compared with the method's formula in fp64. Then it is opened
+    with transformers, and its logits on a few sentences are compared with those of base and adapter. In fp32
+    they must agree within 1e-4, or nothing is written.
 
     Examples:
 

@@ -193,7 +193,7 @@ def _show_parts(counted: Count) -> None:
     rows = [(name, f"{part.total:,}", f"{part.trainable:,}") for name, part in counted.parts.items()]
     total = ("all", f"{counted.total:,}", f"{counted.trainable:,}")
     console.result_table(("part", "parameters", "trained"), [*rows, total])
-    console.result(f"\ntrained: {100 * counted.share:.4g} % of the base")
+    console.result(f"\ntrained: {100 * counted.share:.4g} % of the model")
 
 
 def _show_methods(counts: list[tuple[TrainRun, Count]]) -> None:

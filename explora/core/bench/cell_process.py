@@ -148,11 +148,10 @@ def _enough(cell: Cell, steps: int, seconds: float) -> bool:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    """Return the trained parameters, those of the base, and the bytes of the saved file."""
+    """Return the trained parameters, those of the model, and the bytes of the saved file."""
     assert session.header is not None
     model = session.model
-    classes = 0 if model.score is None else model.score.out_features
-    counted = count_parameters(model.shape, session.method, classes, session.header.to_json())
+    counted = count_parameters(model.shape, session.method, session.classes, session.header.to_json())
     return {
         "trainable": sum(value.numel() for value in model.parameters() if value.requires_grad),
         "total": counted.total,

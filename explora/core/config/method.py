@@ -140,6 +140,14 @@ class Method(ABC):
         Raises AdapterError, with the reason, where that is impossible.
         """
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return a weight of the base as it must be after merging: what `merge` is checked against.
+
+        `name` is the base's, `weight` its fp32 tensor, `stored` holds the adapter's tensors by the names in
+        its file. It is the formula of the source, computed in fp64, and must not call what `merge` calls.
+        """
+        return stored.get(name, weight)
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return trained tensors by the names in the file, in the form that PEFT gives them."""
         return dict(trained)

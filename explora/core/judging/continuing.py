@@ -48,6 +48,6 @@ def continue_texts(
     batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """Return one continuation of each prompt; the seed of a prompt is `seed` plus its number."""
-    encoded = [session.task.prompt(text, seed + number) for number, text in enumerate(prompts)]
+    encoded = [session.prompt(text, seed + number) for number, text in enumerate(prompts)]
     found = generate(session.model, encoded, sampling, max_new_tokens, session.tokenizer, batch_size)
     return [session.tokenizer.decode(item.ids) for item in found]

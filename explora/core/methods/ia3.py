@@ -96,6 +96,16 @@ class IA3(TargetedMethod):
 
         merge_layers(model)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight, and the bias of a rescaled output, times l (Liu et al. 2022, section 3.3)."""
+        site, _, kind = name.rpartition(".")
+        vector = stored.get(f"{site}.ia3_l")
+        if vector is None:
+            return weight
+        if not site.endswith(INNER):
+            return weight.double() * vector.double().flatten()
+        return weight if kind == "bias" else weight.double() * vector.double().t()
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's vectors; those of parts of c_attn become one of the whole, with ones elsewhere."""
         from explora.core.methods.ia3_layers import to_peft

@@ -228,6 +228,16 @@ class LoRA(TargetedMethod):
 
         merge_layers(model)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return W + scale (B A)^T (Hu et al. 2021, section 4.1), and biases as they are stored."""
+        site, _, kind = name.rpartition(".")
+        if kind == "bias":
+            return stored.get(f"{site}.base_layer.bias", stored.get(name, weight))
+        if f"{site}.lora_A.weight" not in stored:
+            return weight
+        a, b = (stored[f"{site}.lora_{matrix}.weight"].double() for matrix in "AB")
+        return weight.double() + self.scale_of(*split_key(site)) * (b @ a).t()
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's A and B; adapters on parts of c_attn become an exactly equal one of joint rank."""
         from explora.core.methods.lora_layers import to_peft

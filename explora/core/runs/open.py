@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from explora.core.base.find import Base, base_tokenizer, open_base, read_json_object
-from explora.core.base.weights import base_digest
+from explora.core.base.configuration import class_names
+from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.base.weights import base_digest, head_classes
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class
+from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class, task_row
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.parameters import PEFT_PREFIX
 from explora.core.runs.adapter import (
@@ -56,9 +57,9 @@ def open_run(
 ) -> Session:
     """Open a run folder, a PEFT adapter, a model folder or a base for evaluation and generation.
 
-    `source` defaults to runs/<task> if that exists, else to the base. `encoding` holds settings by field
-    name. Raises AdapterError if the adapter was trained for another task, on another base, or with another
-    template or other label words.
+    `source` defaults to runs/<task> if that exists, else to the base `model`. That may be a run for another
+    task, whose head is then dropped. `encoding` holds settings by field name. Raises AdapterError if an
+    adapter was trained for another task, on another base, or with another template or other label words.
     """
     folder = Path(source) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
@@ -68,24 +69,29 @@ def open_run(
             f"{folder} holds no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",
         )
-    # ./gpt2 is a folder, gpt2 the name of a base
-    name = source or (str(folder) if folder is not None else model or EMBEDDED)
-    return _open_model(task_name, name, tokenizer, runtime, encoding or {})
+    if folder is None:
+        base = open_base(model or EMBEDDED)
+        header = _full_header(base)
+        header = header if header and header.task == task_name else None
+    else:
+        base = open_base(source or str(folder))  # ./gpt2 is a folder, gpt2 the name of a base
+        header = _full_header(base)
+    return _open_model(task_name, base, header, tokenizer, runtime, encoding or {})
 
 
 def _open_model(
     task_name: str,
-    name: str,
+    base: Base,
+    header: Header | None,
     tokenizer_folder: str | None,
     runtime: RuntimeConfig,
     asked: Mapping[str, Any],
 ) -> Session:
-    base = open_base(name)
-    header = _full_header(base)
-    encoding = _encoding(header, task_name, asked, name)
+    """Open a whole model; `header` describes what it was trained for, None for a base."""
+    encoding = _encoding(header, task_name, asked, base.name)
     tokenizer = base_tokenizer(base, tokenizer_folder)
     method = header.method if header else method_class(FULL_METHOD)()
-    labels = header.labels if header else base_labels(base)
+    labels = header.labels if header else _foreign_labels(base, task_name)
     seed = _recorded_seed(base.folder if header else None)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     parts = SessionParts(
@@ -100,32 +106,21 @@ def _open_model(
         source=base.folder,
     )
     session = assemble(parts, runtime, dtype=DTYPES[runtime.amp], fresh_head=False)
-    _check_head(session, name)
+    if session.model.score is None and task.head_classes() is not None:
+        raise AdapterError(
+            f"{base.name} has no classification head, which {task_name} needs",
+            f"train one: explora train {task_name}",
+        )
     session.model.eval()
     return session
 
 
-def _check_head(session: Session, name: str) -> None:
-    """Raise AdapterError if the model has a head that the task does not use, or lacks one that it needs."""
-    has_head, needs_head = session.model.score is not None, session.task.head_classes() is not None
-    if needs_head and not has_head:
-        raise AdapterError(
-            f"{name} has no classification head, which {session.task_name} needs",
-            f"train one: explora train {session.task_name}",
-        )
-    if has_head and not needs_head:
-        raise AdapterError(
-            f"{name} has a classification head, which {session.task_name} does not use",
-            "is it for another task?",
-        )
-
-
-def base_labels(base: Base) -> tuple[str, ...]:
-    """Return the labels in a model folder's config.json (id2label), in order of their ids."""
-    if base.folder is None:
+def _foreign_labels(base: Base, task_name: str) -> tuple[str, ...]:
+    """Return the labels of the head of a model that explora did not train, empty if the task uses none."""
+    if not task_row(task_name).own_head or base.folder is None:
         return ()
-    names = read_json_object(base.folder / "config.json").get("id2label", {})
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+    classes = head_classes(base)
+    return class_names(base.config, classes, base.label) if classes else ()
 
 
 def _full_header(base: Base) -> Header | None:

@@ -14,8 +14,9 @@ from explora.core.tasks.contract import Evaluation
 class TrainResult:
     """The result of a finished run.
 
-    total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
-    dev; seconds: training and evaluations, across interruptions; evaluation: of the best step, on dev.
+    total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
+    rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
+    step, on dev.
     """
 
     run: str
@@ -37,7 +38,7 @@ class TrainResult:
 
     @property
     def share(self) -> float:
-        """Trained parameters per parameter of the base."""
+        """Trained parameters per parameter of the model."""
         return self.trainable / self.total
 
     @property

@@ -15,7 +15,7 @@ from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
 from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
-from explora.core.estimate.parameters import base_tensors
+from explora.core.estimate.parameters import model_tensors
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
@@ -206,8 +206,7 @@ class Running:
             session.model, self.training.dev, self.train.examples, 2 * self.run.training.batch_size
         )
         result = self._result(finished, evaluation)
-        classes = 0 if session.model.score is None else session.model.score.out_features
-        write_card(self.folder, self.run, result.to_json(), classes)
+        write_card(self.folder, self.run, result.to_json(), session.classes)
         self._record(result.to_json())
         discard_checkpoint(self.folder / CHECKPOINT)
         return Completed(result=result)
@@ -219,7 +218,7 @@ class Running:
             task=run.task,
             method=run.method.name,
             model=self.session.base.label,
-            total=sum(prod(size) for size in base_tensors(model.shape).values()),
+            total=sum(prod(size) for size in model_tensors(model.shape, self.session.classes).values()),
             trainable=sum(value.numel() for value in trained_tensors(model).values()),
             evaluation=evaluation,
             best_step=progress.best_step,

@@ -30,6 +30,8 @@ from explora.core.tasks.metrics import Score, accuracy, macro_f1, positive_f1
 from explora.core.tasks.trivial import values_of
 from explora.errors import DataError, UsageError
 
+UNNAMED = "LABEL_"  # transformers calls class 3 LABEL_3 where nobody named it
+
 
 class Classification(ABC):
     """A task whose answer is one of `labels`; a subclass encodes rows.
@@ -104,8 +106,10 @@ class Classification(ABC):
         if "label" not in row.values:
             return None
         given = row.values["label"]
-        if (found := classes.get(given, classes.get(self.canonical(given)))) is not None:
-            return found
+        plain = self.canonical(given)
+        for spelling in (given, plain, f"{UNNAMED}{plain}", plain.removeprefix(UNNAMED)):
+            if spelling in classes:
+                return classes[spelling]
         raise DataError(
             f"{given!r}: use {self.expected_labels()}",
             "correct it, name another column (--columns label=NAME), or leave such rows out (--skip-bad)",

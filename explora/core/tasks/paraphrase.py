@@ -55,7 +55,7 @@ class Paraphrase(Classification):
     def _label_row(self, word: str) -> int:
         """Return the token of a label word: after a space of the template as it is, else with its own."""
         spaced = word if self.template[-1:].isspace() else " " + word
-        ids = self.context.tokenizer.encode(spaced)
+        (ids,) = self.context.tokenizer.encode_parts([spaced])
         if len(ids) != 1:
             raise UsageError(
                 f"the label word {word!r} is {len(ids)} tokens of this base, not one",
@@ -87,7 +87,9 @@ class Paraphrase(Classification):
 
     def _cut(self, row: Row) -> list[int]:
         tokenizer = self.context.tokenizer
-        sentences = {name: tokenizer.encode(row.values[name]) for name in sorted(FIELDS)}
+        names = sorted(FIELDS)
+        parts = tokenizer.encode_parts([row.values[name] for name in names])
+        sentences = dict(zip(names, parts, strict=True))
         while any(sentences.values()):
             texts = {name: _whole_characters(tokenizer.decode(ids)) for name, ids in sentences.items()}
             ids = tokenizer.encode(self.template.format_map(texts))

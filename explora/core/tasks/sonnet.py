@@ -82,7 +82,7 @@ class Sonnet:
 
         Raises DataError where that leaves less than the lines that are given when it is continued.
         """
-        lines = self.context.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
+        lines = self.context.tokenizer.encode_parts([line + "\n" for line in row.values["text"].split("\n")])
         eos = self.context.tokenizer.eos
         ids = [eos, *(token for line in lines for token in line), eos][: self.context.max_length]
         ends = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
@@ -99,7 +99,8 @@ class Sonnet:
 
     def prompt(self, text: str, seed: int) -> Prompt:
         """Encode a prompt, begun as the training poems begin; the poem stops after fourteen lines."""
-        ids = [self.context.tokenizer.eos, *self.context.tokenizer.encode(text)]
+        (continued,) = self.context.tokenizer.encode_parts([text])
+        ids = [self.context.tokenizer.eos, *continued]
         return Prompt(ids=ids, seed=seed, lines=max(1, SONNET_LINES - text.count("\n")))
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
