@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from explora.core.base.find import CONFIG, WEIGHTS
+from explora.core.base.configuration import CONFIG
+from explora.core.base.find import WEIGHTS
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.run_config import TrainRun, all_settings, field_names, settings_of
