@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,14 @@ from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
 from explora.core.config.setting import spelled
 from explora.core.estimate.parameters import count
-from explora.core.runs.folder import check_folder, unfinished_run
-from explora.core.runs.record import read_config, read_losses
+from explora.core.runs.folder import check_folder, recorded_run
+from explora.core.runs.identity import Identity
+from explora.core.runs.ownership import owning
+from explora.core.runs.record import RunRecord, read_config, read_identity, read_losses
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
-    from explora.core.runs.events import Completed
+    from explora.core.runs.result import TrainResult
     from explora.core.runs.train import Running
 
 
@@ -64,38 +68,86 @@ def train(
         raise UsageError("--resume continues a run and --overwrite removes it", "choose one of them")
     if resume and config:
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
-    started = _started(folder, task) if resume else None
+    record = None
+    with ExitStack() as ownership:
+        if resume:  # what the folder holds decides what is done
+            ownership.enter_context(nullcontext() if dry_run else owning(folder))
+            record = _recorded(folder, task)
+        if record is not None and record.result and not dry_run:
+            _resumed(record.run, settings)
+            _show_recorded(folder, record.result, json)
+            return
+        plan = _planned(task, settings, config) if record is None else _continued(record.run, settings)
+        if dry_run:
+            _show_plan(plan, json)
+            return
+        if not resume:
+            ownership.enter_context(owning(folder))
+            check_folder(folder, overwrite=overwrite)
+        _execute(plan, folder, began, overwrite=overwrite, json=json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A run before it starts or is resumed, and where each of its settings comes from.
+
+    `expected` is what the run of a --config file was trained on, as far as no option overrides it.
+    """
+
+    run: TrainRun
+    shape: Shape
+    origins: dict[str, str]
+    resumed: bool = False
+    expected: Identity | None = None
+
+
+def _recorded(folder: Path, task: str) -> RunRecord | None:
+    """Return the record of the run to resume, None if there is none. Raises UsageError for another task."""
+    record = recorded_run(folder)
+    if record is None:
+        console.note(f"{folder} holds no run yet: starting one")
+        return None
+    if record.run.task != task:
+        raise UsageError(
+            f"--resume: {folder} holds a run of {record.run.task}, not of {task}",
+            f"explora train {record.run.task} -o {folder} --resume",
+        )
+    return record
+
+
+def _planned(task: str, settings: dict[str, Any], config: Path | None) -> _Plan:
+    """Plan a new run from options and a config file."""
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
-    if started is not None:
-        from_file = settings_in(started.to_json())
     run, origins = resolve(task, settings, from_file)
     shape = _shape(run)  # for a hub id a request
-    if started is None:
-        run, origins = fit_learning_rate(run, origins, shape.n_embd)
-    else:
-        run = _resumed(started, run, settings)
-    run.method.check_fit(shape)
-    run.method.check_use(shape)
-    _check_length(run, shape, origins)
-    if dry_run:
-        _show_plan(run, shape, origins, json)
-        return
-    if started is None:
-        check_folder(folder, overwrite=overwrite)
-    _execute(run, {} if resume else origins, folder, began, overwrite=overwrite, json=json)
-
-
-def _started(folder: Path, task: str) -> TrainRun:
-    """Return the unfinished run of a folder. Raises UsageError for a run of another task, and for none."""
-    run = unfinished_run(folder)
-    if run.task != task:
-        raise UsageError(
-            f"--resume: {folder} holds a run of {run.task}, not of {task}",
-            f"explora train {run.task} -o {folder} --resume",
+    run, origins = fit_learning_rate(run, origins, shape.n_embd)
+    identity = read_identity(config) if config else None
+    return _checked(
+        _Plan(
+            run=run,
+            shape=shape,
+            origins=origins,
+            expected=None if identity is None else identity.without(settings),
         )
-    return run
+    )
+
+
+def _continued(started: TrainRun, settings: dict[str, Any]) -> _Plan:
+    """Plan the rest of a recorded run."""
+    run, origins = _resumed(started, settings)
+    return _checked(_Plan(run=run, shape=_shape(run), origins=origins, resumed=True))
+
+
+def _checked(plan: _Plan) -> _Plan:
+    """Return the plan. Raises UsageError if its method or its length does not fit the base."""
+    plan.run.method.check_fit(plan.shape)
+    plan.run.method.check_use(plan.shape)
+    asked, most = plan.run.encoding.max_length, plan.shape.n_positions
+    if plan.origins["max_length"] == "option" and asked > most:
+        raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
+    return plan
 
 
 def _shape(run: TrainRun) -> Shape:
@@ -104,29 +156,15 @@ def _shape(run: TrainRun) -> Shape:
     return run.from_scratch or shape_of(run.model)
 
 
-def _check_length(run: TrainRun, shape: Shape, origins: dict[str, str]) -> None:
-    """Raise UsageError for --max-length beyond what the base reads; a default is cut to it."""
-    asked, most = run.encoding.max_length, shape.n_positions
-    if origins["max_length"] == "option" and asked > most:
-        raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
-
-
-def _execute(
-    run: TrainRun,
-    origins: dict[str, str],
-    folder: Path,
-    began: float,
-    *,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    """Train, show and write. `origins` is empty for a run that is resumed."""
+def _execute(plan: _Plan, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
+    """Train, show and write."""
     from explora.core.runs.train import start_run
 
-    warn_if_emulated(run.runtime, is_recorded=not origins)
-    run = _with_runtime(run)
-    _show_settings(run, origins)
-    running = start_run(run, folder, replace=overwrite, spent=time.monotonic() - began)
+    warn_if_emulated(plan.run.runtime, is_recorded=plan.resumed)
+    run = _with_runtime(plan.run)
+    _show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})")
+    spent = time.monotonic() - began
+    running = start_run(run, folder, replace=overwrite, spent=spent, expected=plan.expected)
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
         console.warn(f"skipped: {message}")
@@ -141,9 +179,7 @@ def _execute(
     if json:
         console.result_json(completed.result.to_json())
         return
-    losses = read_losses(folder)
-    console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
-    _show_result(completed)
+    _show_result(folder, completed.result)
 
 
 def _length(running: Running) -> str:
@@ -154,9 +190,16 @@ def _length(running: Running) -> str:
     return f"{running.training.steps:,} steps"
 
 
-def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> TrainRun:
-    """Return the recorded run; an option that contradicts it, other than threads, is refused."""
-    before, now = settings_of(started), settings_of(asked)
+def _resumed(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRun, dict[str, str]]:
+    """Return the recorded run, and where its settings come from.
+
+    Raises UsageError for an option that contradicts the record, other than threads.
+    """
+    from explora.core.runs.paths import with_absolute_paths
+
+    asked, origins = resolve(started.task, options, settings_in(started.to_json()))
+    before = settings_of(with_absolute_paths(started))
+    now = settings_of(with_absolute_paths(asked))
     for name in options:
         if before.get(name) != now[name] and name != "threads":
             raise UsageError(
@@ -164,8 +207,8 @@ def _resumed(started: TrainRun, asked: TrainRun, options: dict[str, Any]) -> Tra
                 "leave the option out, or start again with --overwrite",
             )
     if "threads" not in options:
-        return started
-    return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads))
+        return started, origins
+    return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads)), origins
 
 
 def _said(run: TrainRun, name: str) -> str:
@@ -186,9 +229,9 @@ def _with_runtime(run: TrainRun) -> TrainRun:
     return replace(run, runtime=resolve_runtime(run.runtime))
 
 
-def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
+def _show_settings(run: TrainRun, origin: str) -> None:
+    """Say how the run trains; `origin` says where its learning rate comes from."""
     optimizer, training = run.optimizer, run.training
-    origin = f" ({origins['learning_rate']})" if origins else ""
     console.note(
         f"{run.task}: {run.method.description}; learning rate {optimizer.learning_rate:g}{origin}, "
         f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
@@ -210,9 +253,10 @@ def _show_feature_cache(running: Running) -> None:
         console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
 
 
-def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool) -> None:
+def _show_plan(plan: _Plan, json: bool) -> None:
+    run, origins = plan.run, plan.origins
     classes = TASKS[run.task].head_classes(run.method.needs_head)
-    trainable = count(shape, run.method, classes).trainable
+    trainable = count(plan.shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return
@@ -222,8 +266,20 @@ def _show_plan(run: TrainRun, shape: Shape, origins: dict[str, str], json: bool)
     console.result(f"trainable parameters: {trainable:,}{head}")
 
 
-def _show_result(completed: Completed) -> None:
-    result = completed.result
+def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
+    """Show the result of a run that is finished."""
+    from explora.core.runs.result import TrainResult
+
+    console.note(f"{folder} is finished: this is its recorded result")
+    if json:
+        console.result_json(dict(result))
+        return
+    _show_result(folder, TrainResult.from_json(result))
+
+
+def _show_result(folder: Path, result: TrainResult) -> None:
+    losses = read_losses(folder)
+    console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
     show_scores("dev score", result.evaluation)
     console.result(
         f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "

@@ -25,7 +25,7 @@ from explora.core.data.batching import epoch_batches
 from explora.core.model import gpt2 as model_module
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.events import Completed
-from explora.core.runs.folder import check_folder, unfinished_run
+from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
 from explora.core.runs.record import read_record
 from explora.core.runs.train import Running, start_run
@@ -623,20 +623,6 @@ def test_an_occupied_folder_is_refused(finished: Path) -> None:
         check_folder(finished, overwrite=False)
     assert "already holds something" in caught.value.message
     assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
-
-
-def test_a_finished_run_has_nothing_to_resume(finished: Path) -> None:
-    with pytest.raises(UsageError, match="is finished: nothing to resume"):
-        unfinished_run(finished)
-
-
-@pytest.mark.parametrize("made", [False, True])
-def test_a_folder_without_a_run_has_nothing_to_resume(tmp_path: Path, made: bool) -> None:
-    folder = tmp_path / "run"
-    if made:
-        folder.mkdir()
-    with pytest.raises(UsageError, match="holds no run: nothing to resume"):
-        unfinished_run(folder)
 
 
 def test_a_folder_that_is_not_a_runs_is_never_removed(tmp_path: Path) -> None:

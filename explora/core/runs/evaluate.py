@@ -12,6 +12,7 @@ from explora.core.config.registry import TASKS
 from explora.core.data.text_files import STDIN
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
+from explora.core.runs.paths import with_absolute_data
 from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
 from explora.errors import DataError, UsageError
@@ -66,7 +67,8 @@ def _rows(
     session: Session, config: DataConfig, trained_on: DataConfig, split: str | None
 ) -> tuple[str, Split]:
     whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
-    if whole_file and config.data is not None and config != trained_on:
+    is_own = with_absolute_data(config) == with_absolute_data(trained_on)
+    if whole_file and config.data is not None and not is_own:
         if split is not None and config.data == STDIN:
             raise UsageError("standard input has no splits", "leave --split out")
         if split is None:

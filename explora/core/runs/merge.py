@@ -20,11 +20,13 @@ from torch import Tensor
 from explora.core.base.find import CONFIG
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.data.batching import pad
-from explora.core.files import replacing_folder
+from explora.core.files import replacing_folder, settle_folder
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.adapter import is_adapter, read_header
+from explora.core.runs.adapter import check_not_inside, is_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
+from explora.core.runs.folder import real_folder
 from explora.core.runs.open import open_run
+from explora.core.runs.ownership import check_unowned, owning
 from explora.core.runs.record import RECORD_FILE
 from explora.errors import AdapterError, UsageError
 
@@ -91,12 +93,20 @@ def merge_run(
     `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. In
     fp32 the logits of the folder must agree with those of base and adapter within TOLERANCE. In bf16 and
     fp16 they must agree with those of the rounded weights, and the result reports what rounding changed.
-    Raises AdapterError if they do not agree, and UsageError for an occupied folder.
+    Raises AdapterError if they do not agree, InUseError if a process trains in `run` or works in `folder`,
+    and UsageError for an occupied folder.
     """
+    check_unowned(run)
     _check_adapter(run)
     task = task or _recorded_task(run)
-    _check_free(folder, overwrite)
-    session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+    with owning(folder):
+        settle_folder(real_folder(folder))
+        _check_free(folder, overwrite)
+        session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+        return _merge(run, folder, dtype, session)
+
+
+def _merge(run: Path, folder: Path, dtype: str, session: Session) -> Merged:
     _check_apart(folder, run, session)
     probe = _probe(session)
     unmerged = expected = _logits(session.model, probe)
@@ -105,7 +115,7 @@ def merge_run(
         _require_equal(unmerged, _logits(session.model, probe), f"merging {run}")
         _round(session.model, dtype)
         expected = _logits(session.model, probe)
-    with replacing_folder(folder) as staged:
+    with replacing_folder(real_folder(folder)) as staged:
         write_trained_model(session, staged, OUTPUT_DTYPES[dtype])
         session.model.to("meta")  # frees its memory for the model that is opened next
         reopened = _transformers_logits(staged, probe, session.model.score is not None)
@@ -124,6 +134,7 @@ def _check_adapter(run: Path) -> None:
             f"{run} is a whole model, not an adapter: there is nothing to merge",
             "use the folder as it is; transformers opens it",
         )
+    check_not_inside(run)
     raise AdapterError(f"{run} holds no adapter", "the run folder of train --lora or --last-linear does")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -110,6 +110,14 @@ class Evaluation:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
+
+
+@runtime_checkable
+class DigestedRows(Protocol):
+    """Examples that know their digest, because there may be too many to make each of them."""
+
+    def digest(self) -> str:
+        """Return a digest of everything that training reads of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
