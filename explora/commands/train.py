@@ -73,7 +73,7 @@ def train(
         if resume:  # what the folder holds decides what is done
             ownership.enter_context(nullcontext() if dry_run else owning(folder))
             record = _recorded(folder, task)
-        if record is not None and record.result and not dry_run:
+        if record is not None and record.finished and not dry_run:
             _resumed(record.run, settings)
             _show_recorded(folder, record.result, json)
             return

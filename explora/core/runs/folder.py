@@ -48,7 +48,9 @@ def look_into(folder: Path) -> Found:
     if not target.is_dir():
         raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
     if (record := read_record(target)) is not None:
-        return Found(holds=Holds.FINISHED if record.result else Holds.UNFINISHED, place=target, record=record)
+        return Found(
+            holds=Holds.FINISHED if record.finished else Holds.UNFINISHED, place=target, record=record
+        )
     return Found(holds=Holds.OTHER if any(target.iterdir()) else Holds.NOTHING, place=target)
 
 

@@ -16,6 +16,7 @@ import os
 import shlex
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -74,7 +75,8 @@ def _locked(folder: Path) -> AbstractContextManager[object]:
     file = _lock_file(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(file, thread_local=False).acquire(timeout=PATIENCE)
+        with warnings.catch_warnings(action="ignore"):  # without flock it locks by the file's existence
+            return FileLock(file, thread_local=False).acquire(timeout=PATIENCE)
     except Timeout:
         raise _in_use(folder, _read_owner(folder)) from None
 
@@ -124,9 +126,11 @@ def _read_owner(folder: Path) -> Owner | None:
 
 
 def _in_use(folder: Path, owner: Owner | None) -> InUseError:
-    if owner is None:
+    """Return the error for a folder with an owner; `owner` is None while it has not named itself yet."""
+    files = " and ".join(str(file) for file in (_owner_file(folder), _lock_file(folder)) if file.exists())
+    if owner is None or not owner.may_be_alive():
         return InUseError(
-            f"{folder} is in use by another process", "wait until it ends, or choose another: -o"
+            f"{folder} is in use by another process", f"wait until it ends; if there is none, remove {files}"
         )
     since = datetime.fromtimestamp(owner.started).astimezone().isoformat(" ", "seconds")
     message = (
@@ -134,9 +138,6 @@ def _in_use(folder: Path, owner: Owner | None) -> InUseError:
         f"started {since} ({owner.command})"
     )
     if owner.host == socket.gethostname():
-        return InUseError(
-            message, f"wait until it ends, stop it (kill {owner.process}), or choose another: -o"
-        )
-    files = (_owner_file(folder), _lock_file(folder))
-    left = " and ".join(str(file) for file in files if file.exists())
-    return InUseError(message, f"if that process is known to be dead, remove {left}")
+        stop = f"kill {owner.process}"
+        return InUseError(message, f"wait until it ends, stop it ({stop}), or choose another folder: -o")
+    return InUseError(message, f"if that process is known to be dead, remove {files}")

@@ -30,6 +30,11 @@ class RunRecord:
     machine: Mapping[str, Any]
     identity: Identity | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run has a result."""
+        return bool(self.result)
+
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write run.json atomically."""

@@ -82,7 +82,7 @@ class TrainResult:
             "stopped_early": self.stopped_early,
             "examples": self.examples,
             "skipped": self.skipped,
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -284,7 +284,7 @@ class Running:
             stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
             examples=len(self.train.examples),
             skipped=len(self.train.skipped) + len(self.dev.skipped),
-            seconds=progress.seconds,
+            seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
             tokens=progress.tokens,
             peak_memory_bytes=peak_memory_bytes(),
             full_fine_tuning=self.full_fine_tuning,
