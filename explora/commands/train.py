@@ -1,11 +1,11 @@
-"""`explora train`: options to a TrainRun, the run's events to a bar, its result to stdout."""
+"""`explora train`: a plan to a run, the run's events to a bar, its result to stdout."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,16 @@ from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import warn_if_short
+from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
 from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
-from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import TASKS, Shape
-from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
-from explora.core.config.setting import spelled
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
 from explora.core.runs.folder import check_folder, recorded_run
-from explora.core.runs.identity import Identity
 from explora.core.runs.ownership import owning
-from explora.core.runs.record import RunRecord, read_config, read_identity, read_losses
+from explora.core.runs.record import RunRecord, read_losses
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,10 +72,10 @@ def train(
             ownership.enter_context(nullcontext() if dry_run else owning(folder))
             record = _recorded(folder, task)
         if record is not None and record.finished and not dry_run:
-            _resumed(record.run, settings)
+            resume_settings(record.run, settings)
             _show_recorded(folder, record.result, json)
             return
-        plan = _planned(task, settings, config) if record is None else _continued(record.run, settings)
+        plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
         if dry_run:
             _show_plan(plan, json)
             return
@@ -85,20 +83,6 @@ def train(
             ownership.enter_context(owning(folder))
             check_folder(folder, overwrite=overwrite)
         _execute(plan, folder, began, overwrite=overwrite, json=json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A run before it starts or is resumed, and where each of its settings comes from.
-
-    `expected` is what the run of a --config file was trained on, as far as no option overrides it.
-    """
-
-    run: TrainRun
-    shape: Shape
-    origins: dict[str, str]
-    resumed: bool = False
-    expected: Identity | None = None
 
 
 def _recorded(folder: Path, task: str) -> RunRecord | None:
@@ -115,48 +99,7 @@ def _recorded(folder: Path, task: str) -> RunRecord | None:
     return record
 
 
-def _planned(task: str, settings: dict[str, Any], config: Path | None) -> _Plan:
-    """Plan a new run from options and a config file."""
-    of_task, from_file = read_config(config) if config else (task, {})
-    if of_task != task:
-        raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
-    run, origins = resolve(task, settings, from_file)
-    shape = _shape(run)  # for a hub id a request
-    run, origins = fit_learning_rate(run, origins, shape.n_embd)
-    identity = read_identity(config) if config else None
-    return _checked(
-        _Plan(
-            run=run,
-            shape=shape,
-            origins=origins,
-            expected=None if identity is None else identity.without(settings),
-        )
-    )
-
-
-def _continued(started: TrainRun, settings: dict[str, Any]) -> _Plan:
-    """Plan the rest of a recorded run."""
-    run, origins = _resumed(started, settings)
-    return _checked(_Plan(run=run, shape=_shape(run), origins=origins, resumed=True))
-
-
-def _checked(plan: _Plan) -> _Plan:
-    """Return the plan. Raises UsageError if its method or its length does not fit the base."""
-    plan.run.method.check_fit(plan.shape)
-    plan.run.method.check_use(plan.shape)
-    asked, most = plan.run.encoding.max_length, plan.shape.n_positions
-    if plan.origins["max_length"] == "option" and asked > most:
-        raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
-    return plan
-
-
-def _shape(run: TrainRun) -> Shape:
-    from explora.core.base.find import shape_of
-
-    return run.from_scratch or shape_of(run.model)
-
-
-def _execute(plan: _Plan, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
+def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
     """Train, show and write."""
     from explora.core.runs.train import start_run
 
@@ -190,39 +133,6 @@ def _length(running: Running) -> str:
     return f"{running.training.steps:,} steps"
 
 
-def _resumed(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRun, dict[str, str]]:
-    """Return the recorded run, and where its settings come from.
-
-    Raises UsageError for an option that contradicts the record, other than threads.
-    """
-    from explora.core.runs.paths import with_absolute_paths
-
-    asked, origins = resolve(started.task, options, settings_in(started.to_json()))
-    before = settings_of(with_absolute_paths(started))
-    now = settings_of(with_absolute_paths(asked))
-    for name in options:
-        if before.get(name) != now[name] and name != "threads":
-            raise UsageError(
-                f"--resume continues {_said(started, name)}, not with {shown(asked, name)}",
-                "leave the option out, or start again with --overwrite",
-            )
-    if "threads" not in options:
-        return started, origins
-    return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads)), origins
-
-
-def _said(run: TrainRun, name: str) -> str:
-    known = settings_of(run).get(name) is not None
-    return f"with {spelled(name)} {shown(run, name)}" if known else f"without {spelled(name)}"
-
-
-def shown(run: TrainRun, name: str) -> str:
-    """Write a setting of a run as its option takes it."""
-    value = settings_of(run)[name]
-    item = all_settings(type(run.method)).get(name)
-    return str(value) if item is None else item.show(value)
-
-
 def _with_runtime(run: TrainRun) -> TrainRun:
     from explora.core.runtime.resolve import resolve_runtime
 
@@ -253,7 +163,7 @@ def _show_feature_cache(running: Running) -> None:
         console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
 
 
-def _show_plan(plan: _Plan, json: bool) -> None:
+def _show_plan(plan: Plan, json: bool) -> None:
     run, origins = plan.run, plan.origins
     classes = TASKS[run.task].head_classes(run.method.needs_head)
     trainable = count(plan.shape, run.method, classes).trainable

@@ -77,8 +77,10 @@ def settle_folder(folder: Path) -> None:
 
 def whole_folder(folder: Path) -> Path:
     """Return `folder`, or where it lies since a kill broke off its replacement. This changes nothing."""
+    if folder.exists():
+        return folder
     old = _set_aside(folder)
-    return old if old.exists() and not folder.exists() else folder
+    return old if old.exists() else folder
 
 
 def _set_aside(folder: Path) -> Path:

@@ -591,6 +591,12 @@ def test_a_run_is_used_and_resumed_from_another_directory(
     scored = explora("eval", "sentiment", "../runs/sentiment", "--json")
     assert (scored.code, scored.objects[0]["data"]) == (0, str(tmp_path / "train.csv"))
     (tmp_path / "base").rename(tmp_path / "moved")
+    shutil.copytree("../runs/sentiment", "copy")
+    record = json.loads(Path("copy/run.json").read_text())
+    Path("copy/run.json").write_text(json.dumps(record | {"result": {}}))
+    unfinished = explora("train", "sentiment", "--resume", "-o", "copy")
+    assert unfinished.code == 1
+    assert f"copy is trained on the base {tmp_path / 'base'}, which cannot be opened" in unfinished.err
     lost = explora("eval", "sentiment", "../runs/sentiment")
     assert (lost.code, "hint: name the base: --model NAME|FOLDER" in lost.err) == (1, True)
     assert (

@@ -107,16 +107,17 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def check_apart(run: TrainRun, folder: Path) -> None:
-    """Raise UsageError if a folder that will be replaced holds what the new run reads, or where we are."""
+    """Raise UsageError if a folder to replace holds what the new run reads, or the current directory.
+
+    The paths of the run are absolute.
+    """
     target = folder.resolve()
     if target in (Path.cwd(), *Path.cwd().parents):
         raise UsageError(
             f"{folder} holds the current directory and cannot be replaced", "cd to another folder"
         )
-    for source in (run.model, run.tokenizer, run.data.data, run.data.dev):
-        if (
-            source
-            and Path(source).exists()
-            and target in (Path(source).resolve(), *Path(source).resolve().parents)
-        ):
-            raise UsageError(f"{folder} holds {source}, which the new run reads", "choose another folder: -o")
+    paths = [Path(path) for path in (run.model, run.tokenizer, run.data.data, run.data.dev) if path]
+    for path in paths:
+        is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
+        if is_there and target in (path.resolve(), *path.resolve().parents):
+            raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from explora.core.files import write_atomically
-from explora.errors import InUseError
+from explora.errors import InUseError, UsageError
 
 PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
 CLOCK_TOLERANCE = 2.0  # seconds by which the start time of a process, as the system computes it, may shift
@@ -56,6 +56,8 @@ def owning(folder: Path) -> Iterator[None]:
 
     A link is the folder that it points to. Raises InUseError if another process owns the folder.
     """
+    if not folder.resolve().name:
+        raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
     owner_file = _owner_file(folder)
     with _locked(folder):
         check_unowned(folder)

@@ -108,10 +108,11 @@ def start_run(
 def _prepare_place(run: TrainRun, folder: Path, replace: bool) -> Path:
     """Return the folder in which the run trains. Raises UsageError for paths that cannot be used."""
     check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
-    if replace:
-        check_apart(run, folder)
     settle_folder(real_folder(folder))
-    return training_folder(folder, replace=replace)
+    place = training_folder(folder, replace=replace)
+    if replace and place != real_folder(folder):
+        check_apart(run, folder)
+    return place
 
 
 def _discard_pending(place: Path, folder: Path) -> None:
