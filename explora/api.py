@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from explora.core.runs.evaluate import recorded_data, score, with_recorded_colum
 from explora.core.runs.events import RunEvent
 from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
-from explora.core.runs.train import start_run
+from explora.core.runs.ownership import owning
+from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.sweeps.cells import cross
 from explora.core.sweeps.run import Sweep, open_sweep
@@ -34,10 +36,22 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
 
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
-    """Train into `folder`, yielding events; the last is a Completed with the TrainResult."""
-    check_folder(folder, overwrite=overwrite)
-    resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
-    return start_run(resolved, folder, replace=overwrite).events()
+    """Train into `folder`, yielding events; the last is a Completed with the TrainResult.
+
+    The folder belongs to this training until the last event, or until the iterator is closed or deleted.
+    Raises InUseError if another process trains there.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(owning(folder))
+        check_folder(folder, overwrite=overwrite)
+        resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+        running = start_run(resolved, folder, replace=overwrite)
+        return _owned_events(running, stack.pop_all())
+
+
+def _owned_events(running: Running, ownership: ExitStack) -> Iterator[RunEvent]:
+    with ownership:
+        yield from running.events()
 
 
 def sweep(task: str, settings: Mapping[str, Any], folder: Path, *, jobs: int = 1) -> Sweep:

@@ -6,6 +6,8 @@
     ├── WeightsError        a base model: missing, unreadable, misshapen
     ├── AdapterError        an adapter or run folder that does not fit
     ├── CheckpointError     a resume state: unreadable, or of other settings
+    ├── IdentityError       base, tokenizer or data are not those of the recorded run
+    ├── InUseError          a folder belongs to another process
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
     ├── WriteError          a file cannot be written: names it, and says what is safe
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
@@ -58,6 +60,14 @@ class AdapterError(ExploraError):
 
 class CheckpointError(ExploraError):
     """A resume state is unreadable or does not fit the run."""
+
+
+class IdentityError(ExploraError):
+    """The base, the tokenizer or the data is not that of the recorded run."""
+
+
+class InUseError(ExploraError):
+    """A folder belongs to another process."""
 
 
 class TrainingError(ExploraError):

@@ -79,7 +79,9 @@ Output = Annotated[
     _output("--output", "-o", metavar="FOLDER", help="Folder for the result (default: runs/TASK)."),
 ]
 Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]
-Resume = Annotated[bool, _output("--resume", metavar="", help="Continue the run in the folder.")]
+Resume = Annotated[
+    bool, _output("--resume", metavar="", help="Continue the run in the folder; start it if there is none.")
+]
 Config = Annotated[
     Path | None,
     _output(

@@ -151,11 +151,62 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield the path of a folder to create; at the end it replaces `folder` with all its content."""
     with _scratch_beside(folder) as scratch:
         yield scratch / "new"
-        with _named(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists():
-                folder.replace(scratch / "old")  # a kill before the next line leaves the old folder there
-            (scratch / "new").replace(folder)
+        replace_folder(scratch / "new", folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, and remove what was there.
+
+    At every moment one of them is whole. After a kill between the two renames, the old one is where
+    `whole_folder` finds it, and `settle_folder` puts it back. Only one process at a time may do this.
+    """
+    with _named(folder):
+        settle_folder(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.replace(_set_aside(folder))
+        new.replace(folder)
+        settle_folder(folder)
+
+
+def settle_folder(folder: Path) -> None:
+    """Finish a replacement that a kill broke off: put the old folder back, or remove it if it is replaced."""
+    old = _set_aside(folder)
+    if not old.exists():
+        return
+    if folder.exists():
+        remove_folder(old)
+    else:
+        old.replace(folder)
+
+
+def whole_folder(folder: Path) -> Path:
+    """Return `folder`, or where it lies since a kill broke off its replacement. This changes nothing."""
+    if folder.exists():
+        return folder
+    old = _set_aside(folder)
+    return old if old.exists() else folder
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it exists: it disappears at once, then its content is deleted."""
+    if not folder.exists():
+        return
+    with _scratch_beside(folder) as scratch:
+        folder.replace(scratch / "removed")
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove the content of a folder, if there is such a folder."""
+    for item in folder.iterdir() if folder.exists() else ():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 @contextmanager

@@ -19,9 +19,14 @@ import explora
 from explora.core import files
 from explora.core.files import (
     append_line,
+    empty_folder,
+    remove_folder,
+    replace_folder,
     replacing,
     replacing_files_in,
     replacing_folder,
+    settle_folder,
+    whole_folder,
     write_atomically,
     write_tensors,
     writing,
@@ -220,6 +225,60 @@ def test_an_error_leaves_folders_as_they_were(replacing: Replacing, exists: bool
         raise Broken
     assert list(tmp_path.iterdir()) == ([target] if exists else [])
     assert not exists or content_of(target) == {"a": "old"}
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_a_folder_is_replaced_leaves_one_of_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Killed after so many renames: readers find a whole folder, and settling removes what is left over."""
+    target, new = tmp_path / "folder", tmp_path / "new"
+    fill(target, a="old", b="old")
+    fill(new, a="new")
+    rename, left = Path.replace, renames
+
+    def dies(path: Path, to: Path) -> Path:
+        nonlocal left
+        if not left:
+            raise Broken
+        left -= 1
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(Broken):
+        patch.setattr(Path, "replace", dies)
+        replace_folder(new, target)
+    whole = {"a": "new"} if renames == 2 else {"a": "old", "b": "old"}
+    assert content_of(whole_folder(target)) == whole
+    settle_folder(target)
+    assert content_of(target) == whole
+    assert set(tmp_path.iterdir()) == {target} | (set() if renames == 2 else {new})
+    if new.exists():
+        replace_folder(new, target)
+    assert content_of(target) == {"a": "new"}
+
+
+def test_a_removed_folder_that_cannot_be_deleted_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError("not yours")
+
+    remove_folder(tmp_path / "nowhere")
+    fill(tmp_path / "folder", a="1")
+    monkeypatch.setattr("shutil.rmtree", fails)
+    with pytest.raises(PermissionError, match="not yours"):
+        remove_folder(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_folder_is_emptied_and_links_in_it_are_not_followed(tmp_path: Path) -> None:
+    fill(tmp_path / "kept", a="1")
+    fill(tmp_path / "folder", b="2")
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "folder" / "inner").mkdir()
+    empty_folder(tmp_path / "folder")
+    assert list((tmp_path / "folder").iterdir()) == []
+    assert content_of(tmp_path / "kept") == {"a": "1"}
 
 
 # --- the only place -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ or machine: the same run gives the same bytes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,26 @@ class Header:
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter."""
     return (folder / ADAPTER_FILE).is_file() or (folder / CONFIG_FILE).is_file()
+
+
+def adapters_in(folder: Path) -> list[Path]:
+    """Return the folders directly inside `folder` that hold an adapter, such as checkpoint-500, in order."""
+    return [inner for inner in sorted(folder.glob("[!.]*"), key=_natural) if is_adapter(inner)]
+
+
+def check_not_inside(folder: Path) -> None:
+    """Raise AdapterError if folders inside `folder` hold adapters: one of these is probably meant."""
+    if inner := adapters_in(folder):
+        raise AdapterError(
+            f"{folder} holds no adapter itself, but {', '.join(path.name for path in inner)} in it",
+            f"name that folder: {inner[-1]}",
+        )
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort numbers by their value: checkpoint-500 comes before checkpoint-1000."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, base: str) -> None:

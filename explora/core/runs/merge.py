@@ -15,12 +15,14 @@ from torch import Tensor
 
 from explora.core.base.configuration import CONFIG
 from explora.core.config.concerns import RuntimeConfig
-from explora.core.files import replacing_folder, write_atomically
+from explora.core.files import replacing_folder, settle_folder, write_atomically
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.adapter import is_adapter, read_header, to_peft_tensors
+from explora.core.runs.adapter import check_not_inside, is_adapter, read_header, to_peft_tensors
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
+from explora.core.runs.folder import real_folder
 from explora.core.runs.logit_check import make_probe, our_logits, require_equal, transformers_logits
 from explora.core.runs.open import open_run
+from explora.core.runs.ownership import check_unowned, owning
 from explora.core.runs.record import RECORD_FILE
 from explora.core.runs.weight_check import check_weights
 from explora.core.training.checkpoint import trained_tensors
@@ -67,13 +69,20 @@ def merge_run(
     `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. Every
     weight must be the method's, up to one unit in the last place. In fp32 the logits of the folder must agree
     with those of base and adapter. In bf16 and fp16 they must agree with those of the rounded weights, and
-    the result reports what rounding changed. Raises AdapterError if weights or logits do not agree, and
-    UsageError for an occupied folder.
+    the result reports what rounding changed. Raises AdapterError if weights or logits do not agree,
+    InUseError if a process trains in `run` or works in `folder`, and UsageError for an occupied folder.
     """
+    check_unowned(run)
     _check_adapter(run)
     task = task or _recorded_task(run)
-    _check_free(folder, overwrite)
-    session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+    with owning(folder):
+        settle_folder(real_folder(folder))
+        _check_free(folder, overwrite)
+        session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+        return _merge(run, folder, dtype, session)
+
+
+def _merge(run: Path, folder: Path, dtype: str, session: Session) -> Merged:
     _check_apart(folder, run, session)
     probe = make_probe(session)
     unmerged = expected = our_logits(session.model, probe)
@@ -83,7 +92,7 @@ def merge_run(
         require_equal(unmerged, our_logits(session.model, probe), f"merging {run}")
         _round(session.model, dtype)
         expected = our_logits(session.model, probe)
-    with replacing_folder(folder) as staged:
+    with replacing_folder(real_folder(folder)) as staged:
         write_trained_model(session, staged, OUTPUT_DTYPES[dtype])
         session.model.to("meta")  # frees its memory for the model that is opened next
         check_weights(staged, session.base, adapter, session.method)
@@ -103,6 +112,7 @@ def _check_adapter(run: Path) -> None:
             f"{run} is a whole model, not an adapter: there is nothing to merge",
             "use the folder as it is; transformers opens it",
         )
+    check_not_inside(run)
     raise AdapterError(f"{run} holds no adapter", "the run folder of train --lora or --last-linear does")
 
 

@@ -10,18 +10,20 @@ from typing import Any
 
 import torch
 
-from explora.core.base.configuration import class_names
+from explora.core.base.configuration import CONFIG, class_names
 from explora.core.base.find import Base, base_tokenizer, open_base
 from explora.core.base.weights import base_digest, head_classes
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class, task_row
+from explora.core.config.registry import EMBEDDED, FULL_METHOD, MODELS, method_class, task_row
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.parameters import PEFT_PREFIX
+from explora.core.files import whole_folder
 from explora.core.runs.adapter import (
     CONFIG_FILE,
     Header,
+    check_not_inside,
     foreign_method,
     is_adapter,
     read_adapter,
@@ -37,7 +39,7 @@ from explora.core.runs.assemble import (
 from explora.core.runs.record import RECORD_FILE, read_record
 from explora.core.runtime.resolve import DTYPES
 from explora.core.training.checkpoint import trained_tensors
-from explora.errors import AdapterError, UsageError
+from explora.errors import AdapterError, UsageError, WeightsError
 
 
 def default_source(task: str) -> Path | None:
@@ -61,7 +63,7 @@ def open_run(
     task, whose head is then dropped. `encoding` holds settings by field name. Raises AdapterError if an
     adapter was trained for another task, on another base, or with another template or other label words.
     """
-    folder = Path(source) if source is not None else default_source(task_name)
+    folder = whole_folder(Path(source)) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
     if folder is not None and (folder / RECORD_FILE).is_file() and not (folder / FULL_HEADER).is_file():
@@ -69,6 +71,8 @@ def open_run(
             f"{folder} holds no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",
         )
+    if folder is not None and source not in (EMBEDDED, *MODELS) and not (folder / CONFIG).is_file():
+        check_not_inside(folder)
     if folder is None:
         base = open_base(model or EMBEDDED)
         header = _full_header(base)
@@ -141,8 +145,7 @@ def _open_adapter(
     tensors, header = read_adapter(folder)
     encoding = _encoding(header, task_name, asked, str(folder))
     method = header.method if header else foreign_method(folder)
-    name = model or (header.base if header else "") or _recorded_base(folder)
-    base = open_base(name)
+    base = open_base(model) if model else _own_base(folder, header)
     if header and base_digest(base) != header.base_digest:
         raise AdapterError(
             f"{folder} was trained on another base than {base.label}",
@@ -176,6 +179,18 @@ def _open_adapter(
         )
     session.model.eval()
     return session
+
+
+def _own_base(folder: Path, header: Header | None) -> Base:
+    """Open the base that an adapter was trained on. Raises AdapterError if it is not where it was."""
+    name = (header.base if header else "") or _recorded_base(folder)
+    try:
+        return open_base(name)
+    except WeightsError as error:
+        raise AdapterError(
+            f"{folder} was trained on the base {name}, which cannot be opened: {error.message}",
+            "name the base: --model NAME|FOLDER",
+        ) from None
 
 
 def _check_fit(method: Method, base: Base, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
 from explora.core.runs.events import Completed, RunEvent
+from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
 from explora.core.runs.signals import Signals
 from explora.core.runs.train import Running, start_run
@@ -47,9 +48,8 @@ def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
     """Train to the end. The settings of a cell that was started before are those that it recorded."""
     record = read_record(folder)
     started = run if record is None else record.run
-    with Signals(
-        once=True
-    ) as signals:  # a cluster may send SIGTERM to every process, and our parent sends one
+    # A cluster may send SIGTERM to every process, and our parent sends one.
+    with owning(folder), Signals(once=True) as signals:
         signals.at_once = True  # nothing is lost before the first step
         resolved = replace(started, runtime=resolve_runtime(started.runtime))
         running = start_run(resolved, folder)

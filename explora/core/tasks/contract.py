@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -167,6 +167,14 @@ class Evaluation:
             "higher_is_better": dict(self.higher_is_better),
             "notes": list(self.notes),
         }
+
+
+@runtime_checkable
+class DigestedRows(Protocol):
+    """Examples that know their digest, because there may be too many to make each of them."""
+
+    def digest(self) -> str:
+        """Return a digest of everything that training reads of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,12 @@ class TokenRows(LazyRows):
         ids = self.ids[index * self.length : (index + 1) * self.length].tolist()
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the ids and their length in rows: fast, because no row is made."""
+        found = hashlib.sha256(f"{self.ids.dtype} {self.length}\n".encode())
+        found.update(self.ids.data)
+        return found.hexdigest()
+
 
 class Text:
     """See the module."""

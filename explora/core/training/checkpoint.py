@@ -10,7 +10,6 @@ checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_g
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from explora.core.files import write_atomically, write_tensors
+from explora.core.files import remove_folder, write_atomically, write_tensors
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
 from explora.errors import CheckpointError
@@ -69,13 +68,13 @@ def save_checkpoint(
     before = _latest(folder)
     name = "b" if before == "a" else "a"
     target = folder / name
-    shutil.rmtree(target, ignore_errors=True)
+    remove_folder(target)
     write_tensors(target / "state.safetensors", {key: value.contiguous() for key, value in tensors.items()})
     state = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": numbers}
     write_atomically(target / "state.json", json.dumps(state))
     write_atomically(folder / "latest", name)
     if before:
-        shutil.rmtree(folder / before, ignore_errors=True)
+        remove_folder(folder / before)
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:
@@ -174,4 +173,4 @@ def saved_step(folder: Path) -> int:
 
 def discard_checkpoint(folder: Path) -> None:
     """Remove the resume state and the cached features of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)

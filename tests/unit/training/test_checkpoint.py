@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +141,17 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "moment",
     [
-        "rmtree",
-        "mkdir",
-        "save_file",
-        "asdict",
-        "write_bytes",
-        "replace",
-        "replace+1",
-        "replace+2",
-        "rmtree+1",
+        *(
+            "remove_folder",
+            "mkdir",
+            "save_file",
+            "asdict",
+            "write_bytes",
+            "replace",
+            "replace+1",
+            "replace+2",
+        ),
+        "remove_folder+1",
     ],
 )
 def test_a_kill_at_any_moment_leaves_a_complete_state(
@@ -162,7 +163,9 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
         save_checkpoint(tmp_path, model, optimizers, Progress(step=step), {})
     name, _, later = moment.partition("+")
     left = int(later or 0)
-    owner: Any = {"rmtree": shutil, "save_file": safetensors.torch, "asdict": checkpoint}.get(name, Path)
+    owner: Any = {"remove_folder": checkpoint, "save_file": safetensors.torch, "asdict": checkpoint}.get(
+        name, Path
+    )
     real = getattr(owner, name)
 
     def dies(*arguments: Any, **options: Any) -> Any:
