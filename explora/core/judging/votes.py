@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from explora.core.files import append_line
 from explora.core.judging.pairs import Pair
 from explora.core.judging.sign_test import SignTest
 from explora.errors import DataError
@@ -20,9 +21,7 @@ CHOICES = (FIRST, SECOND, TIE)
 
 def add_vote(file: Path, pair: Pair, choice: str) -> None:
     """Append a vote to a file; its folder is created."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps({"pair": pair.key, "choice": choice}) + "\n")
+    append_line(file, json.dumps({"pair": pair.key, "choice": choice}))
 
 
 def read_votes(file: Path) -> dict[str, str]:
