@@ -142,6 +142,18 @@ def test_what_cannot_be_is_told_in_one_line(
     assert "Traceback" not in done.err
 
 
+def test_documents_of_a_text_file_are_compared_too(explora, tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("one\ntwo\nthree\nfour\n\na\nb\nc\nd\n", encoding="utf-8")
+    arguments = ("eval", "text", str(tiny_base), "--against", "human", "--page", "page.html")
+    done = explora(*arguments, "--data", "notes.txt")
+    assert (done.code, done.out) == (0, "")
+    assert "2 pairs in random order" in done.err
+    assert '"prompt": "one\\ntwo\\nthree"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    samples = explora(*arguments)
+    assert samples.code == 2
+    assert "the splits of text hold no texts to continue" in samples.err
+
+
 def test_equal_continuations_are_no_comparison(explora, tiny_base: Path) -> None:
     done = explora("eval", "sonnet", str(tiny_base), "--against", str(tiny_base), "--page", "page.html")
     assert (done.code, done.out) == (1, "")
