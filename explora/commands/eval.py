@@ -13,8 +13,8 @@ from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
+from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
-from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._ranking import rank_runs
 from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
@@ -118,7 +118,8 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    check_predictions(predictions)
+    if predictions is not None:
+        check_writable("--predictions", predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.commands._blind import layout
+from explora.commands._voting import layout
 from explora.core.judging.pairs import Pair
 
 Stdin = Callable[[str], None]
@@ -123,6 +123,8 @@ def test_settings_of_decoding_are_compared(
     ("arguments", "code", "told"),
     [
         ("sonnet --blind", 2, "--blind compares two writers"),
+        ("sonnet --against human --votes x", 1, "x: no such file"),
+        ("sonnet --against human --page .", 2, "--page: . is a folder"),
         ("sonnet --votes x", 2, "--votes compares two writers"),
         ("sonnet human --against x --blind", 2, "human is no run"),
         ("sonnet --against human --page a.html --votes b", 2, "--page writes a page"),
