@@ -11,6 +11,7 @@ Three wrong methods are measured beside the right one. The output is one JSON li
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -29,7 +30,7 @@ from explora.core.tasks.student_t import critical_value
 BETTER = 0.1  # shift of the first system; that of the second is zero
 SYSTEM, RUN = 0.5, 0.7  # how differently systems, and runs of one system, find the examples hard
 RARE, HARDER = 0.3, 0.4  # share of class 1, and how much harder its examples are
-RESAMPLES = 400
+RESAMPLES = 300
 NORMAL = NormalDist()
 Values = NDArray[np.float64]
 
@@ -137,8 +138,7 @@ def paired(scores: PairedScores, seeds: int) -> tuple[float, float]:
 
 def unpaired(scores: PairedScores, seeds: int) -> tuple[float, float]:
     """Return the interval of one who takes the examples of the two systems for different ones."""
-    apart = PairedScores.__new__(PairedScores)
-    apart.values, apart.examples = scores.values, scores.examples
+    apart = copy.copy(scores)
     apart.covariance = scores.covariance.copy()
     apart.covariance[:seeds, seeds:] = apart.covariance[seeds:, :seeds] = 0
     return paired(apart, seeds)

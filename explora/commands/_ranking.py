@@ -59,6 +59,8 @@ def show_ranking(ranking: Ranking) -> None:
     if hidden := [name for name in columns if name not in shown]:
         console.note(f"no room for: {', '.join(hidden)}. --json has all figures.")
     console.note(LEGEND)
+    if doubt := ranking.first_entry.evaluation.doubt:
+        console.note(doubt)
 
 
 def columns_that_fit(columns: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
@@ -82,13 +84,13 @@ def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
         "95 % interval": "{:.4g} to {:.4g}".format(*line.interval),
         "group": line.letters,
         "method": first.candidate.method_label,
+        "forgetting": _show(line.forgetting, "{:+.3f}".format),
         "seed sd": _show(deviation, "{:.2g}".format),
         "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
         "time": _show(line.mean_result("seconds"), console.duration),
         "memory": _show(line.mean_result("peak_memory_bytes"), console.size),
         "trained": _show(line.mean_result("trainable"), "{:,.0f}".format),
         "file": _show(line.file_bytes, console.size),
-        "forgetting": _show(line.forgetting, "{:+.3f}".format),
         **{name: f"{line.mean_score(name):.4g}" for name in others},
     }
 

@@ -88,8 +88,6 @@ def _note_rows(entry: Entry) -> None:
     console.note(f"scored on {entry.rows.described}")
     for message in entry.rows.found.skipped:
         console.warn(f"skipped: {message}")
-    if entry.evaluation.doubt:
-        console.note(entry.evaluation.doubt)
 
 
 def _warn(left_out: LeftOut) -> None:

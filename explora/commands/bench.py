@@ -210,7 +210,8 @@ def _about(seconds: float | None) -> str:
 def _show(result: Result) -> None:
     from explora.commands._tables import tables_of
 
-    for table in tables_of(result.rows):
+    for table in tables_of(result):
+        console.result(table.title)
         console.result_table(table.header, table.lines)
         console.result("")
     failed = [f"{row.name}: {row.error}" for row in result.rows if row.error]
@@ -220,5 +221,5 @@ def _show(result: Result) -> None:
 def _write(file: Path, result: Result) -> None:
     from explora.commands._tables import tables_of
 
-    write_report(file, f"explora {shlex.join(sys.argv[1:])}", tables_of(result.rows), result)
+    write_report(file, f"explora {shlex.join(sys.argv[1:])}", tables_of(result), result)
     console.note(f"wrote {file}")

@@ -59,23 +59,11 @@ class PairedScores:
         single run is compared as it is, unless the other side shows how much seeds vary. Where nothing can
         be estimated (one example, an infinite metric) the interval is unbounded and p is 1.
         """
-        sizes = len(first), len(second)
-        weights = np.repeat([1 / sizes[0], -1 / max(1, sizes[1])], sizes)
-        runs = [*first, *second]
-        value = float(weights @ self.values[runs])
-        variance = float(weights @ self.covariance[np.ix_(runs, runs)] @ weights)
-        squares = variance**2 / max(1, self.examples - 1)  # Satterthwaite's, by their degrees of freedom
-        for side, other in ((first, second), (second, first)):
-            if len(side) < 2:
-                continue
-            share = 1 / len(side) + (1 if len(other) == 1 else 0)
-            by_seeds = share * self._seed_variance(list(side))
-            variance += by_seeds
-            squares += by_seeds**2 / (len(side) - 1)
-        rounding = 1e-9 * np.abs(self.values[runs]).max()
-        if self.examples < 2 or not math.isfinite(variance) or variance <= rounding**2:
+        value = float(self._weights(first, second) @ self.values[[*first, *second]])
+        error, degrees = self._standard_error(first, second)
+        rounding = 1e-9 * np.abs(self.values[[*first, *second]]).max()
+        if self.examples < 2 or not math.isfinite(value) or error <= rounding:
             return _unknown(value)
-        error, degrees = math.sqrt(variance), max(1.0, variance**2 / squares)
         half = critical_value(level, degrees) * error
         p = two_sided_p(value / error, degrees)
         return Estimate(value=value, low=value - half, high=value + half, p=p)
@@ -84,12 +72,35 @@ class PairedScores:
         """Return the mean of runs that differ in their seed; its interval is about their settings."""
         return self.difference(runs, (), level=level)
 
-    def _seed_variance(self, runs: list[int]) -> float:
-        """Return the variance between runs, less what the sampling of the examples adds to it."""
+    def _weights(self, first: Sequence[int], second: Sequence[int]) -> NDArray[np.float64]:
+        sizes = len(first), len(second)
+        return np.repeat([1 / sizes[0], -1 / max(1, sizes[1])], sizes)
+
+    def _standard_error(self, first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
+        """Return the standard error of a difference and its degrees of freedom; 0 where it is not known."""
+        runs, weights = [*first, *second], self._weights(first, second)
+        variance = float(weights @ self.covariance[np.ix_(runs, runs)] @ weights)
+        squares = variance**2 / max(1, self.examples - 1)  # Satterthwaite's, by their degrees of freedom
+        for side, other in ((first, second), (second, first)):
+            if len(side) < 2:
+                continue
+            share = 1 / len(side) + (1 if len(other) == 1 else 0)
+            observed, by_seeds = self._seed_variances(list(side))
+            variance += share * by_seeds
+            # The square of `observed` alone would give intervals that cover 98 %, that of `by_seeds` 93 %.
+            squares += share**2 * observed * by_seeds / (len(side) - 1)
+        if not variance > 0:
+            return 0.0, 1.0
+        return math.sqrt(variance), max(1.0, variance**2 / squares)
+
+    def _seed_variances(self, runs: list[int]) -> tuple[float, float]:
+        """Return the variance between runs, and what is left of it without the sampling of the examples."""
         noise, count = self.covariance[np.ix_(runs, runs)], len(runs)
         shared = (noise.sum() - noise.trace()) / (count * (count - 1))
         by_examples = noise.trace() / count - shared
-        return max(0.0, float(self.values[runs].var(ddof=1) - by_examples))
+        with np.errstate(invalid="ignore"):
+            observed = float(self.values[runs].var(ddof=1))
+        return observed, max(0.0, observed - by_examples)
 
 
 def compare(

@@ -70,6 +70,7 @@ def test_where_nothing_can_be_estimated_nothing_is_claimed(one: Score) -> None:
 def test_an_infinite_perplexity_leaves_the_other_runs_alone() -> None:
     texts = [perplexity(NOISE.gamma(9, 1, size=20), np.full(20, 3)) for _ in range(2)]
     scores = PairedScores([*texts, perplexity(np.full(20, 1e9), np.full(20, 3))])
+    assert scores.difference([0], [1, 2]).p == scores.mean([0, 2]).p == 1.0
     alone = compare([texts[0]], [texts[1]])
     assert vars(scores.difference([0], [1])) == pytest.approx(vars(alone))
 
