@@ -11,6 +11,7 @@ from itertools import islice
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from explora.core.bench.cell_process import ClockedTraining, endless_batches, filled, measure, open_cell
@@ -157,16 +158,17 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.mkldnn._linear_po
 ONEDNN = {PRODUCTS[-1]: lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]}
 
 
-def counted_flop(method: Method, shape: Shape, tokens: int) -> float:
-    """What torch counts in the products with weights of one step of language modelling."""
+def counted_flop(method: Method, shape: Shape, tokens: int, positions: Tensor | None = None) -> float:
+    """What torch counts in the products with weights of one step, at all positions or at one of two rows."""
     from explora.core.model.cross_entropy import tied_cross_entropy
 
     model = randomise(GPT2(shape))
     method.apply(model)
     ids = torch.randint(shape.vocab_size, (2, tokens // 2))
     with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
-        hidden = model(ids).reshape(tokens, -1)
-        tied_cross_entropy(hidden, model.wte.weight, ids.reshape(-1)).backward()
+        hidden = model(ids, positions).flatten(0, 1)
+        targets = ids.flatten() if positions is None else ids[:, 0]
+        tied_cross_entropy(hidden, model.wte.weight, targets).backward()
     counts = counter.get_flop_counts()["Global"]
     return sum(value for name, value in counts.items() if name in PRODUCTS)
 
@@ -177,6 +179,9 @@ def test_flop_of_full_fine_tuning_are_those_that_torch_counts():
         Full(),
     )
     assert step_flop(shape, method, 48, 48) == counted_flop(method, shape, 48)
+    one_position = counted_flop(method, shape, 48, torch.tensor([23, 23]))
+    assert step_flop(shape, method, 48, 2, answers=2) == one_position
+    assert step_flop(shape, method, 48, 2) > one_position  # the last block counted at every token
 
 
 @pytest.mark.parametrize("layers", [None, (3, 5)])
@@ -190,6 +195,7 @@ def test_flop_of_a_frozen_model_are_those_of_the_forward_pass():
     shape = Shape(n_layer=12, n_head=12, n_embd=768)
     assert step_flop(shape, LastLinear(), 1, 0) == 2 * 12 * 12 * 768**2
     assert step_flop(shape, LoRA(), 1, 0) == 4 * 12 * 12 * 768**2
+    assert step_flop(shape, LastLinear(), 10, 0, answers=1) == 2 * 768**2 * (11 * 12 * 10 + 3 * 10 + 9)
 
 
 # --- processes ------------------------------------------------------------------------------------
