@@ -125,11 +125,14 @@ def evaluate(
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    names = list(runs or [])
-    compares = bool(len(names) > 1 or against or errors or forgetting)
-    _check_comparison(names, predictions, against, errors)
+    names, looks_closer = list(runs or []), bool(against or errors or forgetting)
+    _check_combination(names, against, errors)
+    if predictions is not None and (len(names) > 1 or looks_closer):
+        raise UsageError(
+            "--predictions writes those of one run", "leave out --against, --errors and --forgetting"
+        )
     grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
-    if grid is not None and (compares or predictions is not None):
+    if grid is not None and (len(names) > 1 or looks_closer or predictions is not None):
         raise UsageError(
             "--decoding compares settings of one run", "leave other comparisons and --predictions out"
         )
@@ -158,7 +161,7 @@ def evaluate(
         d.compare_decodings(request, grid, seed=seed, json=json)
     elif len(names) > 1:
         rank_runs(request, json=json)
-    elif compares:
+    elif looks_closer:
         inspect_run(request, against, errors, json=json)
     else:
         _score_one(request, predictions, json=json)
@@ -183,18 +186,14 @@ def _score_one(request: Request, predictions: Path | None, *, json: bool) -> Non
         console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
 
 
-def _check_comparison(
-    names: list[str], predictions: Path | None, against: str | None, errors: int | None
-) -> None:
-    """Raise UsageError for options that several runs, or a comparison, do not have."""
+def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:
+    """Raise UsageError for options that several runs do not have."""
     if len(names) > 1 and against is not None:
         raise UsageError(
             "--against compares one run with another", "leave --against out: all runs are ranked"
         )
     if len(names) > 1 and errors is not None:
         raise UsageError("--errors shows the mistakes of one run", "name one RUN, or two with --against")
-    if predictions is not None and (len(names) > 1 or against is not None):
-        raise UsageError("--predictions writes those of one run", "name one RUN, without --against")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
