@@ -14,8 +14,8 @@ from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
+from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
-from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._ranking import rank_runs
 from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
@@ -131,18 +131,22 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    check_predictions(predictions)
+    if predictions is not None:
+        check_writable("--predictions", predictions)
     course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    names = list(runs or [])
-    compares = bool(len(names) > 1 or against or errors or forgetting)
-    _check_comparison(names, predictions, against, errors)
+    names, looks_closer = list(runs or []), bool(against or errors or forgetting)
+    _check_combination(names, against, errors)
+    if predictions is not None and (len(names) > 1 or looks_closer):
+        raise UsageError(
+            "--predictions writes those of one run", "leave out --against, --errors and --forgetting"
+        )
     grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
-    if grid is not None and (compares or predictions is not None):
+    if grid is not None and (len(names) > 1 or looks_closer or predictions is not None):
         raise UsageError(
             "--decoding compares settings of one run", "leave other comparisons and --predictions out"
         )
@@ -171,7 +175,7 @@ def evaluate(
         d.compare_decodings(request, grid, seed=seed, json=json)
     elif len(names) > 1:
         rank_runs(request, json=json)
-    elif compares:
+    elif looks_closer:
         inspect_run(request, against, errors, json=json)
     else:
         _score_one(request, predictions, course_ids, json=json)
@@ -198,18 +202,14 @@ def _score_one(
         console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
 
 
-def _check_comparison(
-    names: list[str], predictions: Path | None, against: str | None, errors: int | None
-) -> None:
-    """Raise UsageError for options that several runs, or a comparison, do not have."""
+def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:
+    """Raise UsageError for options that several runs do not have."""
     if len(names) > 1 and against is not None:
         raise UsageError(
             "--against compares one run with another", "leave --against out: all runs are ranked"
         )
     if len(names) > 1 and errors is not None:
         raise UsageError("--errors shows the mistakes of one run", "name one RUN, or two with --against")
-    if predictions is not None and (len(names) > 1 or against is not None):
-        raise UsageError("--predictions writes those of one run", "name one RUN, without --against")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

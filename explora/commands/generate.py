@@ -16,8 +16,8 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
-from explora.commands._predictions import Predictions, check_predictions
 from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
@@ -128,7 +128,8 @@ def generate(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
         )
 
-    check_predictions(predictions)
+    if predictions is not None:
+        check_writable("--predictions", predictions)
     if predictions is not None and (data is None or num > 1):
         raise UsageError(
             "--predictions writes one continuation for each poem of --data FILE", "leave --num out"

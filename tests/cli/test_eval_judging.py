@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from explora.commands._blind import layout
+from explora.commands._voting import layout
 from explora.core.judging.pairs import Pair
 
 Stdin = Callable[[str], None]
@@ -123,6 +123,8 @@ def test_settings_of_decoding_are_compared(
     ("arguments", "code", "told"),
     [
         ("sonnet --blind", 2, "--blind compares two writers"),
+        ("sonnet --against human --votes x", 1, "x: no such file"),
+        ("sonnet --against human --page .", 2, "--page: . is a folder"),
         ("sonnet --votes x", 2, "--votes compares two writers"),
         ("sonnet human --against x --blind", 2, "human is no run"),
         ("sonnet --against human --page a.html --votes b", 2, "--page writes a page"),
@@ -140,6 +142,18 @@ def test_what_cannot_be_is_told_in_one_line(
     assert (done.code, done.out) == (code, "")
     assert told in done.err
     assert "Traceback" not in done.err
+
+
+def test_documents_of_a_text_file_are_compared_too(explora, tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("one\ntwo\nthree\nfour\n\na\nb\nc\nd\n", encoding="utf-8")
+    arguments = ("eval", "text", str(tiny_base), "--against", "human", "--page", "page.html")
+    done = explora(*arguments, "--data", "notes.txt")
+    assert (done.code, done.out) == (0, "")
+    assert "2 pairs in random order" in done.err
+    assert '"prompt": "one\\ntwo\\nthree"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    samples = explora(*arguments)
+    assert samples.code == 2
+    assert "the splits of text hold no texts to continue" in samples.err
 
 
 def test_equal_continuations_are_no_comparison(explora, tiny_base: Path) -> None:

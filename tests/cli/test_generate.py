@@ -267,6 +267,17 @@ def test_a_sonnet_stops_after_fourteen_lines(explora, poet: Path, given: str, li
     assert all(text.endswith("\n") for text in texts(done.objects))
 
 
+def test_sonnets_have_sampling_defaults_of_their_own(explora, here: None) -> None:
+    def text(*arguments: str) -> str:
+        done = explora("generate", "sonnet", "--prompt", "The lamp\n", *SHORT, *arguments, "--json")
+        return str(done.objects[0]["text"])
+
+    asked = ("--temperature", "0.7", "--top-p", "0.9", "--repetition-penalty", "1.2")
+    plain = ("--temperature", "1", "--top-p", "1", "--repetition-penalty", "1")
+    assert text() == text(*asked) != text(*plain)
+    assert text("--greedy") == text("--greedy", "--repetition-penalty", "1")
+
+
 def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) -> None:
     poems = "Poems\n\n1\n\none,\ntwo,\nthree,\nfour\n\n2\n\nfive,\nsix\n"
     (tmp_path / "poems.txt").write_text(poems, encoding="utf-8")

@@ -70,6 +70,8 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     first_loss = _first_loss(peer.model, request)
     for batch in request["batches"][:WARMUP_STEPS]:
         peer.step(batch)
+    longest = request["batches"][0]
+    peer.step(longest)  # as in explora's cell
     peer.clock.seconds.clear()
     rows = [row for batch in request["batches"][WARMUP_STEPS:] for row in batch]
     batches = list(shuffled(rows, run.training.batch_size, run.training.seed))
@@ -79,7 +81,6 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     seconds, phases = time.perf_counter() - started, dict(peer.clock.seconds)
     peak = device_peak_bytes(peer.device)
     sizes = _sizes(peer)
-    longest = request["batches"][0]
     runtime = runtime_bytes(peer.model, [peer.optimizer])
     tensors = tensor_parts(peer.model, [peer.optimizer], peer.clock, lambda: peer.step(longest))
     tokens = sum(row["tokens"] for row in rows)

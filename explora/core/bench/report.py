@@ -111,7 +111,6 @@ def legend(result: Result) -> list[str]:
         "these tensors, measured. activations: 0 where that moment is not in the backward pass, such as in "
         "the optimizer step. rest: the peak minus the parts; below 0 where the parts, counted in a later "
         "step, are more than the peak.",
-        "docs/benchmarking.md explains every figure.",
     ]
 
 

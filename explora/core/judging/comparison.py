@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from explora.core.data.prompts import first_lines_of
 from explora.core.data.splits import Row
 from explora.core.judging.continuing import continue_texts, default_sampling
 from explora.core.judging.pairs import Pair, make_pairs
 from explora.core.runs.assemble import Session
-from explora.core.tasks.contract import first_lines_of
 from explora.errors import DataError
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from explora.core.data.prompts import first_lines_of
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.judging.continuing import continue_texts
 from explora.core.runs.assemble import Session
-from explora.core.tasks.contract import Example, first_lines_of
+from explora.core.tasks.contract import Example
 from explora.errors import UsageError
 
 

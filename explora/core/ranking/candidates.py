@@ -17,7 +17,7 @@ from explora.core.data.splits import find_split
 from explora.core.runs.adapter import ADAPTER_FILE, Header, foreign_method, is_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER
 from explora.core.runs.record import RECORD_FILE, RunRecord, read_record
-from explora.errors import ExploraError, UsageError
+from explora.errors import ExploraError, Interrupted, UsageError
 
 # What the machine chooses changes no settings that are compared; the precision of the training does.
 OF_THE_MACHINE = {*field_names(RuntimeConfig)} - {"amp"}
@@ -73,6 +73,8 @@ def find_candidates(task: str, names: Iterable[str]) -> tuple[list[Candidate], l
             if reason is None:
                 candidates.append(_candidate(name))
                 continue
+        except Interrupted:
+            raise
         except ExploraError as error:
             reason = error.message
         left_out.append(LeftOut(name=name, reason=reason))

@@ -15,7 +15,7 @@ from explora.core.runs.evaluate import Rows, evaluate_rows, read_rows
 from explora.core.runs.open import open_run
 from explora.core.tasks.contract import Evaluation, Example
 from explora.core.tasks.metrics import Score
-from explora.errors import ExploraError, Interrupted, UsageError
+from explora.errors import DataError, ExploraError, Interrupted, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +72,28 @@ class Scoring:
     def run(self, candidates: Sequence[Candidate]) -> Iterator[Entry | LeftOut]:
         """Yield the entry of each candidate, or why it has none: what fails does not stop the others.
 
-        Raises UsageError for rows that differ between candidates, and for rows without labels.
+        Raises UsageError for rows without labels.
         """
         first: Entry | None = None
         for candidate in candidates:
-            try:
-                session = self._open(candidate)
-                rows = self._rows(session)
-                entry = self._entry(candidate, session, rows)
-            except (Interrupted, UsageError):
-                raise
-            except ExploraError as error:
-                yield LeftOut(name=candidate.name, reason=error.message)
-                continue
-            first = first or entry
-            yield entry if _in_equal_pieces(first.score, entry.score) else _in_other_pieces(first, entry)
+            found = self._score(candidate)
+            if isinstance(found, Entry):
+                first = first or found
+                found = (
+                    found if _in_equal_pieces(first.score, found.score) else _in_other_pieces(first, found)
+                )
+            yield found
+
+    def _score(self, candidate: Candidate) -> Entry | LeftOut:
+        """Return the entry of a candidate; its model is freed before the next one is opened."""
+        try:
+            session = self._open(candidate)
+            rows = self._rows(session)
+        except Interrupted:
+            raise
+        except ExploraError as error:
+            return LeftOut(name=candidate.name, reason=error.message)
+        return self._entry(candidate, session, rows)
 
     def _open(self, candidate: Candidate) -> Session:
         setup = self.setup
@@ -110,8 +117,9 @@ class Scoring:
         )
         if key not in self.encoded:
             setup = self.setup
-            self.encoded[key] = read_rows(session, setup.data, setup.trained_on, setup.split)
-            _check_same(list(self.encoded.values()), session.label)
+            rows = read_rows(session, setup.data, setup.trained_on, setup.split)
+            _check_same(next(iter(self.encoded.values()), rows), rows)
+            self.encoded[key] = rows
         return self.encoded[key]
 
     def _entry(self, candidate: Candidate, session: Session, rows: Rows) -> Entry:
@@ -133,16 +141,14 @@ class Scoring:
         )
 
 
-def _check_same(encoded: Sequence[Rows], label: str) -> None:
-    """Raise UsageError where the last rows are not the first: a seed may choose them."""
-    first, last = (
-        [_identity(example) for example in rows.found.examples] for rows in (encoded[0], encoded[-1])
-    )
-    if any(values for *_, values in first) and first != last:
-        raise UsageError(
-            f"{label} reads other rows of {encoded[0].data} than the runs before it",
-            "name rows that no run was trained on: --data FILE",
-        )
+def _check_same(first: Rows, rows: Rows) -> None:
+    """Raise DataError for other rows than the first, such as those that another seed chooses.
+
+    Rows of plain text have no values: their scores tell whether they are the same.
+    """
+    mine, other = ([_identity(each) for each in each_rows.found.examples] for each_rows in (first, rows))
+    if any(values for *_, values in mine) and mine != other:
+        raise DataError(f"it reads other rows of {rows.data} than the runs before it")
 
 
 def _identity(example: Example) -> tuple[str, int, Mapping[str, str]]:

@@ -24,8 +24,6 @@ from explora.core.tasks.metrics import FEW_EXAMPLES, Score
 from explora.core.tasks.trivial import best_trivial, values_of
 from explora.errors import DataError
 
-PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
@@ -201,17 +199,6 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
     if not examples:
         raise DataError(f"no good row; the first: {skipped[0]}", file=table.rows[0].file)
     return Split(examples=examples, skipped=skipped)
-
-
-def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
-    """Yield each row with the first lines of its text, as a prompt."""
-    for row in table.rows:
-        yield row, first_lines_of(row)
-
-
-def first_lines_of(row: Row) -> str:
-    """Return the first lines of a row's text, as a prompt."""
-    return "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)

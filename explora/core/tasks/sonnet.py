@@ -16,6 +16,7 @@ from torch import Tensor
 
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import in_length_order, pad
+from explora.core.data.prompts import PROMPT_LINES, first_lines, first_lines_of
 from explora.core.data.splits import Row, load_split, read_table
 from explora.core.generate.decode import Prompt, generate
 from explora.core.generate.sampling import SamplingConfig
@@ -23,7 +24,6 @@ from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.continuations import ContinuationScoring, scoring_notes
 from explora.core.tasks.contract import (
-    PROMPT_LINES,
     Batch,
     Evaluation,
     Example,
@@ -31,8 +31,6 @@ from explora.core.tasks.contract import (
     TaskContext,
     encode_rows,
     find_places,
-    first_lines,
-    first_lines_of,
     stack_features,
 )
 from explora.core.tasks.metrics import Score

@@ -26,6 +26,7 @@ from explora.core.cache import VARIABLE, cache_folder
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import pad
 from explora.core.data.documents import stream_documents
+from explora.core.data.prompts import first_lines
 from explora.core.data.splits import Row, find_split, read_table
 from explora.core.data.text_files import AUTO, STDIN, check_is_file, name_of
 from explora.core.files import write_atomically, writing
@@ -39,7 +40,6 @@ from explora.core.tasks.contract import (
     Split,
     TaskContext,
     find_places,
-    first_lines,
 )
 from explora.core.tasks.metrics import Score, perplexity, ratio
 from explora.core.tasks.trivial import UNIFORM, UNIGRAM, uniform_losses, unigram_losses, values_of

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from explora.core.bench import cell_process
 from explora.core.bench.cell_process import ClockedTraining, endless_batches, filled, measure, open_cell
 from explora.core.bench.measurements import FEWEST_STEPS, Cell, Measurement
 from explora.core.bench.other_load import OtherLoad
@@ -55,6 +56,26 @@ def test_a_cell_measures_every_task_with_every_method(task, method, tiny_base, t
     assert 0 < found.forward + found.backward + found.optimizer <= found.seconds
     assert found.flop > 0
     assert found.matrix_peak > 0
+
+
+def test_the_peak_is_read_after_the_longest_batch_met_the_optimizers_state(tiny_base, tiny_data, monkeypatch):
+    """The first step has the longest batch, and no state of the optimizer yet."""
+    states: list[int] = []
+    repeat, peak = ClockedTraining.repeat_longest, cell_process.device_peak_bytes
+
+    def repeat_and_look(self: ClockedTraining) -> None:
+        states.append(sum(len(each.state) for each in self.training.optimizers))
+        repeat(self)
+
+    def read(device: torch.device) -> int:
+        states.append(-1)
+        return peak(device)
+
+    monkeypatch.setattr(ClockedTraining, "repeat_longest", repeat_and_look)
+    monkeypatch.setattr(cell_process, "device_peak_bytes", read)
+    measure(cell(tiny_run(tiny_base, tiny_data, "paraphrase")).to_json())
+    assert states[0] > 0
+    assert states[1] == -1
 
 
 def test_a_cell_is_the_real_training(tiny_base, tiny_data, tmp_path):

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from explora.core.judging.comparison import Comparison
+from explora.core.judging.outcome import outcome_of
 from explora.core.judging.page import write_page
 from explora.core.judging.pairs import Pair, make_pairs
-from explora.core.judging.votes import add_vote, count_votes, read_votes
+from explora.core.judging.sign_test import SignTest
+from explora.core.judging.votes import add_vote, read_votes
 from explora.errors import DataError
 
 COUNT = 8
@@ -23,6 +26,10 @@ def pairs(seed: int = 1, by_a: str = "by a") -> list[Pair]:
     prompts = [f"prompt {number}\n" for number in numbers]
     texts_a, texts_b = ([f"{by} {number}\n" for number in numbers] for by in (by_a, "by b"))
     return make_pairs(numbers, prompts, texts_a, texts_b, seed)
+
+
+def count_votes(shown: list[Pair], votes: dict[str, str]) -> SignTest:
+    return outcome_of(Comparison(a="a run", b="human", pairs=shown), votes).test
 
 
 def test_the_order_is_drawn_by_the_seed_and_each_writer_is_first_half_of_the_time() -> None:

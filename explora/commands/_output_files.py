@@ -1,4 +1,4 @@
-"""The option --predictions of `eval` and `generate`: a file with an answer to every row."""
+"""Files that an option names for a command to write."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ Predictions = Annotated[
 ]
 
 
-def check_predictions(file: Path | None) -> None:
+def check_writable(option: str, file: Path) -> None:
     """Raise UsageError before the work where its result could not be kept."""
-    if file is None:
-        return
     if file == Path("-"):
-        raise UsageError("--predictions names a file", "--json writes to standard output")
+        raise UsageError(f"{option} names a file", "--json writes to standard output")
     if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe
         return
     folder = next(each for each in file.absolute().parents if each.exists())
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = f"{file} is a folder" if file.is_dir() else f"nothing can be written to {folder}"
-        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
+        raise UsageError(f"{option}: {what}", "name a file in a folder of your own")
