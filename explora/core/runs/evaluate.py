@@ -55,7 +55,7 @@ def score(
     A task whose trivial answers need training rows reads them from `trained_on`.
     """
     name, found = _rows(session, config, trained_on, split)
-    train = _floor_rows(session, trained_on)
+    train = _training_rows(session, trained_on)
     evaluation = session.task.evaluate(session.model, found.examples, train, batch_size)
     return Scored(split=name, data=config.data or "samples", skipped=found.skipped, evaluation=evaluation)
 
@@ -72,7 +72,7 @@ def _rows(
     return split or "dev", session.task.load(config, split or "dev")
 
 
-def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
+def _training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
     """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []
