@@ -148,7 +148,7 @@ def _stop(opened: Sweep) -> None:
 
 
 def _raise_failures(opened: Sweep) -> None:
-    failed = opened.with_state(State.FAILED, State.STOPPED)
+    failed = [each for each in opened.own.values() if each.outcome.state is not State.FINISHED]
     if not failed:
         return
     names = ", ".join(each.cell.name for each in failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")

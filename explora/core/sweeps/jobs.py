@@ -105,12 +105,14 @@ class _Job(threading.Thread):
         self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as self.errors:
-            while (order := self.jobs.next_order(self)) is not None:
-                self._report(order, "started")
-                for message in self._train(order):
-                    self._report(order, **message)
-        self.jobs.reports.put(None)
+        try:
+            with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as self.errors:
+                while (order := self.jobs.next_order(self)) is not None:
+                    self._report(order, "started")
+                    for message in self._train(order):
+                        self._report(order, **message)
+        finally:
+            self.jobs.reports.put(None)
 
     def start_process(self, folder: Path) -> None:
         command = [sys.executable, "-P", "-m", WORKER, str(os.getpid()), self.processors, str(folder)]
