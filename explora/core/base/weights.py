@@ -209,7 +209,7 @@ def _refuse_non_finite(tensors: Iterator[tuple[str, Tensor]], base: Base) -> Ite
     for name, tensor in tensors:
         if not all(end.isfinite() for end in tensor.aminmax()):
             raise WeightsError(
-                f"{base.label}: {name} holds a number that is not finite in {tensor.dtype}",
+                f"{base.label}: {name} holds NaN or infinity as {str(tensor.dtype).removeprefix('torch.')}",
                 "fetch or write the file again; a training that diverged leaves such weights",
             )
         yield name, tensor

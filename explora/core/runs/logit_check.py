@@ -80,8 +80,9 @@ def transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
     kind: Any = GPT2ForSequenceClassification if classifies else GPT2LMHeadModel
+    in_fp64 = {"reorder_and_upcast_attn": False}  # a setting of the base would compute attention in fp32
     with _no_progress_bar():
-        model, loading = kind.from_pretrained(folder, output_loading_info=True)
+        model, loading = kind.from_pretrained(folder, output_loading_info=True, **in_fp64)
     wrong = {name: sorted(map(str, found)) for name, found in loading.items() if found}
     if wrong:
         raise AdapterError(f"transformers opens what was written, but finds {wrong}")
