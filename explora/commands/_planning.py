@@ -11,6 +11,7 @@ from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
 from explora.core.config.setting import spelled
 from explora.core.runs.identity import Identity
+from explora.core.runs.paths import with_absolute_paths
 from explora.core.runs.record import read_config, read_identity
 from explora.errors import UsageError, WeightsError
 
@@ -82,8 +83,6 @@ def resume_settings(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRu
 
     Raises UsageError for an option that contradicts the record, other than threads.
     """
-    from explora.core.runs.paths import with_absolute_paths
-
     asked, origins = resolve(started.task, options, settings_in(started.to_json()))
     before = settings_of(with_absolute_paths(started))
     now = settings_of(with_absolute_paths(asked))

@@ -190,7 +190,7 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
         write_trained_model(session, folder)
         write_atomically(folder / FULL_HEADER, header.to_json() + "\n")
         return
-    base = session.base.name or str(session.base.folder)
+    base = header.base or str(session.base.folder and session.base.folder.absolute())
     write_adapter(folder, trained_tensors(session.model), header, base)
 
 

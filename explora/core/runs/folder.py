@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
+from explora.core.files import remove_folder, settle_folder
+from explora.core.runs.paths import check_utf8
 from explora.core.runs.record import RunRecord, read_record
 from explora.errors import UsageError
 
@@ -64,12 +66,23 @@ def pending_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.new")
 
 
-def training_folder(folder: Path, *, replace: bool) -> Path:
-    """Return the folder in which a run trains: with `replace` beside what is there, else where it lies."""
+def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
+    """Return the folder in which a run trains: with `replace` beside what is there, else where it lies.
+
+    The paths of the run are absolute. Raises UsageError for paths that cannot be used.
+    """
+    check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
+    settle_folder(real_folder(folder))
     found = look_into(folder)
-    if replace and found.holds is not Holds.NOTHING:
-        return pending_folder(real_folder(folder))
-    return found.place
+    if not replace or found.holds is Holds.NOTHING:
+        return found.place
+    _check_apart(run, folder)
+    return pending_folder(real_folder(folder))
+
+
+def discard_pending(folder: Path) -> None:
+    """Remove a replacement of the run in a folder that never had weights to keep, if there is one."""
+    remove_folder(pending_folder(real_folder(folder)))
 
 
 def recorded_run(folder: Path) -> RunRecord | None:
@@ -106,11 +119,8 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def check_apart(run: TrainRun, folder: Path) -> None:
-    """Raise UsageError if a folder to replace holds what the new run reads, or the current directory.
-
-    The paths of the run are absolute.
-    """
+def _check_apart(run: TrainRun, folder: Path) -> None:
+    """Raise UsageError if a folder to replace holds what the new run reads, or the current directory."""
     target = folder.resolve()
     if target in (Path.cwd(), *Path.cwd().parents):
         raise UsageError(

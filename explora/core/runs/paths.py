@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from explora.core.base.find import RANDOM
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import EMBEDDED, MODELS
 from explora.core.config.run_config import TrainRun
@@ -16,6 +15,8 @@ from explora.errors import UsageError
 
 def with_absolute_paths(run: TrainRun) -> TrainRun:
     """Return the run with absolute paths of its base, tokenizer and data. Names stay what they are."""
+    from explora.core.base.find import RANDOM  # loads tokenizers, which --help does not need
+
     named = run.model in (EMBEDDED, *MODELS) or run.model.startswith(RANDOM)
     return replace(
         run,

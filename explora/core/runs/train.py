@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
 from explora.core.estimate.parameters import model_tensors
-from explora.core.files import empty_folder, remove_folder, replace_folder, settle_folder
+from explora.core.files import empty_folder, replace_folder
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
@@ -25,11 +26,11 @@ from explora.core.runs.assemble import (
     save_trained,
 )
 from explora.core.runs.events import Completed, Fitted, RunEvent, TimeIsUp
-from explora.core.runs.folder import check_apart, real_folder, training_folder
+from explora.core.runs.folder import discard_pending, prepare_place, real_folder
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
 from explora.core.runs.identity import Identity, identify, require_same
 from explora.core.runs.model_card import write_card
-from explora.core.runs.paths import check_utf8, with_absolute_paths
+from explora.core.runs.paths import with_absolute_paths
 from explora.core.runs.record import (
     METRICS_FILE,
     MetricsLog,
@@ -69,15 +70,15 @@ def start_run(
     IdentityError, UsageError and WeightsError for a state, data, settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
-    run = with_absolute_paths(run)
-    place = _prepare_place(run, folder, replace)
+    recorded = with_absolute_paths(run)
+    place = prepare_place(recorded, folder, replace=replace)
     tokenizer = _own_tokenizer(run, place, fresh=replace)
     session, train, dev = assemble_for_training(run, tokenizer)
     identity = identify(session, train, dev)
     if expected is not None:
         require_same(expected, identity, run, "the run of --config", ACCEPT_CHANGES)
     if replace:
-        _discard_pending(place, folder)
+        discard_pending(folder)
     elif (record := read_record(place)) is not None and record.identity is not None:
         require_same(record.identity, identity, run, str(folder), UNDO_CHANGES)
     training = Training(
@@ -86,13 +87,14 @@ def start_run(
     training.plan_features()
     training.resume()
     machine = describe_machine()
-    write_record(place, RunRecord(run=run, result={}, machine=machine, identity=identity))
+    write_record(place, RunRecord(run=recorded, result={}, machine=machine, identity=identity))
     log = open_metrics(place, training.progress.step)
     if tokenizer is not None:
         tokenizer.save(place)
     return Running(
         folder=folder,
         place=place,
+        recorded=recorded,
         session=session,
         train=train,
         dev=dev,
@@ -103,22 +105,6 @@ def start_run(
         started=started - training.progress.seconds,
         resumed_at=training.progress.step,
     )
-
-
-def _prepare_place(run: TrainRun, folder: Path, replace: bool) -> Path:
-    """Return the folder in which the run trains. Raises UsageError for paths that cannot be used."""
-    check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
-    settle_folder(real_folder(folder))
-    place = training_folder(folder, replace=replace)
-    if replace and place != real_folder(folder):
-        check_apart(run, folder)
-    return place
-
-
-def _discard_pending(place: Path, folder: Path) -> None:
-    """Remove an earlier replacement that never had weights to keep."""
-    if place != real_folder(folder):
-        remove_folder(place)
 
 
 def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
@@ -141,12 +127,14 @@ class Running:
     """A run in progress. Iterate `events()` to train; the last event is Completed.
 
     folder: as the user named it; place: where its files are, beside `folder` while the run that it will
-    replace is there; started: when the run began, on the monotonic clock, less the time before interruptions;
-    closing_seconds: time needed after the last step, 0 unless the steps were fitted to a time.
+    replace is there; recorded: the settings with absolute paths; started: when the run began, on the
+    monotonic clock, less the time before interruptions; closing_seconds: time needed after the last step, 0
+    unless the steps were fitted to a time.
     """
 
     folder: Path
     place: Path
+    recorded: TrainRun
     session: Session
     train: Split
     dev: Split
@@ -196,7 +184,7 @@ class Running:
         try:
             found = fit_steps(self.training, self.started + seconds - time.monotonic())
         except TrainingError:  # before any step: leave the folder as it was
-            _discard_pending(self.place, self.folder)
+            discard_pending(self.folder)
             empty_folder(self.place)
             raise
         self.closing_seconds = found.closing_seconds
@@ -205,7 +193,8 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        record = RunRecord(run=self.run, result=result, machine=self.machine, identity=self.identity)
+        run = dataclasses.replace(self.recorded, training=self.run.training)  # its steps may be fitted
+        record = RunRecord(run=run, result=result, machine=self.machine, identity=self.identity)
         write_record(self.place, record)
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
