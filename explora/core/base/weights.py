@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from explora.core.base.find import CONFIG, WEIGHTS, Base, weight_files
+from explora.core.base.tensor_names import cause, listed, unwrapped
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.registry import Shape
 from explora.core.files import cache_folder, replacing_files_in, write_atomically
@@ -31,6 +32,7 @@ from explora.errors import WeightsError
 
 PREFIX = "transformer."
 SCORE = "score.weight"
+DOES_NOT_FIT = f"are {CONFIG} and the weights of the same model?"
 TIED_HEAD = "lm_head.weight"
 # Causal masks that old files carry along. The only tensors that are passed over.
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
@@ -161,7 +163,7 @@ def _catalogue(base: Base) -> dict[str, StoredTensor]:
     for file in weight_files(base):
         with _open(file) as handle:
             for key in handle.keys():  # noqa: SIM118 (not a dict)
-                name = key.removeprefix(PREFIX)
+                name = unwrapped(key).removeprefix(PREFIX)
                 if MASKS.fullmatch(name):
                     continue
                 if name in found:
@@ -194,7 +196,9 @@ def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> N
         if name in stored and (stored[name].shape != shape or stored[name].dtype not in STORED_DTYPES)
     ]
     if problems := [*sorted(missing), *sorted(unexpected), *misshapen]:
-        raise WeightsError(f"{base.label} does not fit its {CONFIG}: {'; '.join(problems)}")
+        raise WeightsError(
+            f"{base.label} does not fit its {CONFIG}: {listed(problems)}", cause(stored) or DOES_NOT_FIT
+        )
 
 
 def _read_all(
