@@ -24,6 +24,7 @@ from explora.core.data.batching import epoch_batches
 from explora.core.estimate.flop import step_flop
 from explora.core.estimate.parameters import count as count_parameters
 from explora.core.machine.facts import peak_memory_bytes
+from explora.core.runs.adapter import with_digest
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
 from explora.core.tasks.contract import Example
@@ -151,7 +152,8 @@ def _sizes(session: Session) -> dict[str, int]:
     assert session.header is not None
     model = session.model
     classes = 0 if model.score is None else model.score.out_features
-    counted = count_parameters(model.shape, session.method, classes, session.header.to_json())
+    header = with_digest(session.header.to_json(), {})
+    counted = count_parameters(model.shape, session.method, classes, header)
     return {
         "trainable": sum(value.numel() for value in model.parameters() if value.requires_grad),
         "total": counted.total,
