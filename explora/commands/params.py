@@ -16,7 +16,7 @@ from explora.core.config.run_config import TrainRun, foreign_settings
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
 from explora.core.estimate.parameters import Count, count
-from explora.core.runs.adapter import Header
+from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
@@ -182,7 +182,7 @@ def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
         encoding=run.encoding,
         labels=labels,
     )
-    return count(shape, run.method, classes=len(labels), header=header.to_json())
+    return count(shape, run.method, classes=len(labels), header=with_digest(header.to_json(), {}))
 
 
 def _file(run: TrainRun) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from explora.core.base.configuration import CONFIG
 from explora.core.base.find import Base, weight_files
+from explora.core.base.tensor_names import cause, listed, unwrapped
 from explora.core.cache import cache_folder
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
@@ -29,6 +30,7 @@ from explora.errors import WeightsError, WriteError
 
 PREFIX = "transformer."
 SCORE = "score.weight"
+DOES_NOT_FIT = f"are {CONFIG} and the weights of the same model?"
 TIED_HEAD = "lm_head.weight"
 # Causal masks that old files carry along. The only tensors that are passed over.
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
@@ -107,7 +109,7 @@ def stored_tensors(base: Base) -> dict[str, StoredTensor]:
     for file in weight_files(base):
         with _open(file) as handle:
             for key in handle.keys():  # noqa: SIM118 (not a dict)
-                name = key.removeprefix(PREFIX)
+                name = unwrapped(key).removeprefix(PREFIX)
                 if MASKS.fullmatch(name):
                     continue
                 if name in found:
@@ -178,7 +180,9 @@ def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> N
         if name in stored and (stored[name].shape != shape or stored[name].dtype not in STORED_DTYPES)
     ]
     if problems := [*sorted(missing), *sorted(unexpected), *misshapen]:
-        raise WeightsError(f"{base.label} does not fit its {CONFIG}: {'; '.join(problems)}")
+        raise WeightsError(
+            f"{base.label} does not fit its {CONFIG}: {listed(problems)}", cause(stored) or DOES_NOT_FIT
+        )
 
 
 def _read_all(

@@ -24,6 +24,7 @@ from explora.core.data.batching import epoch_batches
 from explora.core.estimate.flop import step_flop
 from explora.core.estimate.parameters import count as count_parameters
 from explora.core.machine.facts import peak_memory_bytes
+from explora.core.runs.adapter import with_digest
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
 from explora.core.tasks.contract import Example
@@ -152,7 +153,8 @@ def _sizes(session: Session) -> dict[str, int]:
     """Return the trained parameters, those of the model, and the bytes of the saved file."""
     assert session.header is not None
     model = session.model
-    counted = count_parameters(model.shape, session.method, session.classes, session.header.to_json())
+    header = with_digest(session.header.to_json(), {})
+    counted = count_parameters(model.shape, session.method, session.classes, header)
     return {
         "trainable": sum(value.numel() for value in model.parameters() if value.requires_grad),
         "total": counted.total,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from explora.core.model.gpt2 import GPT2
 
 Tensors = dict[str, tuple[int, ...]]  # shapes by name
+Place = tuple[int, str]  # a block, and a module of it: (3, "mlp.c_fc")
+ModuleNames = Mapping[str, Place]  # by the full name that PEFT knows it under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +171,12 @@ class Method(ABC):
         return None
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the method that an `adapter_config.json` of PEFT describes; None where it is another.
 
-        Raises UsageError, naming the fields, for an adapter of this method that cannot be represented.
+        `modules` are the modules of the base that can have an adapter. The method has adapters at least where
+        PEFT's has them. Raises UsageError, naming the fields, for an adapter of this method that cannot be
+        represented.
         """
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from explora.core.config.method import Product, Tensors
+from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 from explora.core.methods.lora import LoRA
@@ -117,10 +117,10 @@ class DoRA(LoRA):
         return None if parts is not None and len(parts) < FUSED_PARTS else super().peft_config()
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the DoRA of PEFT's configuration, also one with rsLoRA's scale, as the equal alpha.
 
         Raises UsageError for what explora does not compute.
         """
-        found = super().from_peft(config)
+        found = super().from_peft(config, modules)
         return replace(found, **rank_stabilised(found)) if found and config.get("use_rslora") else found

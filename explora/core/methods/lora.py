@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from explora.core.config import values
-from explora.core.config.method import Product, Tensors
+from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.setting import FRACTION, POSITIVE, at_least, setting
 from explora.core.config.values import Blocks
@@ -264,11 +264,11 @@ class LoRA(TargetedMethod):
         return peer_config_of(self)
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the LoRA of PEFT's configuration. Raises UsageError for what explora does not compute."""
         if config.get("peft_type") != PEFT_TYPE or variant_of(config) != cls.peft_variant:
             return None
-        return cls(**settings_from(config))
+        return cls(**settings_from(config, modules))
 
     def _hint(self, module: str) -> str:
         """Return how a module without an adapter gets one, or which modules have one."""

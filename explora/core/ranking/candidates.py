@@ -14,7 +14,7 @@ from explora.core.config.method import Method
 from explora.core.config.run_config import TrainRun, all_settings, field_names, settings_of
 from explora.core.config.setting import spelled
 from explora.core.data.splits import find_split
-from explora.core.runs.adapter import ADAPTER_FILE, Header, foreign_method, is_adapter, read_header
+from explora.core.runs.adapter import ADAPTER_FILE, Header, is_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER
 from explora.core.runs.record import RECORD_FILE, RunRecord, read_record
 from explora.errors import ExploraError, Interrupted, UsageError
@@ -35,7 +35,7 @@ class LeftOut:
 class Candidate:
     """A run, an adapter, a model folder or a base.
 
-    method: None for a base. run, result: the record, where there is one. file_bytes: of the trained weights.
+    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, where there is one. file_bytes: of the trained weights.
     """
 
     name: str
@@ -115,7 +115,7 @@ def _method(path: Path, record: RunRecord | None) -> Method | None:
         return header.method
     if record is not None:
         return record.run.method
-    return foreign_method(path) if is_adapter(path) else None
+    return None
 
 
 def _header(path: Path) -> Header | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from explora.core.base.tokenizer import Tokenizer
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.ranking.candidates import Candidate, LeftOut
 from explora.core.ranking.forgetting import Forgetting, GeneralText
+from explora.core.runs.adapter import is_adapter
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import Rows, evaluate_rows, read_rows
 from explora.core.runs.open import open_run
@@ -93,6 +95,8 @@ class Scoring:
             raise
         except ExploraError as error:
             return LeftOut(name=candidate.name, reason=error.message)
+        if candidate.method is None and is_adapter(Path(candidate.name)):
+            candidate = replace(candidate, method=session.method)
         return self._entry(candidate, session, rows)
 
     def _open(self, candidate: Candidate) -> Session:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from explora.core.base.configuration import CONFIG, class_names
 from explora.core.base.find import Base, base_tokenizer, open_base
 from explora.core.base.weights import base_digest, head_classes
@@ -18,13 +16,11 @@ from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import EMBEDDED, FULL_METHOD, MODELS, method_class, task_row
 from explora.core.config.run_config import TrainRun
-from explora.core.estimate.parameters import PEFT_PREFIX
 from explora.core.files import whole_folder
 from explora.core.runs.adapter import (
     CONFIG_FILE,
     Header,
     check_not_inside,
-    foreign_method,
     is_adapter,
     read_adapter,
 )
@@ -36,6 +32,7 @@ from explora.core.runs.assemble import (
     insert_adapter,
     make_task,
 )
+from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
 from explora.core.runs.record import RECORD_FILE, read_record
 from explora.core.runtime.resolve import DTYPES
 from explora.core.training.checkpoint import trained_tensors
@@ -143,16 +140,17 @@ def _open_adapter(
     asked: Mapping[str, Any],
 ) -> Session:
     tensors, header = read_adapter(folder)
-    encoding = _encoding(header, task_name, asked, str(folder))
-    method = header.method if header else foreign_method(folder)
+    # peft drops the header when it saves, but leaves the record of the run
+    encoding = _encoding(header or _recorded(folder), task_name, asked, str(folder))
     base = open_base(model) if model else _own_base(folder, header)
     if header and base_digest(base) != header.base_digest:
         raise AdapterError(
             f"{folder} was trained on another base than {base.label}",
             "name that base: --model NAME|FOLDER (its weights must be exactly the same)",
         )
+    described = header or read_foreign(folder, tensors, base)
+    method, labels = described.method, described.labels
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
-    labels = header.labels if header else _numbered_labels(tensors)
     seed = _recorded_seed(folder)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     if task.head_classes() == 0:
@@ -172,8 +170,11 @@ def _open_adapter(
         source=folder,
     )
     session = assemble(parts, runtime, dtype=DTYPES[runtime.amp])
-    insert_adapter(session.model, folder, method)
-    if header is None and method.is_untrained(trained_tensors(session.model)):
+    if isinstance(described, ForeignAdapter):
+        insert_foreign(session.model, described)
+    else:
+        insert_adapter(session.model, folder, method)
+    if (header is None or header.best_step > 0) and method.is_untrained(trained_tensors(session.model)):
         raise AdapterError(
             f"{folder}: the adapter leaves the base as it is: {method.untrained}", "was it ever trained?"
         )
@@ -202,32 +203,28 @@ def _check_fit(method: Method, base: Base, folder: Path) -> None:
         ) from None
 
 
-def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Return the labels 0, 1, ... of the classes of a foreign adapter's head; none if it has no head."""
-    score = tensors.get(PEFT_PREFIX + "score.weight")
-    return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
-
-
-def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
+def _encoding(
+    trained: Header | TrainRun | None, task: str, asked: Mapping[str, Any], where: str
+) -> EncodingConfig:
     """Return how rows are encoded: as stored with the adapter, except for the maximum length.
 
-    Without a header, as the options say. Raises AdapterError if they contradict what is stored.
+    Without either, as the options say. Raises AdapterError if they contradict what is stored.
     """
     alone = resolve(task, asked)[0].encoding
-    if header is None:
+    if trained is None:
         return alone
-    if header.task != task:
+    if trained.task != task:
         raise AdapterError(
-            f"{where} was trained for {header.task}, not for {task}", f"explora eval {header.task} {where}"
+            f"{where} was trained for {trained.task}, not for {task}", f"explora eval {trained.task} {where}"
         )
     for name in ("template", "label_words"):
-        stored = getattr(header.encoding, name)
+        stored = getattr(trained.encoding, name)
         if asked.get(name, stored) != stored:
             raise AdapterError(
                 f"{where} was trained with the {name.replace('_', ' ')} {stored!r}, not {asked[name]!r}",
                 "leave the option out: it is stored with the adapter",
             )
-    return dataclasses.replace(header.encoding, **asked)
+    return dataclasses.replace(trained.encoding, **asked)
 
 
 def _recorded(folder: Path) -> TrainRun | None:
@@ -241,11 +238,17 @@ def _recorded_base(folder: Path) -> str:
     if run is not None:
         return run.model
     try:
-        name = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        name, revision = config.get("base_model_name_or_path"), config.get("revision")
     except (OSError, ValueError, AttributeError):
-        name = None
+        name, revision = None, None
     if not isinstance(name, str) or not name:
         raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER")
+    if revision not in (None, "", "main"):
+        raise AdapterError(
+            f"{folder} names the revision {revision!r} of its base {name}; explora fetches the main one",
+            f"hf download {name} --revision {revision} --local-dir base, then add --model base",
+        )
     return name
 
 

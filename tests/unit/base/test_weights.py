@@ -129,6 +129,14 @@ def test_the_hubs_original_layout_has_no_prefix_and_carries_masks(folder: Path) 
     assert base_digest(open_base(str(folder))) == digest
 
 
+@pytest.mark.parametrize("mark", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_a_compiled_or_distributed_model_is_the_same_base(folder: Path, mark: str) -> None:
+    digest = base_digest(open_base(str(folder)))
+    rewrite(folder, lambda tensors: {mark + name: value for name, value in tensors.items()})
+    assert same(load(folder), canonical(theirs()))
+    assert base_digest(open_base(str(folder))) == digest
+
+
 def test_shards_are_read_through_their_index(folder: Path, tmp_path: Path) -> None:
     theirs().save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     files = list((tmp_path / "shards").glob("model-*.safetensors"))
@@ -208,12 +216,21 @@ def test_one_error_lists_all_that_does_not_fit(folder: Path) -> None:
         "missing h.0.ln_1.bias",
         "missing wpe.weight",
         "h.1.attn.c_attn.weight is F32 (48, 16), not floating-point (16, 48)",
-        "ln_f.weight is I32 (16,)",
-        "unexpected transformer.h.2.ln_1.bias",
+        "2 missing, 3 unexpected, 2 misfitting tensors",
         "unexpected adapter.lora_A",
         "unexpected transformer.h.0.attn.biased",
     ):
         assert part in caught.value.message
+
+
+def test_a_wall_of_names_becomes_a_cause_and_five_names(folder: Path) -> None:
+    rewrite(
+        folder, lambda tensors: {n.replace("c_attn.", "c_attn.base_layer."): v for n, v in tensors.items()}
+    )
+    with pytest.raises(WeightsError, match="4 missing, 4 unexpected tensors") as caught:
+        load(folder)
+    assert caught.value.message.count("c_attn") == 5
+    assert "merge_and_unload" in caught.value.hint
 
 
 @pytest.mark.parametrize("head", [torch.zeros(3), torch.zeros(3, 15)])
