@@ -35,7 +35,8 @@ class LeftOut:
 class Candidate:
     """A run, an adapter, a model folder or a base.
 
-    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, where there is one. file_bytes: of the trained weights.
+    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, where there is
+    one. file_bytes: of the trained weights.
     """
 
     name: str
