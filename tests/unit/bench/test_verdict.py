@@ -166,7 +166,7 @@ def scored(lora: Learned, full: Learned) -> list[BenchRow]:
         (
             right(190),
             ", and its accuracy after equal time is better here (",
-            "0.950 and full fine-tuning 0.850",
+            "0.950 and full",
         ),
         (
             right(168, first=20),
