@@ -76,7 +76,8 @@ def make_base(folder: Path, tokenizer: Path, name: str = "random:gpt2") -> None:
     import torch
 
     from explora.core.base.find import base_tokenizer, open_base
-    from explora.core.base.weights import load_model, write_model
+    from explora.core.base.model_folder import write_model
+    from explora.core.base.weights import load_model
 
     base = open_base(name)
     model = load_model(base, dtype=torch.float32, device=torch.device("cpu"))

@@ -1,7 +1,7 @@
 """Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
 
-`explora.configure`, `.train`, `.load`, `.evaluate` and `.generate` are the commands' work from Python; they
-are imported when first used, because they bring torch.
+`explora.configure`, `.train`, `.sweep`, `.load`, `.evaluate` and `.generate` are the commands' work from
+Python; they are imported when first used, because they bring torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = ("configure", "evaluate", "generate", "load", "train")
+_API = ("configure", "evaluate", "generate", "load", "sweep", "train")
 
 
 def __getattr__(name: str) -> Any:

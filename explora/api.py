@@ -1,9 +1,10 @@
-"""The commands' work from Python: `explora.configure`, `.train`, `.load`, `.evaluate`, `.generate`."""
+"""The commands' work from Python: `explora.configure`, `train`, `sweep`, `load`, `evaluate`, `generate`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ from explora.core.base.find import shape_of
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.run_config import TrainRun
-from explora.core.generate.decode import generate as continue_prompts
 from explora.core.generate.sampling import SamplingConfig
+from explora.core.judging.continuing import continue_texts
 from explora.core.runs.assemble import Session
-from explora.core.runs.evaluate import recorded_data, score
+from explora.core.runs.evaluate import recorded_data, score, with_recorded_columns
 from explora.core.runs.events import RunEvent
 from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
-from explora.core.runs.train import start_run
+from explora.core.runs.ownership import owning
+from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
+from explora.core.sweeps.cells import cross
+from explora.core.sweeps.run import Sweep, open_sweep
+from explora.core.sweeps.several import one_or_several
 from explora.core.tasks.contract import Evaluation
 
 
@@ -31,10 +36,33 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
 
 
 def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
-    """Train into `folder`, yielding events; the last is a Completed with the TrainResult."""
-    check_folder(folder, overwrite=overwrite)
-    resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
-    return start_run(resolved, folder, replace=overwrite).events()
+    """Train into `folder`, yielding events; the last is a Completed with the TrainResult.
+
+    The folder belongs to this training until the last event, or until the iterator is closed or deleted.
+    Raises InUseError if another process trains there.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(owning(folder))
+        check_folder(folder, overwrite=overwrite)
+        resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+        running = start_run(resolved, folder, replace=overwrite)
+        return _owned_events(running, stack.pop_all())
+
+
+def _owned_events(running: Running, ownership: ExitStack) -> Iterator[RunEvent]:
+    with ownership:
+        yield from running.events()
+
+
+def sweep(task: str, settings: Mapping[str, Any], folder: Path, *, jobs: int = 1) -> Sweep:
+    """Prepare a sweep: a list in `settings` holds several values, as in `{"rank": [4, 8], "seed": [1, 2]}`.
+
+    Iterate its `events()` to train what the folder does not hold yet; then `ranked()` has the finished cells.
+    """
+    options = {
+        name: one_or_several(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return open_sweep(task, cross(task, options).cells, folder, jobs=jobs)
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:
@@ -50,7 +78,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a session on a file, a folder or a known data set; by default on what it was trained with."""
     trained_on = recorded_data(session.source)
-    config = DataConfig(data=data) if data is not None else trained_on
+    config = trained_on if data is None else with_recorded_columns(DataConfig(data=data), trained_on)
     return score(session, config, trained_on, split, batch_size).evaluation
 
 
@@ -62,7 +90,5 @@ def generate(
     seed: int = 11711,
 ) -> list[str]:
     """Continue each prompt; the seed of a prompt is `seed` plus its number."""
-    encoded = [session.task.prompt(text, seed + number) for number, text in enumerate(prompts)]
     chosen = sampling or SamplingConfig()
-    found = continue_prompts(session.model, encoded, chosen, max_new_tokens, session.tokenizer)
-    return [session.tokenizer.decode(item.ids) for item in found]
+    return continue_texts(session, prompts, chosen, seed, max_new_tokens=max_new_tokens)

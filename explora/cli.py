@@ -112,7 +112,7 @@ def _run(argv: list[str]) -> int:
     command = typer.main.get_command(app)
     words = normalise(argv, _flags(command)) or ["--help"]
     code = command.main(words, prog_name="explora", standalone_mode=False)
-    sys.stdout.flush()
+    console.flush()
     return code if isinstance(code, int) else 0
 
 

@@ -1,7 +1,7 @@
 """The two streams: stdout carries the result (text or JSON), stderr the progress.
 
 Only a colour terminal gets colours and a moving bar; a pipe, a file, NO_COLOR and TERM=dumb get plain
-lines. Text that comes from data or a model loses its control characters before it reaches a terminal.
+lines. Control characters in text from data or a model are escaped before they reach a terminal.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from explora.core.runs.record import finite
+from explora.errors import WriteError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CLEAR_LINE = "\r\x1b[K"
@@ -33,9 +34,10 @@ _bar_is_drawn = False
 def start() -> None:
     """Prepare the streams: UTF-8 wherever no terminal says otherwise, and never an encoding error.
 
-    One that was closed before we began takes everything and keeps nothing.
+    A stream that was closed before the start takes everything and keeps nothing.
     """
     set_quiet(False)
+    _open_closed_descriptors()
     nowhere = Path(os.devnull)
     sys.stdout = sys.stdout or nowhere.open("w", encoding="utf-8")
     sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
@@ -43,6 +45,16 @@ def start() -> None:
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _open_closed_descriptors() -> None:
+    """Open /dev/null for each of the descriptors 0 to 2 that is closed.
+
+    Otherwise a file that is opened later gets number 2, and a library writes its warnings into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def set_quiet(quiet: bool) -> None:
@@ -58,8 +70,13 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     return (stream or sys.stderr).isatty()
 
 
+def shows_progress() -> bool:
+    """Whether stderr is a terminal on which something may move."""
+    return is_terminal() and not _quiet
+
+
 def abandon_closed_streams() -> None:
-    """Point a standard stream whose reader has gone at nothing, so that the exit stays quiet."""
+    """Point a standard stream that cannot be written at nothing, so that the exit stays quiet."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -68,8 +85,8 @@ def abandon_closed_streams() -> None:
 
 
 def clean(text: str) -> str:
-    """Return `text` without control characters (ESC and its like) other than newline and tab."""
-    return _CONTROL.sub("", text)
+    r"""Return `text` with control characters escaped, such as \x1b for ESC, except newline and tab."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 # --- stdout: the result ---------------------------------------------------------------------------
@@ -77,8 +94,28 @@ def clean(text: str) -> str:
 
 def result(text: str, end: str = "\n") -> None:
     """Write a part of the result; with another `end` than newline, a stream of pieces."""
-    sys.stdout.write((clean(text) if sys.stdout.isatty() else text) + end)
-    sys.stdout.flush()
+    with _as_write_error():
+        sys.stdout.write((clean(text) if sys.stdout.isatty() else text) + end)
+        sys.stdout.flush()
+
+
+def flush() -> None:
+    """Write what is left of the result. Raises WriteError where that fails."""
+    with _as_write_error():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _as_write_error() -> Iterator[None]:
+    """Turn the failure of stdout, such as a full disk behind `>`, into a WriteError; a reader may leave."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_closed_streams()
+        hint = "send the result to another place"
+        raise WriteError("standard output", error.strerror or str(error), hint) from None
 
 
 def result_json(value: Mapping[str, Any]) -> None:
@@ -87,13 +124,34 @@ def result_json(value: Mapping[str, Any]) -> None:
 
 
 def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write aligned columns: the first to the left, the others, mostly numbers, to the right."""
+    """Write aligned columns: the first to the left, the others, mostly numbers, to the right.
+
+    A terminal that is too narrow gets the first columns that fit, and a note that names the others: put the
+    most important columns first.
+    """
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    fitting = _fitting(widths) if sys.stdout.isatty() else len(widths)
     for line in lines:
         cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:fitting], widths[1:fitting], strict=True)]
         result("  ".join(cells).rstrip())
+    if fitting < len(header):
+        note(f"A wider terminal, a pipe or --json also shows: {', '.join(header[fitting:])}")
+
+
+def _fitting(widths: Sequence[int]) -> int:
+    """Return how many columns fit into the terminal, two spaces between them; at least two."""
+    columns = shutil.get_terminal_size().columns
+    ends = accumulate(width + 2 for width in widths)
+    return max(2, sum(end - 2 <= columns for end in ends))
+
+
+def columns() -> int | None:
+    """Return the width of the terminal that shows stdout, or COLUMNS; None for a pipe or a file."""
+    if not (os.environ.get("COLUMNS") or sys.stdout.isatty()):
+        return None
+    return shutil.get_terminal_size().columns
 
 
 # --- stderr: everything else ----------------------------------------------------------------------
@@ -103,6 +161,11 @@ def note(text: str) -> None:
     """Tell something that is not the result."""
     if not _quiet:
         _write_line(text, _DIM)
+
+
+def show(text: str) -> None:
+    """Show a person what a question is about: on stderr, and with --quiet too."""
+    _write_line(clean(text))
 
 
 def warn(text: str) -> None:
@@ -163,7 +226,8 @@ class _Progress:
             return
         self.shown_at = time.monotonic()
         self.shown_tenth = 10 * done // self.total
-        line = f"{self.label} {done}/{self.total}  {facts}  {self._time_left(done)}".rstrip()
+        shown = [f"{self.label} {done}/{self.total}", self._time_left(done), facts]
+        line = "  ".join(filter(None, shown))
         if is_terminal():
             _draw_bar(line, done / self.total)
         else:
@@ -188,8 +252,7 @@ def _draw_bar(line: str, share: float) -> None:
     filled = round(20 * min(share, 1.0))
     bar = "━" * filled + " " * (20 - filled) if _speaks_utf8() else "#" * filled + "." * (20 - filled)
     width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write(_CLEAR_LINE + clean(f"{bar} {line}")[:width])
-    sys.stderr.flush()
+    _write_progress(_CLEAR_LINE + clean(f"{bar} {line}")[:width])
     _bar_is_drawn = True
 
 
@@ -200,7 +263,7 @@ def _speaks_utf8() -> bool:
 def _end_bar() -> None:
     global _bar_is_drawn
     if _bar_is_drawn:
-        sys.stderr.write("\n")
+        _write_progress("\n")
         _bar_is_drawn = False
 
 
@@ -209,9 +272,19 @@ def _write_line(text: str, colour: str = "") -> None:
     line = clean(text) if sys.stderr.isatty() else text
     if colour and is_terminal():
         line = f"\x1b[{colour}m{line}\x1b[0m"
-    sys.stderr.write((_CLEAR_LINE if _bar_is_drawn else "") + line + "\n")
-    sys.stderr.flush()
+    _write_progress((_CLEAR_LINE if _bar_is_drawn else "") + line + "\n")
     _bar_is_drawn = False
+
+
+def _write_progress(text: str) -> None:
+    """Write to stderr. The work goes on if that fails, unless the reader has gone."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        abandon_closed_streams()
 
 
 # --- numbers for people ---------------------------------------------------------------------------
@@ -222,6 +295,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 thread`, `2 threads`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def size(count: float) -> str:

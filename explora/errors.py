@@ -7,7 +7,10 @@
     ├── AdapterError        an adapter or run folder that does not fit
     ├── CheckpointError     a resume state: unreadable, or of other settings
     ├── ProcessError        processes that train together have lost each other
+    ├── IdentityError       base, tokenizer or data are not those of the recorded run
+    ├── InUseError          a folder belongs to another process
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
+    ├── WriteError          a file cannot be written: names it, and says what is safe
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
 
 Anything else that escapes is a bug: traceback, exit 70.
@@ -60,12 +63,26 @@ class CheckpointError(ExploraError):
     """A resume state is unreadable or does not fit the run."""
 
 
+class IdentityError(ExploraError):
+    """The base, the tokenizer or the data is not that of the recorded run."""
+
+
+class InUseError(ExploraError):
+    """A folder belongs to another process."""
+
+
 class TrainingError(ExploraError):
     """Training cannot go on."""
 
 
 class ProcessError(ExploraError):
     """A process that trains together with this one has ended or does not answer."""
+class WriteError(ExploraError):
+    """A file cannot be written; `reason` is the system's. What was there before is still there."""
+
+    def __init__(self, file: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{file} cannot be written: {reason}", hint)
+        self.file, self.reason = file, reason
 
 
 class Interrupted(ExploraError):

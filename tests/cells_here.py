@@ -10,6 +10,8 @@ from typing import Any
 from explora.core.bench.lessons import Learned, Point
 from explora.core.bench.measurements import Cell, Measurement, MemoryParts
 from explora.core.config.run_config import TrainRun
+from explora.core.tasks.metrics import Score, accuracy
+from explora.core.tasks.trivial import Trivial
 
 PARTS = MemoryParts(runtime=200, weights=300, gradients=10, optimizer=20, activations=150, temporaries=50)
 ENTRY = {
@@ -58,15 +60,26 @@ def found(tokens_per_second: float = 100.0, memory: int = 1000, **changes: Any) 
     return Measurement(**{**values, **changes})
 
 
-def learned(score: float, half: float = 0.01, **changes: Any) -> Learned:
-    """Make up an accuracy that is equally good after equal steps and after equal time."""
-    point = Point(steps=40, seconds=8.0, score=score, low=score - half, high=score + half)
+def point(score: Score, steps: int = 40, seconds: float = 8.0) -> Point:
+    """Make up the score after some steps."""
+    low, high = score.interval()
+    return Point(steps=steps, seconds=seconds, score=score.value, low=low, high=high, statistics=score)
+
+
+def right(hits: int, rows: int = 200, first: int = 0) -> Score:
+    """Return the accuracy of `hits` right answers to `rows` rows, in a row from number `first` on."""
+    return accuracy([1 if 0 <= (row - first) % rows < hits else 0 for row in range(rows)], [1] * rows)
+
+
+def learned(score: Score, untrained: Score | None = None, **changes: Any) -> Learned:
+    """Make up what was learned of an accuracy in 40 steps and 8 seconds; half was right before."""
     values = {
         "metric": "accuracy",
         "higher_is_better": True,
-        "examples": 100,
-        "equal_steps": point,
-        "equal_time": point,
-        "curve": (point,),
+        "examples": len(score.order),
+        "trivial": Trivial(0.55, "always yes"),
+        "steps": 40,
+        "seconds": (2.0, 4.0, 8.0),
+        "curve": (point(untrained or right(100), 0, 0.0), point(score)),
     }
     return Learned(**{**values, **changes})

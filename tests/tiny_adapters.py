@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE, Header, write_adapter
+from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE, Header, with_digest, write_adapter
 from explora.core.training.checkpoint import trained_tensors
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=16, n_positions=64, vocab_size=300)
@@ -118,6 +119,26 @@ def train_with_peft(folder: Path, base: Path, classes: int = 0, **settings: Any)
     return model.eval()
 
 
+def save_with_peft(folder: Path, base: Path, config: PeftConfig, classes: int = 0) -> Any:
+    """Give every trained number of a PEFT adapter a random step and save it; returns peft's model."""
+    model = get_peft_model(classifier(base, classes) if classes else causal(base), config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(torch.empty_like(value).normal_(0, 0.15, generator=generator))
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def run_commands_in(hint: str) -> None:
+    """Run the Python of every `python -c "..."` in a hint, in this process."""
+    commands = re.findall(r'python -c "([^"]*)"', hint)
+    assert commands, hint
+    for command in commands:
+        exec(command, {})
+
+
 def change_config(folder: Path, **changes: Any) -> None:
     """Rewrite fields of adapter_config.json; None leaves a field out."""
     file = folder / CONFIG_FILE
@@ -126,9 +147,11 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> None:
-    """Rewrite the tensors of an adapter, under the same header."""
+    """Rewrite the tensors of an adapter, under the same header with a digest that fits."""
     file = folder / ADAPTER_FILE
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     changed = {name: value.contiguous() for name, value in change(load_file(file)).items()}
+    if "explora" in metadata:
+        metadata["explora"] = with_digest(metadata["explora"], changed)
     save_file(changed, file, metadata=metadata)

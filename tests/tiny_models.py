@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import train_tokenizer
-from explora.core.base.weights import write_model
 from explora.core.config.concerns import DataConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve

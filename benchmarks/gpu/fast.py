@@ -25,8 +25,9 @@ import transformers
 from cells import compiled, free_memory, in_this_process
 
 from explora.core.base.find import base_tokenizer, open_base
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.base.weights import load_model, write_model
+from explora.core.base.weights import load_model
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
 from explora.core.bench.run import open_bench

@@ -35,8 +35,9 @@ from pack_tokens import read_ids, read_manifest
 from train_phases import Phase, Training
 
 from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.base.weights import load_model, write_model
+from explora.core.base.weights import load_model
 from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
 

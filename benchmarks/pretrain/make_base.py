@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 
 from explora.core.base.find import base_tokenizer, open_base
-from explora.core.base.weights import load_model, write_model
+from explora.core.base.model_folder import write_model
+from explora.core.base.weights import load_model
 
 SHAPE = "layers=6,heads=4,width=256,context=512,vocabulary=8192"
 COMMON = ["--full", "--optimizer", "muon", "--beta2", "0.95", "--weight-decay", "0.05", "--amp", "bf16"]

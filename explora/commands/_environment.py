@@ -32,6 +32,7 @@ def prepare_training() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     _bound_caches()
+    _warn_if_cache_is_temporary()
 
 
 def prepare_answers() -> None:
@@ -39,6 +40,19 @@ def prepare_answers() -> None:
     if "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _bound_caches()
+    _warn_if_cache_is_temporary()
+
+
+def _warn_if_cache_is_temporary() -> None:
+    """Say that nothing is remembered for the next command, and how to change that."""
+    from explora import console  # not when a process only starts itself once more
+    from explora.core.cache import VARIABLE, why_temporary
+
+    if reason := why_temporary():
+        console.warn(
+            f"the cache is in a temporary folder, because {reason}; "
+            f"to keep it, set {VARIABLE} to a folder that you may write to"
+        )
 
 
 def _bound_caches() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from explora import console
-from explora.errors import Interrupted
+from explora.core.runs.signals import Signals
+from explora.errors import Interrupted, WriteError
 
 if TYPE_CHECKING:
     from explora.core.runs.events import Completed, RunEvent
@@ -22,14 +21,31 @@ SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short s
 def follow(running: Running) -> Completed:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
-    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it.
+    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it. A
+    WriteError says which state is safe.
     """
+    try:
+        return _follow(running)
+    except WriteError as error:
+        error.hint = "; ".join(part for part in (error.hint, _what_is_safe(running)) if part)
+        raise
+
+
+def _what_is_safe(running: Running) -> str:
+    """Return how a run goes on whose files could not be written."""
+    if step := running.saved_step():
+        command = f"explora train {running.run.task} -o {running.folder} --resume"
+        return f"the state of step {step} is safe: {command}"
+    return "no state was saved before: start again with --overwrite"
+
+
+def _follow(running: Running) -> Completed:
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted
 
     training = running.training
     completed = None
-    with _Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
+    with Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
         display = _Display(advance)
         try:
             for event in running.events():
@@ -93,29 +109,3 @@ class _Display:
         speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
         facts = f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}"
         self.advance(event.step, facts, event.steps)
-
-
-class _Signals:
-    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set."""
-
-    def __init__(self) -> None:
-        self.at_once = False
-        self.noted: int | None = None
-
-    def __enter__(self) -> _Signals:
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.at_once or self.noted is not None:
-            raise Interrupted(number)
-        self.noted = number
-
-    def check(self) -> None:
-        if self.noted is not None:
-            raise Interrupted(self.noted)

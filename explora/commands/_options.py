@@ -46,12 +46,42 @@ Run = Annotated[
     ),
 ]
 
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN...",
+        show_default=False,
+        help="Run folder, PEFT adapter, model folder or base; several are ranked "
+        "(default: runs/TASK if it exists, else the base).",
+    ),
+]
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="RUN",
+        rich_help_panel="Comparison",
+        help="Run folder, PEFT adapter or base to compare with, on the same rows.",
+    ),
+]
+
+SEED = 11711
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, rich_help_panel="Sampling", help="Random seed; the same seed gives the same text."
+    ),
+]
+
 Output = Annotated[
     Path | None,
     _output("--output", "-o", metavar="FOLDER", help="Folder for the result (default: runs/TASK)."),
 ]
 Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]
-Resume = Annotated[bool, _output("--resume", metavar="", help="Continue the run in the folder.")]
+Resume = Annotated[
+    bool, _output("--resume", metavar="", help="Continue the run in the folder; start it if there is none.")
+]
 Config = Annotated[
     Path | None,
     _output(

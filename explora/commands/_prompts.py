@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from explora import console
-from explora.core.data.text_files import STDIN, name_of
+from explora.core.data.text_files import STDIN, likely_encoding, name_of, standard_input
 from explora.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,18 +19,19 @@ STDIN_NAME = name_of(STDIN)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A prompt with where it came from."""
+    """A prompt with where it came from; only a row of a file has an `id`."""
 
     text: str
     file: str
     line: int
+    id: str | None = None
 
 
 def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
     """Yield the prompts of whichever source was named."""
     if data is not None:
         for row, text in session.task.prompts(data):
-            yield Asked(text=text, file=row.file, line=row.line)
+            yield Asked(text=text, file=row.file, line=row.line, id=row.id)
         return
     if prompt != "-":
         yield Asked(text=prompt or "", file="--prompt", line=0)
@@ -42,15 +42,16 @@ def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iter
 
 
 def _stdin_lines() -> Iterator[str]:
-    if sys.stdin.isatty():
+    stream = standard_input()
+    if stream.isatty():
         console.note("reading prompts, one a line; end with Ctrl-D")
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
+    for number, raw in enumerate(stream, start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt
         except UnicodeDecodeError as error:
             raise DataError(
                 f"byte 0x{error.object[error.start]:02X} is not UTF-8",
-                "convert it: iconv -f LATIN1 -t UTF-8",
+                f"convert it: iconv -f {likely_encoding(raw).upper() or 'ENCODING'} -t UTF-8",
                 file=STDIN_NAME,
                 line=number,
             ) from None

@@ -1,4 +1,4 @@
-"""Scores as a table: value, 95 % interval, and the floor that needs no learning."""
+"""Scores as a table: value, 95 % interval, which way is better, and the best trivial answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from explora import console
 if TYPE_CHECKING:
     from explora.core.tasks.contract import Evaluation
 
+HEADER = ("value", "trivial", "better", "95 % interval", "trivial answer")  # by importance
+
 
 def show_scores(title: str, evaluation: Evaluation) -> None:
     """Write the scores of an evaluation that has some."""
     rows = []
     for name, value in (evaluation.scores or {}).items():
-        low, high = evaluation.intervals.get(name, (None, None))
+        low, high = evaluation.intervals[name]
+        better = "higher" if evaluation.higher_is_better[name] else "lower"
         floor = evaluation.floors.get(name)
-        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
-        rows.append((name, f"{value:.4g}", interval, "" if floor is None else f"{floor:.4g}"))
-    console.result_table((title, "value", "95 % interval", "floor"), rows)
+        trivial = "" if floor is None else f"{floor:.4g}"
+        answer = evaluation.trivial_answers.get(name, "")
+        rows.append((name, f"{value:.4g}", trivial, better, f"{low:.4g} to {high:.4g}", answer))
+    console.result_table((title, *HEADER), rows)
+    for note in evaluation.notes:
+        console.note(note)
+    if evaluation.doubt:
+        console.note(evaluation.doubt)

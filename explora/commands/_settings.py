@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from explora.commands import _short_forms
+from explora.commands._sweep_values import sweeping
 from explora.core.config.registry import DEFAULT_METHOD, METHODS, MODELS, method_class
 from explora.core.config.run_config import CONCERNS, TrainRun, field_names, method_settings, methods_with
 from explora.core.config.setting import Setting, settings_of_class
+from explora.core.sweeps.several import Several, one_or_several
 
 PANELS = {
     "data": "Data",
@@ -61,17 +63,18 @@ SETTINGS = _all_settings()
 
 
 def with_settings(
-    *names: str, defaults: Mapping[str, str] | None = None
+    *names: str, defaults: Mapping[str, str] | None = None, sweeps: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, in the place of its parameter `settings`.
 
-    `defaults` are the defaults, as help shows them, that the command chooses itself.
+    `defaults` are the defaults, as help shows them, that the command chooses itself. With `sweeps`, the
+    options take several values, which reach the command as Several.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         place = list(own).index("settings")
-        options = [_parameter(name, (defaults or {}).get(name)) for name in names]
+        options = [_parameter(name, (defaults or {}).get(name), sweeps=sweeps) for name in names]
         parameters = [*own.values()][:place] + options + [*own.values()][place + 1 :]
 
         @functools.wraps(command)
@@ -93,12 +96,16 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(name: str, value: Any) -> Any:
+    if isinstance(value, (list, Several)):
+        return one_or_several(_parsed(name, each) for each in value)
     parse = SETTINGS[name][0].about.parse if name in SETTINGS else None
     return value if parse is None else parse(value)
 
 
-def _parameter(name: str, default: str | None) -> inspect.Parameter:
+def _parameter(name: str, default: str | None, *, sweeps: bool) -> inspect.Parameter:
     hint = _HINTS.get(name) or _hint(*SETTINGS[name], default)
+    if sweeps:
+        hint = sweeping(name, hint, SETTINGS[name][0] if name in SETTINGS else None)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 

@@ -40,7 +40,10 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
     if "method" in settings and settings["method"] not in chosen:
         asked.append(f"--method {settings['method']}")
     if len(asked) > 1:
-        raise UsageError(f"one method at a time, not {' and '.join(asked)}")
+        raise UsageError(
+            f"one method at a time, not {' and '.join(asked)}",
+            "several are separated by commas: --method lora,full",
+        )
     if chosen:
         settings["method"] = chosen[0]
     if (rank := values.get("lora")) is None:

@@ -1,24 +1,33 @@
-"""The tables of `explora bench`, for the terminal and for its report."""
+"""The tables of `explora bench`, for the terminal and for its report.
+
+A column has one unit, named in its header. Columns stand by importance: a narrow terminal shows the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from explora import console
-from explora.core.bench.lessons import Point
+from explora.core.bench.comparisons import Comparison, Difference, Ratio
+from explora.core.bench.lessons import SHARES, Learned, Point
 from explora.core.bench.measurements import varying
 from explora.core.bench.report import ReportTable
 from explora.core.bench.rows import BenchRow, MeasuredMemory
+from explora.core.bench.run import Result
 
-SPEED = ("trained", "share", "tokens/s", "range", "rows/s", "fwd/bwd/opt %", "memory", "file", "of peak")
+SPEED = (
+    *("tokens/s", "range", "peak MB", "trained", "share %", "file MB", "rows/s"),
+    *("forward %", "backward %", "optimizer %", "of peak %"),
+)
+TIMES = [f"{share:.0%} of the time" for share in reversed(SHARES)]
 
 
-def tables_of(rows: Sequence[BenchRow]) -> list[ReportTable]:
-    """Return speed, memory by part, and, where it was measured, what was learned."""
+def tables_of(result: Result) -> list[ReportTable]:
+    """Return speed, memory by part, comparisons, and, where it was measured, what was learned."""
+    rows = result.rows
     names = varying([row.setting for row in rows])
 
-    def table(title: str, header: Sequence[str], cells: Callable[[BenchRow], tuple[str, ...]]) -> ReportTable:
+    def table(title: str, header: Sequence[str], cells: Callable[[BenchRow], Sequence[str]]) -> ReportTable:
         lines = [(row.name, *(row.setting.words()[name] for name in names), *cells(row)) for row in rows]
         return ReportTable(title=title, header=("method", *names, *header), lines=tuple(lines))
 
@@ -26,56 +35,103 @@ def tables_of(rows: Sequence[BenchRow]) -> list[ReportTable]:
     parts.sort(key=lambda name: name == "rest")  # what is left comes last
     found = [
         table("Speed", SPEED, _speed),
-        table("Memory at its peak", ("peak", *parts), lambda row: _memory(row, parts)),
+        table("Memory at its peak, in MB", ("peak", *parts), lambda row: _memory(row, parts)),
     ]
     learned = next((row.quality for row in rows if row.quality), None)
-    if learned is None:
-        return found
-    header = (f"{learned.metric} after equal steps", "steps", "after equal time", "seconds", "steps")
-    return [*found, table("What is learned", header, _quality)]
+    if learned is not None:
+        header = (*TIMES, "seconds", "equal steps", "steps", "untrained")
+        found.append(table(_learning_title(learned), header, lambda row: _quality(row, rows)))
+    if result.comparisons:
+        found.append(_comparisons(result.comparisons, names))
+    return found
 
 
-def _speed(row: BenchRow) -> tuple[str, ...]:
+def _speed(row: BenchRow) -> Sequence[str]:
     if row.spread is None:
         return ("-",) * len(SPEED)
     assert row.seconds and row.trainable and row.share and row.checkpoint_bytes
     assert row.tokens_per_second and row.examples_per_second and row.peak_memory_bytes and row.matrix_share
     low, high = row.spread.tokens_per_second
-    parts = (row.seconds.forward, row.seconds.backward, row.seconds.optimizer)
-    step = sum(parts) + row.seconds.other
+    phases = (row.seconds.forward, row.seconds.backward, row.seconds.optimizer)
+    step = sum(phases) + row.seconds.other
     return (
-        f"{row.trainable:,}",
-        f"{100 * row.share:.3g} %",
         f"{row.tokens_per_second:,.0f}",
-        f"{low:,.0f}-{high:,.0f}",
+        f"{low:,.0f}-{high:,.0f}" if row.repeats > 1 else "",
+        f"{row.peak_memory_bytes / 1e6:,.0f}",
+        f"{row.trainable:,}",
+        f"{100 * row.share:.3g}",
+        f"{row.checkpoint_bytes / 1e6:,.2f}",
         f"{row.examples_per_second:,.1f}",
-        "/".join(f"{100 * part / step:.0f}" for part in parts),
-        console.size(row.peak_memory_bytes),
-        console.size(row.checkpoint_bytes),
-        f"{100 * row.matrix_share:.0f} %",
+        *(f"{100 * phase / step:.0f}" for phase in phases),
+        f"{100 * row.matrix_share:.0f}",
     )
 
 
-def _memory(row: BenchRow, parts: Sequence[str]) -> tuple[str, ...]:
-    """In MB, so that a column can be read downward."""
+def _memory(row: BenchRow, parts: Sequence[str]) -> Sequence[str]:
     if row.memory is None or row.peak_memory_bytes is None:
         return ("-",) * (1 + len(parts))
     sizes = [row.peak_memory_bytes, *(getattr(row.memory, part) for part in parts)]
     return tuple(f"{size / 1e6:,.1f}" for size in sizes)
 
 
-def _quality(row: BenchRow) -> tuple[str, ...]:
+def _learning_title(learned: Learned) -> str:
+    better = "higher" if learned.higher_is_better else "lower"
+    title = f"What is learned: {learned.metric} ({better} is better; * the best of its setting)"
+    if learned.trivial is None:
+        return title
+    return f'{title}; the trivial answer "{learned.trivial.answer}" has {learned.trivial.value:.4g}'
+
+
+def _quality(row: BenchRow, rows: Sequence[BenchRow]) -> Sequence[str]:
     if row.quality is None:
-        return ("-",) * 5
-    steps, seconds = row.quality.equal_steps, row.quality.equal_time
+        return ("-",) * (len(SHARES) + 4)
+    learned = row.quality
+    rivals = [other.quality for other in rows if other.setting == row.setting and other.quality]
+    best = max if learned.higher_is_better else min
+    in_time = [
+        _score(learned.after(seconds), best(rival.after(seconds).score for rival in rivals))
+        for seconds in reversed(learned.seconds)
+    ]
     return (
-        _score(steps),
-        f"{steps.steps:,}",
-        _score(seconds),
-        f"{seconds.seconds:.1f}",
-        f"{seconds.steps:,}",
+        *in_time,
+        f"{learned.seconds[-1]:.1f}",
+        _score(learned.equal_steps, best(rival.equal_steps.score for rival in rivals)),
+        f"{learned.steps:,}",
+        f"{learned.untrained.score:.4g}",
     )
 
 
-def _score(point: Point) -> str:
-    return f"{point.score:.4g} [{point.low:.4g}, {point.high:.4g}]"
+def _comparisons(comparisons: Sequence[Comparison], names: Sequence[str]) -> ReportTable:
+    subjects = list(dict.fromkeys(each.row.name for each in comparisons))
+    metric = next((each.row.quality.metric for each in comparisons if each.row.quality), "")
+    scored = [f"{metric}, {time}" for time in TIMES] if metric else []
+    lines = [
+        (
+            each.other.name,
+            *(each.row.setting.words()[name] for name in names),
+            f"{each.speed.median:.2f}",
+            _range(each.speed, each),
+            f"{each.memory.median:.2f}",
+            _range(each.memory, each),
+            *([_difference(score) for score in reversed(each.scores)] or ["-"] * len(scored)),
+        )
+        for each in comparisons
+    ]
+    return ReportTable(
+        title=f"{' or '.join(subjects)}, compared with each: times the speed, times the peak memory",
+        header=("compared with", *names, "speed", "range", "memory", "range", *scored),
+        lines=tuple(lines),
+    )
+
+
+def _range(ratio: Ratio, comparison: Comparison) -> str:
+    return f"{ratio.low:.2f}-{ratio.high:.2f}" if comparison.has_spread else ""
+
+
+def _difference(score: Difference) -> str:
+    found = score.estimate
+    return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+
+
+def _score(point: Point, best: float) -> str:
+    return f"{point.score:.4g} [{point.low:.4g}, {point.high:.4g}]{'*' if point.score == best else ''}"

@@ -1,19 +1,25 @@
-"""`explora eval`: open a run, score it, show scores with intervals and floors."""
+"""`explora eval`: open a run, score it, show scores with intervals and the best trivial answers."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from explora import console
+from explora.commands import _blind as b
+from explora.commands import _decoding as d
 from explora.commands import _options as o
+from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
+from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
+from explora.commands._ranking import rank_runs
+from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
+from explora.commands._sessions import open_for_rows
 from explora.commands._settings import with_settings
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
@@ -34,18 +40,39 @@ Split = Annotated[
         "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
     ),
 ]
-Predictions = Annotated[
-    Path | None,
+Errors = Annotated[
+    int | None,
     typer.Option(
-        "--predictions",
-        metavar="FILE",
+        "--errors",
+        metavar="N",
+        min=1,
+        rich_help_panel="Comparison",
+        help="Show the N most confident mistakes, or for texts the N rows with the highest loss. "
+        "With --against: N rows where the two runs differ.",
+    ),
+]
+Forgetting = Annotated[
+    bool,
+    typer.Option(
+        "--forgetting",
+        metavar="",
+        rich_help_panel="Comparison",
+        help="Measure the loss on a general English text, before training (the base) and after.",
+    ),
+]
+
+CourseLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--course-labels",
+        metavar="digits|ids",
         rich_help_panel="Output",
-        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
+        help="Labels in the course's format: 0 and 1, or the ids of the answers' tokens (default: digits).",
     ),
 ]
 
 
-ROWS = ("data", "columns", "format", "skip_bad")
+ROWS = ("data", "columns", "format", "encoding", "skip_bad")
 ENCODING = tuple(field_names(EncodingConfig))
 ANSWERS = ("batch_size", "device", "amp", "threads")
 
@@ -56,20 +83,37 @@ ANSWERS = ("batch_size", "device", "amp", "threads")
 )
 def evaluate(
     task: o.Task,
-    run: o.Run = None,
+    runs: o.Runs = None,
     *,
     settings: dict[str, Any],
     split: Split = None,
     predictions: Predictions = None,
+    against: o.Against = None,
+    errors: Errors = None,
+    forgetting: Forgetting = False,
+    blind: b.Blind = False,
+    page: b.Page = None,
+    votes: b.Votes = None,
+    decoding: d.Decoding = False,
+    temperature: d.Temperatures = None,
+    top_p: d.TopPs = None,
+    repetition_penalty: d.Penalties = None,
+    num: d.Num = None,
+    seed: o.Seed = o.SEED,
+    course_labels: CourseLabels = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the floor that needs no learning.
+    """Score a run, each score with a 95 % interval and the score of the best trivial answer; rank several.
 
     Scores are computed in fp32 unless `--amp` asks for something faster.
 
     RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
-    the base. `--data -` reads rows from standard input; rows without labels give predictions only.
+    the base. `--data -` reads rows from standard input; rows without labels give predictions only. The
+    `probability` of a prediction is that of the predicted class.
+
+    Several runs are scored on the same rows and ranked. Runs that share a letter are not distinguishable.
+    Runs that differ in their seed alone share a line.
 
     Examples:
 
@@ -78,39 +122,75 @@ def evaluate(
     `explora eval sentiment runs/sst --data sst --split test --predictions sst-test.csv`
 
     `cat pairs.jsonl | explora eval paraphrase --data - --json`
+
+    `explora eval sentiment runs/*`
+
+    `explora eval sentiment runs/lora --against runs/full --errors 10`
+
+    `explora eval sonnet runs/lora --against human --blind`
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
-    if predictions == Path("-"):
-        raise UsageError("--predictions names a file", "--json has the predictions of rows without labels")
     if predictions is not None:
-        _check_writable(predictions)
+        check_writable("--predictions", predictions)
+    course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
+    names, looks_closer = list(runs or []), bool(against or errors or forgetting)
+    _check_combination(names, against, errors)
+    if predictions is not None and (len(names) > 1 or looks_closer):
+        raise UsageError(
+            "--predictions writes those of one run", "leave out --against, --errors and --forgetting"
+        )
+    grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
+    if grid is not None and (len(names) > 1 or looks_closer or predictions is not None):
+        raise UsageError(
+            "--decoding compares settings of one run", "leave other comparisons and --predictions out"
+        )
+    judged = b.check_options(names, against, blind=blind, page=page, votes=votes)
     prepare_answers()
 
-    from explora.core.runs.evaluate import recorded_data, score, write_predictions
-    from explora.core.runs.open import open_run
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
-    runtime = resolve_for_answers(asked.runtime)
-    session = open_run(
-        task,
-        run,
+    request = Request(
+        task=task,
+        names=names,
+        data=rows,
+        asked=asked.data,
+        encoding=encoding,
+        split=split,
+        runtime=resolve_for_answers(asked.runtime),
         model=settings.get("model"),
         tokenizer=settings.get("tokenizer"),
-        runtime=runtime,
-        encoding=encoding,
+        batch_size=settings.get("batch_size", BATCH_SIZE),
+        forgetting=forgetting,
     )
-    session.settle()
-    trained_on = recorded_data(session.source)
-    config = asked.data if "data" in rows else dataclasses.replace(trained_on, **rows)
-    console.note(f"{session.label}, on {config.data or 'the sample data'}")
-    scored = score(session, config, trained_on, split, settings.get("batch_size", BATCH_SIZE))
+    if judged and against is not None:
+        b.compare_blindly(request, against, seed=seed, page=page, votes=votes, json=json)
+    elif grid is not None:
+        d.compare_decodings(request, grid, seed=seed, json=json)
+    elif len(names) > 1:
+        rank_runs(request, json=json)
+    elif looks_closer:
+        inspect_run(request, against, errors, json=json)
+    else:
+        _score_one(request, predictions, course_ids, json=json)
+
+
+def _score_one(
+    request: Request, predictions: Path | None, course_ids: Mapping[str, str] | None, *, json: bool
+) -> None:
+    from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
+
+    session, config, trained_on = open_for_rows(request)
+    rows = read_rows(session, config, trained_on, request.split)
+    console.note(f"{session.label}, on {rows.described}")
+    evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
+    scored = Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
     for message in scored.skipped:
         console.warn(f"skipped: {message}")
     if json:
@@ -118,20 +198,35 @@ def evaluate(
     else:
         _show(scored, predictions is None)
     if predictions is not None:
-        write_predictions(predictions, session, scored.evaluation)
-        console.note(f"{len(scored.evaluation.predictions):,} predictions in {predictions}")
+        write_predictions(predictions, session, evaluation, course_ids)
+        console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
+
+
+def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:
+    """Raise UsageError for options that several runs do not have."""
+    if len(names) > 1 and against is not None:
+        raise UsageError(
+            "--against compares one run with another", "leave --against out: all runs are ranked"
+        )
+    if len(names) > 1 and errors is not None:
+        raise UsageError("--errors shows the mistakes of one run", "name one RUN, or two with --against")
 
 
 def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if name in settings}
 
 
-def _check_writable(predictions: Path) -> None:
-    """Raise UsageError before the work where its result could not be kept."""
-    folder = next(each for each in predictions.absolute().parents if each.exists())
-    if predictions.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = f"{predictions} is a folder" if predictions.is_dir() else f"nothing can be written to {folder}"
-        raise UsageError(f"--predictions: {what}", "name a file in a folder of your own")
+def _course_ids(task: str, course_labels: str | None, predictions: Path | None) -> Mapping[str, str] | None:
+    """Return the token ids to write instead of labels. Raises UsageError where that makes no sense."""
+    if course_labels is None:
+        return None
+    if course_labels not in ("digits", "ids"):
+        raise UsageError(f"--course-labels {course_labels!r} is neither digits nor ids")
+    if predictions is None or predictions.suffix == ".jsonl":
+        raise UsageError("--course-labels needs a file in the course's format", "--predictions FILE.csv")
+    if not TASKS[task].course_ids:
+        raise UsageError(f"--course-labels: {task} has no labels that are token ids", "leave it out")
+    return TASKS[task].course_ids if course_labels == "ids" else None
 
 
 def _show(scored: Scored, with_predictions: bool) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_answers
+from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
 from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
-DEFAULT_SEED = 11711
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
-TOP_P = [f"{row.top_p} for {name}" for name, row in TASKS.items() if row.top_p is not None]
+
+
+def _default(option: str) -> str:
+    """Return the default of a sampling option as help shows it: `0.9 for sonnet, else 1`."""
+    special = [f"{row.sampling[option]} for {name}" for name, row in TASKS.items() if option in row.sampling]
+    return ", ".join([*special, "else 1"])
 
 
 _prompts_option = partial(typer.Option, rich_help_panel="Prompts")
@@ -50,7 +56,10 @@ Poems = Annotated[
     str | None,
     _prompts_option("--data", metavar="FILE", help="File of poems; the first lines of each are the prompt."),
 ]
-Temperature = Annotated[float, _sampling("--temperature", "-t", help="Sampling temperature.")]
+Temperature = Annotated[
+    float | None,
+    _sampling("--temperature", "-t", help=f"Sampling temperature (default: {_default('temperature')})."),
+]
 TopK = Annotated[
     int | None, _sampling("--top-k", metavar="K", help="Sample from the K most likely tokens (default: all).")
 ]
@@ -60,19 +69,22 @@ TopP = Annotated[
         "--top-p",
         metavar="P",
         help="Nucleus sampling: sample from the most likely tokens with total probability P "
-        f"(default: {', '.join(TOP_P)}, else 1).",
+        f"(default: {_default('top_p')}).",
     ),
 ]
 RepetitionPenalty = Annotated[
-    float,
-    _sampling("--repetition-penalty", help="Values above 1 make tokens that already occurred less likely."),
+    float | None,
+    _sampling(
+        "--repetition-penalty",
+        help="Values above 1 make tokens that already occurred less likely "
+        f"(default: {_default('repetition_penalty')}).",
+    ),
 ]
 Greedy = Annotated[bool, _sampling("--greedy", metavar="", help="Always take the most likely token.")]
 MaxNewTokens = Annotated[
     int, _sampling("--max-new-tokens", metavar="N", min=1, help="Most tokens per continuation.")
 ]
 Num = Annotated[int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt.")]
-Seed = Annotated[int, _sampling("--seed", min=0, help="Random seed; the same seed gives the same text.")]
 
 
 @with_settings(
@@ -86,14 +98,15 @@ def generate(
     prompt: PromptText = None,
     data: Poems = None,
     settings: dict[str, Any],
-    temperature: Temperature = 1.0,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
-    repetition_penalty: RepetitionPenalty = 1.0,
+    repetition_penalty: RepetitionPenalty = None,
     greedy: Greedy = False,
     max_new_tokens: MaxNewTokens = 256,
     num: Num = 1,
-    seed: Seed = DEFAULT_SEED,
+    seed: o.Seed = o.SEED,
+    predictions: Predictions = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -108,25 +121,28 @@ def generate(
 
     `cat prompts.txt | explora generate sonnet --prompt - --json | jq -r .text`
 
-    `explora generate sonnet runs/sonnet --data held_out.txt --top-p 0.9 --seed 7`
+    `explora generate sonnet runs/sonnet --data held_out.txt --top-p 0.9 --seed 7 --predictions out.txt`
     """
     if (prompt is None) == (data is None):
         raise UsageError(
             "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
         )
 
+    if predictions is not None:
+        check_writable("--predictions", predictions)
+    if predictions is not None and (data is None or num > 1):
+        raise UsageError(
+            "--predictions writes one continuation for each poem of --data FILE", "leave --num out"
+        )
+
     prepare_answers()
 
     from explora.core.generate.sampling import SamplingConfig
 
-    nucleus = top_p if top_p is not None or greedy else TASKS[task].top_p
-    sampling = SamplingConfig(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=nucleus,
-        repetition_penalty=repetition_penalty,
-        greedy=greedy,
-    )
+    given = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    defaults = {} if greedy else TASKS[task].sampling
+    sampling = SamplingConfig(**{**defaults, **chosen}, top_k=top_k, greedy=greedy)
     asked_for, _ = resolve(task, {"amp": "off"} | settings | {"seed": seed})
 
     from explora.core.runs.assemble import merge_in_memory
@@ -158,22 +174,24 @@ def generate(
         seed=seed,
         batch_size=settings.get("batch_size", BATCH_SIZE),
     )
-    index = 0
+    index, written = 0, list[Answer]()
     while portion := list(islice(asked, AT_ONCE)):
         answers = _answer(session, portion, index, plan)
         for answer in answers:
-            _show(answer, json, is_only=len(answers) == 1 and index == 0)
+            if json or predictions is None:
+                _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
+        written += answers
+    if predictions is not None:
+        _write(predictions, session, written)
 
 
 def _make_prompt(session: Session, asked: Asked, seed: int) -> Prompt:
     from explora.core.generate.decode import check_prompt
 
-    if not asked.text.strip():
-        raise DataError("the prompt is empty", "give at least a word", file=asked.file, line=asked.line)
-    if wrong := what_is_wrong(asked.text):
+    if asked.text and (wrong := what_is_wrong(asked.text)):
         raise DataError(wrong, file=asked.file, line=asked.line)
-    prompt = session.task.prompt(asked.text, seed)
+    prompt = session.prompt(asked.text, seed)
     check_prompt(prompt.ids, session.model.shape.n_positions, asked.file, asked.line)
     return prompt
 
@@ -214,6 +232,7 @@ class _Plan:
 class Answer:
     """A continuation: the object that `--json` prints."""
 
+    id: str | None
     prompt: str
     text: str
     tokens: int
@@ -242,6 +261,7 @@ def _answer(session: Session, portion: list[Asked], index: int, plan: _Plan) -> 
     speed = tokens / max(time.perf_counter() - started, 1e-9)
     return [
         Answer(
+            id=portion[item].id,
             prompt=portion[item].text,
             text=session.tokenizer.decode(continuation.ids),
             tokens=len(continuation.ids),
@@ -256,6 +276,17 @@ def _show(answer: Answer, json: bool, *, is_only: bool) -> None:
     if json:
         console.result_json(answer.to_json())
         return
+    if answer.id is not None:  # tells where a poem begins, even if there are blank lines inside
+        console.result(f"{answer.id}\n")
     console.result(answer.prompt + answer.text.rstrip("\n"))
     if not is_only:
         console.result("")
+
+
+def _write(file: Path, session: Session, answers: list[Answer]) -> None:
+    from explora.core.runs.evaluate import write_predictions
+    from explora.core.tasks.contract import Evaluation
+
+    items = [{"id": it.id, "prompt": it.prompt, "sampled": it.text.rstrip("\n")} for it in answers]
+    write_predictions(file, session, Evaluation(examples=len(items), scores=None, predictions=items))
+    console.note(f"{len(items):,} predictions in {file}")

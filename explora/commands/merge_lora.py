@@ -10,7 +10,7 @@ import typer
 from explora import console
 from explora.commands import _options as o
 from explora.commands._settings import with_settings
-from explora.core.runs.adapter import is_adapter
+from explora.core.runs.adapter import adapters_in
 from explora.errors import UsageError
 
 
@@ -57,8 +57,9 @@ def merge_lora(
 ) -> None:
     """Merge an adapter into its base: a Hugging Face model folder that needs neither explora nor peft.
 
-    Before the folder appears it is opened with transformers, and its logits on a few sentences are compared
-    with those of base and adapter. In fp32 they must agree within 1e-4, or nothing is written.
+    Before the folder appears, its weights are compared with the method's formula in fp64. Then it is opened
+    with transformers, and its logits on a few sentences are compared with those of base and adapter. In fp32
+    they must agree within 1e-4, or nothing is written.
 
     Examples:
 
@@ -98,9 +99,5 @@ def merge_lora(
 
 
 def _runs_here() -> str:
-    found = [f"explora merge-lora {folder} -o merged" for folder in _adapters(Path("runs"))]
+    found = [f"explora merge-lora {folder} -o merged" for folder in adapters_in(Path("runs"))]
     return "; ".join(found) or "train one first: explora train sonnet --lora 8"
-
-
-def _adapters(folder: Path) -> list[Path]:
-    return [inner for inner in sorted(folder.glob("*")) if is_adapter(inner)]

@@ -16,7 +16,7 @@ from explora.core.config.run_config import TrainRun, foreign_settings
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
 from explora.core.estimate.parameters import Count, count
-from explora.core.runs.adapter import Header
+from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
@@ -42,7 +42,7 @@ Memory = Annotated[
         "--memory",
         metavar="",
         rich_help_panel="Memory",
-        help="Predict the peak memory of training, by part; holes are freed memory that fits nothing.",
+        help="Predict the peak memory of training, by part.",
     ),
 ]
 Length = Annotated[
@@ -182,7 +182,7 @@ def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:
         encoding=run.encoding,
         labels=labels,
     )
-    return count(shape, run.method, classes=len(labels), header=header.to_json())
+    return count(shape, run.method, classes=len(labels), header=with_digest(header.to_json(), {}))
 
 
 def _file(run: TrainRun) -> str:
@@ -193,7 +193,7 @@ def _show_parts(counted: Count) -> None:
     rows = [(name, f"{part.total:,}", f"{part.trainable:,}") for name, part in counted.parts.items()]
     total = ("all", f"{counted.total:,}", f"{counted.trainable:,}")
     console.result_table(("part", "parameters", "trained"), [*rows, total])
-    console.result(f"\ntrained: {100 * counted.share:.4g} % of the base")
+    console.result(f"\ntrained: {100 * counted.share:.4g} % of the model")
 
 
 def _show_methods(counts: list[tuple[TrainRun, Count]]) -> None:

@@ -1,43 +1,150 @@
-"""The only module that replaces files: what it writes appears whole or not at all.
+"""The only module that writes files: what it writes appears whole or not at all.
 
 After an error or a kill, the old content is still there. What is unfinished lies beside its target, because a
-rename is atomic only within one file system.
+rename is atomic only within one file system. Every refusal of the system becomes a WriteError with the file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from explora.errors import WriteError
 
-def cache_folder() -> Path:
-    """Return the folder for what can be computed again; it need not exist.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-    It is $XDG_CACHE_HOME/explora, or ~/.cache/explora.
-    """
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "explora"
+_ELSEWHERE = "choose a folder that you may write to"
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space on this disk, or choose a folder on another one",
+    errno.EDQUOT: "your disk quota is used up: delete something, or choose a folder elsewhere",
+    errno.EFBIG: "the system limits the size of files (ulimit -f)",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EIO: "the disk reports an error: choose a folder on another one",
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOENT: "its folder does not exist, or was removed: choose another one",
+}
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Write a whole file, text as UTF-8; its folders are created."""
-    with replacing(file) as partial:
+    with replacing(file) as partial, _named(file):
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_once(file: Path, content: str) -> bool:
+    """Write a whole file, as UTF-8, unless it exists; return whether it was written.
+
+    Of several processes that do this at once, also on different machines, one succeeds.
+    """
+    draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    with _named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(content, encoding="utf-8")
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+    return True
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with the permissions of other files."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(file) as partial, _named(file):
+        partial.touch()
+        mode = partial.stat().st_mode
+        try:
+            save_file(dict(tensors), partial, metadata=metadata)
+        except SafetensorError as error:
+            raise _system_error(str(error)) from None
+        partial.chmod(mode)  # safetensors makes its files private
+
+
+def _system_error(text: str) -> OSError:
+    """Return what the system told a library that has errors of its own, by the number in its text."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(text)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes the next bytes of a file; the file appears at the end."""
+    with replacing(file) as partial, _open(partial, file) as write:
+        yield write
+
+
+@contextmanager
+def writing_in_place(file: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes the next bytes of a new file in the place of an old one.
+
+    For large files that can be computed again: the old one makes room first, and what a killed process leaves
+    behind is found under the same name.
+    """
+    with _named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+    with _open(file, file) as write:
+        yield write
+
+
+@contextmanager
+def _open(path: Path, file: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes to `path`; a WriteError names `file`."""
+    with _named(file):
+        out = path.open("wb")
+
+    def write(content: bytes) -> None:
+        with _named(file):
+            out.write(content)
+
+    try:
+        yield write
+    finally:
+        with _named(file):
+            out.close()
+
+
+def append_line(file: Path, line: str) -> None:
+    """Append a line of text to a file; its folder is created."""
+    with _named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed.
+
+    A device or a pipe, such as /dev/stdout, is written itself.
+    """
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    with _named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # processes may write the same file
     try:
         yield partial
-        partial.replace(file)
+        with _named(file):
+            partial.replace(file)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
 
 
@@ -46,10 +153,62 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield the path of a folder to create; at the end it replaces `folder` with all its content."""
     with _scratch_beside(folder) as scratch:
         yield scratch / "new"
+        replace_folder(scratch / "new", folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, and remove what was there.
+
+    At every moment one of them is whole. After a kill between the two renames, the old one is where
+    `whole_folder` finds it, and `settle_folder` puts it back. Only one process at a time may do this.
+    """
+    with _named(folder):
+        settle_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
-            folder.replace(scratch / "old")  # a kill before the next line leaves the old folder there
-        (scratch / "new").replace(folder)
+            folder.replace(_set_aside(folder))
+        new.replace(folder)
+        settle_folder(folder)
+
+
+def settle_folder(folder: Path) -> None:
+    """Finish a replacement that a kill broke off: put the old folder back, or remove it if it is replaced."""
+    old = _set_aside(folder)
+    if not old.exists():
+        return
+    if folder.exists():
+        remove_folder(old)
+    else:
+        old.replace(folder)
+
+
+def whole_folder(folder: Path) -> Path:
+    """Return `folder`, or where it lies since a kill broke off its replacement. This changes nothing."""
+    if folder.exists():
+        return folder
+    old = _set_aside(folder)
+    return old if old.exists() else folder
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it exists: it disappears at once, then its content is deleted."""
+    if not folder.exists():
+        return
+    with _scratch_beside(folder) as scratch:
+        folder.replace(scratch / "removed")
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove the content of a folder, if there is such a folder."""
+    for item in folder.iterdir() if folder.exists() else ():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 @contextmanager
@@ -60,17 +219,36 @@ def replacing_files_in(folder: Path) -> Iterator[Path]:
     """
     with _scratch_beside(folder) as scratch:
         yield scratch / "new"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
-            (scratch / "new").replace(folder)
-            return
-        for file in sorted((scratch / "new").iterdir()):
-            file.replace(folder / file.name)
+        with _named(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if not folder.exists():
+                (scratch / "new").replace(folder)
+                return
+            for file in sorted((scratch / "new").iterdir()):
+                file.replace(folder / file.name)
 
 
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder on the file system where `folder` is, or will be."""
     near = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=near) as scratch:
-        yield Path(scratch)
+    with _named(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=near))
+    try:
+        yield scratch
+    except WriteError as error:  # name the file as it would be called at the end
+        raise WriteError(
+            error.file.replace(str(scratch / "new"), str(folder)), error.reason, error.hint
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Turn a refusal of the system into a WriteError with the name of `file`."""
+    try:
+        yield
+    except OSError as error:
+        hint = _WAYS_OUT.get(error.errno or 0, "")
+        raise WriteError(str(file), error.strerror or str(error), hint) from None

@@ -49,7 +49,8 @@ def test_each_cell_has_a_process_and_one_that_fails_is_a_row(explora, on_tiny, c
     assert failed["error"].startswith("out of memory")
     assert failed["tokens_per_second"] is None
     assert f"warning: lora r={TOO_LARGE}: out of memory" in done.err
-    assert "lora r=2 against full fine-tuning" in value["verdict"]
+    assert value["verdict"].startswith("No verdict: one repeat shows no spread")
+    assert [(each["name"], each["other"]) for each in value["comparisons"]] == [("lora r=2", "full")]
     assert lora["peak_memory_bytes"] < len(ballast) < psutil.Process().memory_info().rss
 
 
@@ -58,9 +59,9 @@ def test_the_table_has_a_line_for_each_contender_and_a_verdict(explora, on_tiny,
     assert done.code == 0
     lines = done.out.splitlines()
     names = ["full", "last-linear", "lora r=4", "lora r=8", "lora r=16"]
-    assert lines[0].split()[:4] == ["method", "trained", "share", "tokens/s"]
-    assert [line.split("  ")[0] for line in lines[1:6]] == names
-    assert any("LoRA" in line for line in lines[6:])
+    assert lines[1].split()[:2] == ["method", "tokens/s"]
+    assert [line.split("  ")[0] for line in lines[2:7]] == names
+    assert any("lora r=8 is" in line for line in lines[7:])
     assert "bench 10/10" in done.err
 
 
@@ -71,7 +72,7 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
     )
     assert done.code == 0
     assert "last-linear is left out: a sonnet" in done.err
-    assert [line.split("  ")[0] for line in done.out.splitlines()[1:3]] == ["full", "lora r=2"]
+    assert [line.split("  ")[0] for line in done.out.splitlines()[2:4]] == ["full", "lora r=2"]
     refused = explora("bench", "sonnet", *model, "--methods", "last-linear")
     assert refused.code == 2
     assert "none of last-linear" in refused.err
@@ -85,6 +86,7 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--ranks 4,0", "not a positive whole number"),
         ("--ranks x", "not a positive whole number"),
         ("--ranks ,", "at least one"),
+        ("--ranks 4 --methods full,ia3", "none of the --methods takes --ranks"),
         ("--steps 0", "--steps"),
         ("--length 10000", "reads at most 192 tokens"),
         ("--lengths 64,7", "not a whole number from 8 on"),
@@ -112,14 +114,14 @@ def test_a_matrix_has_columns_for_what_differs_and_a_report(explora, on_tiny, in
     done = explora("bench", *on_tiny, *chosen, *settings, "--report", "out/report.md")
     assert done.code == 0
     lines = done.out.splitlines()
-    assert lines[0].split()[:4] == ["method", "batch", "checkpointing", "trained"]
-    cells = [line.split()[:3] if line.startswith("full") else line.split()[1:4] for line in lines[1:9]]
+    assert lines[1].split()[:4] == ["method", "batch", "checkpointing", "tokens/s"]
+    cells = [line.split()[:3] if line.startswith("full") else line.split()[1:4] for line in lines[2:10]]
     settings_shown = [cell[1:] for cell in cells[::2]]
     assert settings_shown == [["2", "on"], ["2", "off"], ["3", "on"], ["3", "off"]]
     assert "batch 2, length as it is, precision fp32, checkpointing on" in done.err
     assert done.out.count("With batch") == 4
     written = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "| method | batch | checkpointing | trained |" in written
+    assert "| method | batch | checkpointing | tokens/s |" in written
     assert "wrote out/report.md" in done.err
 
 
@@ -141,7 +143,7 @@ def test_underscores_and_quiet(explora, on_tiny, in_process):
     done = explora("bench", *on_tiny, "--methods", "last_linear", "--repeats", "1", "--steps", "1", "--quiet")
     assert done.code == 0
     assert done.err == ""
-    assert "Nothing to say about LoRA" in done.out
+    assert "No verdict on last-linear: full fine-tuning was not measured" in done.out
 
 
 @pytest.mark.parametrize(

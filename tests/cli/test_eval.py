@@ -63,7 +63,8 @@ def test_a_run_scores_what_its_record_says(explora, check_schema, runs: Path, he
     assert value["floors"] == pytest.approx(record["floors"])
     assert (value["task"], value["split"], value["skipped"]) == (task, "dev", 0)
     assert value["run"].startswith(f"runs/{task} on ")
-    assert done.err.splitlines() == [f"{value['run']}, on {value['data']}"]
+    (note,) = done.err.splitlines()
+    assert note == f"{value['run']}, on the {value['examples']} dev rows of {value['data']}"
 
 
 def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: None) -> None:
@@ -74,16 +75,17 @@ def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: Non
     assert whole["examples"] < short["examples"]
 
 
-def test_the_table_has_value_interval_and_floor(explora, here: None) -> None:
+def test_the_table_has_value_interval_direction_and_trivial_answer(explora, here: None) -> None:
     done = explora("eval", "sentiment")
+    assert "5 rows are weak evidence" in done.err
     (value,) = explora("eval", "sentiment", "--json").objects
     header, *rows = done.out.splitlines()
     assert header.split("  ")[0] == "dev (5)"
     assert [row.split()[0] for row in rows] == list(value["scores"])
     for row, (name, score) in zip(rows, value["scores"].items(), strict=True):
         low, high = value["intervals"][name]
-        shown = [f"{score:.4g}", f"{low:.4g}", "to", f"{high:.4g}", f"{value['floors'][name]:.4g}"]
-        assert row.split() == [name, *shown]
+        shown = [f"{score:.4g}", f"{value['floors'][name]:.4g}", "higher", f"{low:.4g}", "to", f"{high:.4g}"]
+        assert row.split() == [name, *shown, *value["trivial_answers"][name].split()]
 
 
 def test_quiet_leaves_the_result_alone(explora, here: None) -> None:
@@ -104,7 +106,7 @@ def test_a_base_without_a_run(explora, check_schema, tiny_base: Path, tiny_data:
 def test_without_data_a_base_is_scored_on_the_samples(explora, tiny_base: Path) -> None:
     done = explora("eval", "text", "--model", str(tiny_base), "--json")
     assert done.objects[0]["data"] == "samples"
-    assert done.err == f"{tiny_base}, on the sample data\n"
+    assert done.err == f"{tiny_base}, on the {done.objects[0]['examples']} dev rows of the sample data\n"
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def test_bad_rows_stop_or_are_counted(explora, here: None, tmp_path: Path) -> No
     assert "error: pairs.csv:3: column sentence2: empty" in stopped.err
     done = explora("eval", "paraphrase", "--data", "pairs.csv", "--json", "--skip-bad")
     assert (done.objects[0]["examples"], done.objects[0]["skipped"]) == (2, 2)
-    assert "warning: skipped: pairs.csv:4: column label: 'perhaps' is none of 0, 1" in done.err
+    assert "warning: skipped: pairs.csv:4: column label: 'perhaps': use yes/no, true/false or 1/0" in done.err
     assert "pairs.csv:3" in done.err
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from explora.core.methods.lora import LoRA
 from explora.core.methods.lora_layers import LoRALinear
+from explora.core.runs.ownership import owning
 from tests.conftest import Outcome
 from tests.tiny_adapters import train_with_peft, write_base, write_run
 from tests.tiny_models import write_tiny_base, write_tiny_data
@@ -148,6 +149,41 @@ def test_an_occupied_folder_takes_overwrite(explora: Explora, tmp_path: Path) ->
     assert "merged already holds something" in done.err
     assert explora(*merge, "--overwrite").code == 0
     assert not (tmp_path / "merged" / "stale").exists()
+
+
+def test_a_linked_folder_is_replaced_and_the_link_stays(explora: Explora, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    write_run(tmp_path / "run", base, LORA)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for options in ([], ["--overwrite"]):
+        assert explora("merge-lora", "run", "-o", "link", "--model", "base", *options).code == 0
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real" / "model.safetensors").is_file()
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["base", "link", "real", "run"]
+
+
+def test_folders_in_use_are_refused(
+    explora: Explora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("explora.core.runs.ownership.PATIENCE", 0.1)
+    write_run(tmp_path / "run", write_base(tmp_path / "base"), LORA)
+    for owned in ("run", "merged"):
+        with owning(tmp_path / owned):
+            refused = explora("merge-lora", "run", "-o", "merged", "--model", "base")
+        assert (refused.code, f"error: {owned} is in use by process" in refused.err) == (1, True)
+        assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_in_a_folder_inside_is_suggested(explora: Explora, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    for name in ("checkpoint-500", "checkpoint-1000", ".hidden"):
+        write_run(tmp_path / "out" / name, base, LORA)
+    for command in (["merge-lora", "out", "-o", "merged"], ["eval", "text", "out"]):
+        refused = explora(*command)
+        assert refused.code == 1
+        assert "error: out holds no adapter itself, but checkpoint-500, checkpoint-1000 in it" in refused.err
+        assert "hint: name that folder: out/checkpoint-1000" in refused.err
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -211,6 +212,23 @@ def test_a_table_is_aligned(capsys):
     ]
 
 
+def test_a_narrow_terminal_gets_the_first_columns_and_the_names_of_the_others():
+    table = "console.result_table(['task', 'b' * 20, 'c' * 20, 'd' * 40], [['x', '1', '2', '3']])"
+    shown = in_a_terminal(table).splitlines()
+    assert [line.split() for line in shown[:2]] == [["task", "b" * 20, "c" * 20], ["x", "1", "2"]]
+    assert f"also shows: {'d' * 40}" in shown[2]
+    assert "d" * 40 in in_a_terminal(table, COLUMNS="100").splitlines()[0]
+
+
+def test_the_time_left_comes_before_the_facts(monkeypatch, capsys):
+    clock = iter(range(1000))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    with console.progress("train", 4) as advance:
+        for step in (1, 2):
+            advance(step, "loss 0.10")
+    assert re.match(r"train 2/4  \d+:\d\d left  loss 0.10$", capsys.readouterr().err.splitlines()[-1])
+
+
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
 def test_output_is_utf8_in_any_locale(locale):
     environment = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -297,7 +315,8 @@ def test_quiet_silences_notes_and_progress_only(explora, probe):
 def test_control_characters_of_data_do_not_reach_a_terminal():
     hostile = "'red\\x1b[31m\\x9b2J\\x07\\rover\\x7f\\ttab'"
     shown = in_a_terminal(f"console.result({hostile})\nconsole.error({hostile})", NO_COLOR="1")
-    assert shown == "red[31m2Jover\ttab\r\nerror: red[31m2Jover\ttab\r\n"
+    escaped = r"red\x1b[31m\x9b2J\x07\x0dover\x7f" + "\ttab\r\n"
+    assert shown == escaped + "error: " + escaped
 
 
 def test_a_pipe_gets_the_text_as_it_is(capsys):
@@ -423,6 +442,26 @@ def test_a_run_of_the_module_is_the_command(tmp_path: Path):
         check=True,
     )
     assert done.stdout.startswith("explora ")
+
+
+def test_a_full_disk_behind_stdout_is_told_and_one_behind_stderr_stops_nothing(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m explora --version"
+    full = ["sh", "-c", f"{command} >/dev/full"]
+    done = subprocess.run(full, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output cannot be written: No space left on device\n")
+    with Path("/dev/full").open("w") as stderr:
+        process = start_probe(
+            "console.warn('lost')\nconsole.result('kept')", stdout=subprocess.PIPE, stderr=stderr
+        )
+    assert (process.communicate()[0], process.returncode) == (b"kept\n", 0)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    body = "from explora import console; console.start(); f = open('seen', 'w'); f.write(str(f.fileno()))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(body)} <&- >&- 2>&-"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert int((tmp_path / "seen").read_text()) > 2
 
 
 def test_a_stdout_that_was_closed_from_the_start(tmp_path: Path) -> None:

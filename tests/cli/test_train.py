@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,17 @@ from typing import Any
 import pytest
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 
-from explora import cli
+from explora import api, cli
 from explora.core.config.registry import method_class
 from explora.core.config.run_config import TrainRun, settings_of
+from explora.core.runs.events import Completed
+from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
 from explora.core.runtime import resolve as runtime
 from explora.core.runtime.probe import Probes
+from explora.errors import InUseError
 
 PARAMETERS = [
     option for option in typer.main.get_command(cli.app).commands["train"].params if option.name != "help"
@@ -30,12 +35,13 @@ PARAMETERS = [
 
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
+FLOW |= {"seeds", "jobs", "shard"}
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
 
 # parameter: (the words, the settings they should give, other words that they need)
 OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "model": ("--model distilgpt2", {"model": "distilgpt2"}, "paraphrase --model gpt2"),
+    "model": ("--model distilgpt2", {"model": "distilgpt2"}, "paraphrase --lr 1e-4"),
     "tokenizer": ("--tokenizer folder", {"tokenizer": "folder"}, ""),
     "from_scratch": (
         f"--from-scratch {SHAPE}",
@@ -61,6 +67,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "dev": ("--dev dev.csv", {"dev": "dev.csv"}, ""),
     "columns": ("--columns label=same", {"columns": {"label": "same"}}, ""),
     "format": ("--format msr", {"format": "msr"}, ""),
+    "encoding": ("--encoding cp1252", {"encoding": "cp1252"}, ""),
     "skip_bad": ("--skip-bad", {"skip_bad": True}, ""),
     "template": ("--template {sentence1}{sentence2}", {"template": "{sentence1}{sentence2}"}, ""),
     "label_words": ("--label-words oui,non", {"label_words": ["oui", "non"]}, ""),
@@ -117,7 +124,7 @@ def test_every_option_is_tried_below() -> None:
 def test_every_option_reaches_the_configuration(name: str, plan: Callable[[str], dict[str, Any]]) -> None:
     words, expected, others = OPTIONS[name]
     others = others or "paraphrase"
-    others += "" if "--model" in others else " --model gpt2"
+    others += "" if name == "model" else " --model gpt2"
     without, given = plan(others), plan(f"{others} {words}")
     changed = {key: value for key, value in given.items() if value != without[key]}
     # another method brings its own defaults along
@@ -187,7 +194,6 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("text --seed 99999999999999999999", "seed must be at least 0 and below 2^63"),
         ("text --lr nan", "learning-rate must be a positive number"),
         ("text --config nowhere.json", "there is no such file"),
-        ("text --resume", "runs/text holds no run: nothing to resume"),
         ("text --resume --overwrite", "--resume continues a run and --overwrite removes it"),
         ("sentiment --from-scratch layers=2", "does not say heads, width, context, vocabulary"),
         ("text --from-scratch layer=2", "did you mean layers?"),
@@ -304,7 +310,7 @@ def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(
 ) -> None:
     assert explora(*words, "--max-steps", "1").code == 0
     before = Path("runs/text", TRAINED).read_bytes()
-    assert explora(*words, "--data", "no-such-file.txt", "--overwrite").code == 1
+    assert explora(*words[:-1], "no-such-file.txt", "--overwrite").code == 1
     assert Path("runs/text", TRAINED).read_bytes() == before
 
 
@@ -415,7 +421,6 @@ def test_a_stopped_run_needs_no_options_to_go_on(explora: Callable[..., Any], wo
     assert explora(*words, "-o", "whole").code == 0
     assert Path("runs/text", TRAINED).read_bytes() == Path("whole", TRAINED).read_bytes()
     assert losses(Path("runs/text")) == losses(Path("whole"))
-    assert "is finished: nothing to resume" in explora("train", "text", "--resume").err
 
 
 @pytest.mark.usefixtures("stopped")
@@ -481,6 +486,217 @@ def test_options_of_the_recorded_method_are_checked_against_it(
 @pytest.mark.usefixtures("stopped")
 def test_options_that_agree_are_no_obstacle(explora: Callable[..., Any], words: list[str]) -> None:
     assert explora(*words, "--resume").code == 0
+
+
+# --- requeued jobs --------------------------------------------------------------------------------
+
+
+def test_resuming_starts_where_there_is_nothing_and_repeats_what_is_finished(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    """A job that is started again and again needs one command."""
+    job = [*words, "--max-steps", "2", "-o", "job", "--resume"]
+    first = explora(*job)
+    assert first.code == 0
+    assert "job holds no run yet: starting one" in first.err
+    kept = Path("job", TRAINED).read_bytes()
+    second, third = explora(*job), explora(*job, "--json")
+    assert (second.code, second.out) == (0, first.out)
+    assert "job is finished: this is its recorded result" in second.err
+    record = read_record(Path("job"))
+    assert record is not None and third.objects == [record.result]
+    assert Path("job", TRAINED).read_bytes() == kept
+    refused = explora(*job, "--lr", "0.5")
+    assert (refused.code, "not with 0.5" in refused.err) == (2, True)
+
+
+def test_resuming_in_a_folder_of_something_else_is_refused(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    Path("thesis").mkdir()
+    Path("thesis", "thesis.tex").write_text("years of work")
+    outcome = explora(*words, "-o", "thesis", "--resume")
+    assert (outcome.code, "thesis holds no run, but something else" in outcome.err) == (2, True)
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+def write_rows(file: str, rows: int, labels: str = "01") -> None:
+    lines = [f"a film that is number {row} of many,{labels[row % 2]}" for row in range(rows)]
+    Path(file).write_text("\n".join(["sentence,label", *lines]) + "\n")
+
+
+@pytest.fixture
+def own_words(tiny_base: Path, tmp_path: Path) -> list[str]:
+    """A run on a base and on data of its own, which may be changed, all given by relative paths."""
+    shutil.copytree(tiny_base, tmp_path / "base")
+    line = "train sentiment --model base --data train.csv --dev dev.csv --batch-size 4 --amp off --threads 1"
+    return line.split()
+
+
+CHANGES: dict[str, tuple[str, Callable[[], None]]] = {
+    "fewer rows": ("train.csv changed: 40 rows then, 20 now", lambda: write_rows("train.csv", 20)),
+    "other classes": ("(0, 1) then, (n, p) now", lambda: [write_rows(f, 40, "np") for f in DATA_FILES]),
+    "other labels": ("but other labels", lambda: write_rows("dev.csv", 40, "10")),
+    "another base": ("the weights of the base", lambda: change_weights(Path("base/model.safetensors"))),
+}
+DATA_FILES = ("train.csv", "dev.csv")
+
+
+def change_weights(file: Path) -> None:
+    tensors = load_file(file)
+    save_file({name: value + 0.01 for name, value in tensors.items()}, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_resumed_run_is_trained_on_the_same_base_and_data(
+    change: str, explora: Callable[..., Any], own_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, apply = CHANGES[change]
+    for file in DATA_FILES:
+        write_rows(file, 40)
+    stop_after_four_steps(explora, own_words, monkeypatch)
+    state = Path("runs/sentiment/run.json").read_bytes()
+    apply()
+    outcome = explora("train", "sentiment", "--resume")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "error: runs/sentiment was trained on something else: " in outcome.err and said in outcome.err
+    assert "hint: put it back as it was, or start again with --overwrite" in outcome.err
+    assert Path("runs/sentiment/run.json").read_bytes() == state
+    assert explora(*own_words, "--max-steps", "1", "--overwrite").code == 0
+
+
+def test_a_repeated_run_is_trained_on_the_same_data_unless_an_option_names_other(
+    explora: Callable[..., Any], own_words: list[str]
+) -> None:
+    for file in DATA_FILES:
+        write_rows(file, 12)
+    assert explora(*own_words, "--max-steps", "1").code == 0
+    repeat = ["train", "sentiment", "--config", "runs/sentiment/run.json", "--overwrite", "-o", "again"]
+    assert explora(*repeat).code == 0
+    write_rows("train.csv", 11)
+    refused = explora(*repeat)
+    assert (refused.code, "the run of --config was trained on something else" in refused.err) == (1, True)
+    assert explora(*repeat, "--data", "train.csv").code == 0
+
+
+def test_a_run_is_used_and_resumed_from_another_directory(
+    explora: Callable[..., Any], own_words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for file in DATA_FILES:
+        write_rows(file, 40)
+    stop_after_four_steps(explora, own_words, monkeypatch)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert explora("train", "sentiment", "--resume", "-o", "../runs/sentiment").code == 0
+    scored = explora("eval", "sentiment", "../runs/sentiment", "--json")
+    assert (scored.code, scored.objects[0]["data"]) == (0, str(tmp_path / "train.csv"))
+    (tmp_path / "base").rename(tmp_path / "moved")
+    shutil.copytree("../runs/sentiment", "copy")
+    record = json.loads(Path("copy/run.json").read_text())
+    Path("copy/run.json").write_text(json.dumps(record | {"result": {}}))
+    unfinished = explora("train", "sentiment", "--resume", "-o", "copy")
+    assert unfinished.code == 1
+    assert f"copy is trained on the base {tmp_path / 'base'}, which cannot be opened" in unfinished.err
+    lost = explora("eval", "sentiment", "../runs/sentiment")
+    assert (lost.code, "hint: name the base: --model NAME|FOLDER" in lost.err) == (1, True)
+    assert (
+        f"../runs/sentiment was trained on the base {tmp_path / 'base'}, which cannot be opened" in lost.err
+    )
+    assert explora("eval", "sentiment", "../runs/sentiment", "--model", "../moved").code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+@pytest.mark.parametrize("option", ["-o", "--data"])
+def test_a_path_that_is_not_utf8_is_refused_before_training(
+    option: str, explora: Callable[..., Any], words: list[str], tiny_data: Path
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copytree(tiny_data / "text", name)
+    outcome = explora(*words, option, name if option == "--data" else f"{name}/run")
+    assert (outcome.code, r"caf\udce9" in outcome.err and "is not UTF-8" in outcome.err) == (2, True)
+
+
+# --- replacing a run ------------------------------------------------------------------------------
+
+
+def test_the_old_run_stays_until_the_new_one_has_weights(
+    explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    old = {file.name: file.read_bytes() for file in Path("runs/text").iterdir()}
+    stopped = stop_after_four_steps(explora, [*words, "--seed", "5", "--overwrite"], monkeypatch)
+    assert stopped.err.endswith("hint: explora train text -o runs/text --resume\n")
+    assert {file.name: file.read_bytes() for file in Path("runs/text").iterdir()} == old
+    assert explora("eval", "text").code == 0
+    resumed = explora("train", "text", "--resume")
+    assert (resumed.code, "going on after step 4" in resumed.err) == (0, True)
+    assert explora(*words, "--seed", "5", "-o", "whole").code == 0
+    assert Path("runs/text", TRAINED).read_bytes() == Path("whole", TRAINED).read_bytes()
+    assert losses(Path("runs/text")) == losses(Path("whole"))
+    assert [item.name for item in Path("runs").iterdir()] == ["text"]
+
+
+def test_too_little_time_for_the_new_run_leaves_the_old_one_alone(
+    explora: Callable[..., Any], words: list[str]
+) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    kept = Path("runs/text", TRAINED).read_bytes()
+    words = [word for word in words if word not in ("--epochs", "2")]
+    refused = explora(*words, "--max-minutes", "0.0001", "--overwrite")
+    assert (refused.code, "too short" in refused.err) == (1, True)
+    assert Path("runs/text", TRAINED).read_bytes() == kept
+    assert [item.name for item in Path("runs").iterdir()] == ["text"]
+
+
+def test_a_linked_folder_is_the_one_that_it_points_to(
+    explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    stop_after_four_steps(explora, [*words, "-o", "link"], monkeypatch)
+    outcome = explora(*words, "--seed", "5", "-o", "link", "--overwrite")
+    assert (outcome.code, "going on" in outcome.err) == (0, False)
+    assert Path("link").is_symlink()
+    record = read_record(Path("real"))
+    assert record is not None and record.finished and record.run.training.seed == 5
+
+
+def test_a_run_is_not_replaced_by_one_that_reads_it(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words, "--full", "--lr", "1e-4", "--max-steps", "1").code == 0
+    outcome = explora(*words, "--model", "runs/text", "--overwrite")
+    assert outcome.code == 2
+    assert "runs/text holds " in outcome.err and "which the new run reads" in outcome.err
+    assert Path("runs/text/model.safetensors").exists()
+
+
+def test_a_folder_in_use_is_left_alone(
+    explora: Callable[..., Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("explora.core.runs.ownership.PATIENCE", 0.1)
+    assert explora(*words, "--max-steps", "1").code == 0
+    kept = Path("runs/text", TRAINED).read_bytes()
+    with owning(Path("runs/text")):
+        for command in (words, [*words, "--overwrite"], ["train", "text", "--resume"]):
+            outcome = explora(*command)
+            assert outcome.code == 1
+            assert f"error: runs/text is in use by process {os.getpid()} on host " in outcome.err
+        merge = explora("merge-lora", "runs/text", "-o", "merged")
+        assert (merge.code, "runs/text is in use by process" in merge.err) == (1, True)
+        run = TrainRun.from_json(json.loads(Path("runs/text/run.json").read_text())["config"])
+        with pytest.raises(InUseError):
+            api.train(run, Path("runs/text"), overwrite=True)
+        assert explora("eval", "text").code == 0
+    assert Path("runs/text", TRAINED).read_bytes() == kept
+    events = api.train(run, Path("runs/text"), overwrite=True)
+    next(events)
+    assert "is in use" in explora("train", "text", "--resume").err
+    assert isinstance(list(events)[-1], Completed)
+    assert explora("train", "text", "--resume").code == 0
+
+
+# --- signals --------------------------------------------------------------------------------------
 
 
 # Ctrl-C reaches the process even where whoever started the tests ignores it.

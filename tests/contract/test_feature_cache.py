@@ -24,7 +24,7 @@ from explora.core.training import feature_cache as feature_cache_module
 from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.events import EvalDone, FeaturesDone, Finished, StepDone
 from explora.core.training.feature_cache import FeatureCache
-from explora.errors import TrainingError
+from explora.errors import WriteError
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run, until_step
 
 Prepare = Callable[..., TrainRun]
@@ -266,7 +266,7 @@ def test_a_full_disk_is_seen_before(
 def test_a_file_that_cannot_be_written_is_an_error_with_a_way_out(prepare: Prepare, tmp_path: Path) -> None:
     running = start_run(prepare("sentiment", method="last-linear"), tmp_path / "run")
     (tmp_path / "run" / "checkpoint").write_text("in the way")
-    with pytest.raises(TrainingError, match=r"features\.bin: File exists") as caught:
+    with pytest.raises(WriteError, match=r"features\.bin cannot be written: ") as caught:
         next(running.events())
     assert "--feature-cache off" in caught.value.hint
 

@@ -253,11 +253,14 @@ def evaluated(adapted: Prepared) -> Evaluation:
     return evaluate(adapted, adapted.dev.examples[:FEW], 2)
 
 
-def test_every_score_has_an_interval_and_a_floor(evaluated: Evaluation) -> None:
+def test_every_score_has_an_interval_a_direction_and_a_trivial_answer(evaluated: Evaluation) -> None:
     assert evaluated.examples == FEW
     assert evaluated.scores is not None
     assert list(evaluated.scores) == list(evaluated.intervals)
-    assert set(evaluated.scores) == set(evaluated.floors)
+    assert set(evaluated.scores) == set(evaluated.floors) == set(evaluated.trivial_answers)
+    assert set(evaluated.scores) == set(evaluated.higher_is_better)
+    of_examples = {name: score.value for name, score in evaluated.statistics.items()}
+    assert of_examples == pytest.approx(evaluated.scores)
     for name, value in evaluated.scores.items():
         low, high = evaluated.intervals[name]
         assert math.isfinite(value)
@@ -286,6 +289,8 @@ def test_a_better_model_has_the_better_dev_score(adapted: Prepared) -> None:
     end = session.task.dev_score(session.model, examples, 8)
     session.model.load_state_dict(before)
     assert (end > start) if session.task.higher_is_better else (end < start)
+    evaluation = evaluate(adapted, adapted.dev.examples[:FEW], 2)
+    assert evaluation.higher_is_better[session.task.metric] == session.task.higher_is_better
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])

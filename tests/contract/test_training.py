@@ -22,12 +22,13 @@ from explora.core.config.registry import Shape, method_class
 from explora.core.config.run_config import TrainRun
 from explora.core.config.values import Blocks
 from explora.core.data.batching import epoch_batches
+from explora.core.files import whole_folder
 from explora.core.model import gpt2 as model_module
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.events import Completed
-from explora.core.runs.folder import check_folder, unfinished_run
+from explora.core.runs.folder import Holds, check_folder, look_into, pending_folder
 from explora.core.runs.open import open_run
-from explora.core.runs.record import read_record
+from explora.core.runs.record import MetricsLog, read_record
 from explora.core.runs.train import Running, start_run
 from explora.core.training.events import EvalDone, EvalStarted, Event, Finished, Saved, StepDone
 from explora.core.training.loop import Training
@@ -625,20 +626,6 @@ def test_an_occupied_folder_is_refused(finished: Path) -> None:
     assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
 
 
-def test_a_finished_run_has_nothing_to_resume(finished: Path) -> None:
-    with pytest.raises(UsageError, match="is finished: nothing to resume"):
-        unfinished_run(finished)
-
-
-@pytest.mark.parametrize("made", [False, True])
-def test_a_folder_without_a_run_has_nothing_to_resume(tmp_path: Path, made: bool) -> None:
-    folder = tmp_path / "run"
-    if made:
-        folder.mkdir()
-    with pytest.raises(UsageError, match="holds no run: nothing to resume"):
-        unfinished_run(folder)
-
-
 def test_a_folder_that_is_not_a_runs_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
@@ -661,6 +648,52 @@ def test_replacing_leaves_nothing_of_the_run_before(finished: Path, prepare: Pre
     assert not (finished / "notes.txt").exists()
     assert not (finished / "adapter_model.safetensors").exists()
     assert [line["step"] for line in metrics(finished)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_the_old_run_is_replaced_leaves_one_whole_and_the_new_one_resumes(
+    renames: int, finished: Path, prepare: Prepare, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, old = prepare(seed=12), trained_bytes(finished)
+    running = start_run(run, finished, replace=True)
+    rename, left = Path.replace, renames
+
+    class Killed(BaseException):
+        pass
+
+    def dies(path: Path, to: Path) -> Path:
+        nonlocal left
+        if path not in (finished, pending_folder(finished)):
+            return rename(path, to)
+        if not left:
+            raise Killed
+        left -= 1
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", dies)
+        if renames == 2:
+            patch.setattr(MetricsLog, "add", _killing_after_a_swap(finished, Killed))
+        finish(running)
+    assert (trained_bytes(whole_folder(finished)) == old) == (renames < 2)
+    open_run("text", str(finished), model=None, tokenizer=None, runtime=run.runtime)
+    expected = Holds.UNFINISHED if renames == 2 else Holds.PENDING
+    assert look_into(finished).holds is expected
+    train(run, finished)
+    assert_same_run(finished, reference(run)[0])
+    assert [item.name for item in finished.parent.iterdir()] == ["run"]
+
+
+def _killing_after_a_swap(folder: Path, killed: type[BaseException]) -> Callable[..., None]:
+    """Return a method of a log that adds lines until the log lies in the folder."""
+    add = MetricsLog.add
+
+    def adds(log: MetricsLog, values: dict[str, Any]) -> None:
+        if log.file.parent == folder:
+            raise killed
+        add(log, values)
+
+    return adds
 
 
 def test_replacing_also_forgets_the_resume_state(prepare: Prepare, tmp_path: Path) -> None:

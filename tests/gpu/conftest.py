@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import train_tokenizer
-from explora.core.base.weights import write_model
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.model.gpt2 import GPT2

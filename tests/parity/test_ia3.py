@@ -34,6 +34,7 @@ from tests.tiny_adapters import (
     change_config,
     change_tensors,
     our_logits,
+    save_with_peft,
     their_logits,
     write_base,
     write_run,
@@ -52,14 +53,12 @@ METHODS = {
     "inner alone": IA3(targets=("mlp-down",)),
     "a gap": IA3(layers=Blocks([0, 2])),
 }
-FOREIGN: dict[str, dict[str, Any]] = {
-    "peft's default": {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"]},
-    "attention alone": {"target_modules": ["c_attn", "attn.c_proj"], "feedforward_modules": []},
-    "one block": {
-        "target_modules": ["h.1.attn.c_attn", "h.1.mlp.c_proj"],
-        "feedforward_modules": ["h.1.mlp.c_proj"],
-    },
-}
+FOREIGN = IA3Config(
+    task_type="CAUSAL_LM",
+    target_modules=["c_attn", "mlp.c_proj"],
+    feedforward_modules=["mlp.c_proj"],
+    fan_in_fan_out=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +68,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def difference(left: Tensor, right: Tensor) -> float:
     return float((left - right).abs().max())
-
-
-def train_with_peft(folder: Path, base: Path, settings: dict[str, Any]) -> Any:
-    """Train with peft for three steps and save; returns peft's model."""
-    torch.manual_seed(0)
-    config = IA3Config(task_type="CAUSAL_LM", fan_in_fan_out=True, **settings)
-    model = get_peft_model(causal(base), config).train()
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(input_ids=IDS, labels=IDS).loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    return model.eval()
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -99,14 +84,6 @@ def test_our_own_is_read_back(base: Path, tmp_path: Path, method: IA3) -> None:
     session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
     assert session.method == method
     assert torch.equal(our_logits(session.model), our_logits(model))
-
-
-@pytest.mark.parametrize("settings", FOREIGN.values(), ids=FOREIGN)
-def test_we_compute_peft_s_logits(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    theirs = their_logits(train_with_peft(tmp_path, base, settings))
-    session = open_run("text", str(tmp_path), model=None, tokenizer=str(base), runtime=IN_FP32)
-    assert difference(our_logits(session.model), theirs) < TOLERANCE
-    assert difference(their_logits(causal(base)), theirs) > SEEN
 
 
 BUGS: dict[str, Callable[[Path], None]] = {
@@ -193,11 +170,10 @@ def test_transformers_computes_what_adapter_and_base_did(base: Path, tmp_path: P
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an output of the inner product": ({"feedforward_modules": []}, "rescales the input of mlp.c_proj"),
     "an input of attention": ({"feedforward_modules": ["c_attn", "mlp.c_proj"]}, "rescales the input of"),
-    "other modules in some blocks": (
-        {"target_modules": ["h.0.attn.c_attn", "h.1.mlp.c_proj"], "feedforward_modules": ["h.1.mlp.c_proj"]},
-        "other modules in some blocks",
+    "an output of the inner product in one block": (
+        {"feedforward_modules": ["h.0.mlp.c_proj", "h.2.mlp.c_proj"]},
+        "rescales the input of mlp.c_proj",
     ),
-    "excluded modules": ({"exclude_modules": ["c_fc"]}, "exclude_modules"),
 }
 
 
@@ -205,14 +181,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_explora_cannot_compute_is_refused(
     base: Path, tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
-    train_with_peft(tmp_path, base, FOREIGN["peft's default"])
+    save_with_peft(tmp_path, base, FOREIGN)
     change_config(tmp_path, **changes)
     with pytest.raises(AdapterError, match=told):
         open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
 
 
 def test_vectors_of_ones_are_refused_where_they_are_foreign(base: Path, tmp_path: Path) -> None:
-    train_with_peft(tmp_path, base, FOREIGN["attention alone"])
+    save_with_peft(tmp_path, base, FOREIGN)
     change_tensors(tmp_path, lambda t: {name: torch.ones_like(value) for name, value in t.items()})
     with pytest.raises(AdapterError, match="every ia3_l is one"):
         open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)

@@ -23,7 +23,8 @@ from explora.core.methods.lora_layers import LoRALinear
 from explora.core.model.gpt2 import Conv1D
 from explora.core.runs import assemble as session
 from explora.core.runs import merge as merging
-from explora.core.runs.merge import PROBE, Merged, merge_run
+from explora.core.runs.logit_check import PROBE
+from explora.core.runs.merge import Merged, merge_run
 from explora.core.runs.open import open_run
 from explora.errors import AdapterError, UsageError
 from tests.tiny_adapters import (

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from explora.core.config.method import Method
+from explora.core.config.precedence import resolve
+from explora.core.config.registry import METHODS as METHOD_NAMES
 from explora.core.config.values import Blocks
 from explora.core.methods.dora import DoRA
 from explora.core.methods.lora import LoRA
@@ -22,6 +24,8 @@ from explora.core.methods.lora_plus import LoRAPlus
 from explora.core.methods.rslora import RSLoRA
 from explora.core.runs.adapter import ADAPTER_FILE, CONFIG_FILE
 from explora.core.runs.open import open_run
+from explora.core.runs.record import RunRecord, write_record
+from explora.errors import AdapterError
 from tests.tiny_adapters import (
     IN_FP32,
     SHAPE,
@@ -31,10 +35,10 @@ from tests.tiny_adapters import (
     classifier,
     our_logits,
     their_logits,
-    train_with_peft,
     write_base,
     write_run,
 )
+from tests.tiny_models import make_method
 
 TOLERANCE = 1e-5
 SEEN = 1e-2  # a planted bug moves a logit by more
@@ -204,91 +208,41 @@ def test_the_comparison_sees_a_planted_bug(base: Path, tmp_path: Path, plant: Ca
     assert difference(ours, their_logits(PeftModel.from_pretrained(causal(base), tmp_path))) > SEEN
 
 
-# peft's, read by us
+# Ours, loaded and saved by peft
 
-FOREIGN: dict[str, dict[str, Any]] = {
-    "c_attn": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]},
-    "all": {"r": 3, "lora_alpha": 5, "target_modules": ["c_attn", "c_proj", "c_fc"]},
-    "attn.c_proj": {"r": 2, "target_modules": ["attn.c_proj"], "lora_dropout": 0.1},
-    "mlp.c_proj": {"r": 2, "target_modules": ["mlp.c_proj", "c_fc"], "lora_alpha": 1},
-    "rslora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "use_rslora": True},
-    "blocks": {"r": 2, "target_modules": ["c_attn", "c_fc"], "layers_to_transform": [1, 2]},
-    "one block": {"r": 2, "target_modules": ["c_attn"], "layers_to_transform": 1, "layers_pattern": "h"},
-    "a gap": {"r": 2, "target_modules": ["c_attn"], "layers_to_transform": [0, 2]},
-    "patterns": {
-        "r": 2,
-        "target_modules": ["c_attn", "c_proj", "c_fc"],
-        "rank_pattern": {"attn.c_attn": 4, r"h\.1\.mlp\.c_fc": 3},
-        "alpha_pattern": {"c_proj": 5, "h.0.attn.c_attn": 2},
-    },
-    "patterns of rslora": {
-        "r": 2,
-        "target_modules": ["c_attn", "c_fc"],
-        "use_rslora": True,
-        "rank_pattern": {r"h\.[02]\.attn\.c_attn": 5},
-        "alpha_pattern": {"c_fc": 3, "c_attn": 7},
-    },
-    # With peft's default alpha of 8 the attention scores grow so large that fp32 is 1e-5 off fp64, in peft as
-    # in explora: the comparison would measure rounding, which depends on the width of the CPU's vectors.
-    "lora_only": {"r": 2, "lora_alpha": 4, "target_modules": ["c_attn", "mlp.c_proj"], "bias": "lora_only"},
-    "all biases": {"r": 2, "target_modules": ["c_fc"], "layers_to_transform": [1], "bias": "all"},
-    "dora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "use_dora": True},
-    "dora and biases": {"r": 2, "target_modules": ["c_proj"], "use_dora": True, "bias": "all"},
-    "dora and rslora": {
-        "r": 3,
-        "lora_alpha": 4,
-        "target_modules": ["c_attn", "c_fc"],
-        "use_dora": True,
-        "use_rslora": True,
-        "rank_pattern": {"c_fc": 2},
-    },
-    "gaussian": {"r": 2, "lora_alpha": 2, "target_modules": ["c_attn"], "init_lora_weights": "gaussian"},
+THROUGH_PEFT = {
+    f"{name} on {','.join(targets)}": method
+    for name in METHOD_NAMES
+    for targets in (("key", "value"), ("c_attn", "mlp-down"), ALL_SEPARATE)
+    if (method := make_method(name, targets=targets)).peft_config() is not None and hasattr(method, "targets")
 }
 
 
-@pytest.mark.parametrize("settings", FOREIGN.values(), ids=FOREIGN)
-def test_we_compute_peft_s_logits(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    theirs = their_logits(train_with_peft(tmp_path, base, **settings))
-    session = open_run("text", str(tmp_path), model=None, tokenizer=str(base), runtime=IN_FP32)
-    assert session.header is None
-    assert difference(our_logits(session.model), theirs) < TOLERANCE
-    assert difference(their_logits(causal(base)), theirs) > SEEN
-
-
-@pytest.mark.parametrize("settings", [FOREIGN["c_attn"], FOREIGN["all"], FOREIGN["rslora"]])
-def test_we_compute_peft_s_class_logits(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    theirs = their_logits(train_with_peft(tmp_path, base, classes=3, **settings))
-    session = open_run("sentiment", str(tmp_path), model=None, tokenizer=str(base), runtime=IN_FP32)
-    assert session.task.labels == LABELS
-    assert difference(our_logits(session.model), theirs) < TOLERANCE
-
-
-def zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: torch.zeros_like(v) if n.endswith("bias") else v for n, v in tensors.items()}
-
-
-FOREIGN_BUGS: dict[str, Callable[[Path], None]] = {
-    "rsLoRA is overlooked": lambda run: change_config(run, use_rslora=False),
-    "biases are overlooked": lambda run: change_tensors(run, zero_biases),
-    "alpha is overlooked": lambda run: change_config(run, lora_alpha=None),
-    "A is turned around": lambda run: change_tensors(run, stack_a_backwards),
-}
-
-
-@pytest.mark.parametrize("plant", FOREIGN_BUGS.values(), ids=FOREIGN_BUGS)
-def test_the_other_comparison_sees_a_planted_bug(
-    base: Path, tmp_path: Path, plant: Callable[[Path], None]
-) -> None:
-    settings = FOREIGN["rslora"] | {"lora_alpha": 4, "bias": "lora_only"}
-    theirs = their_logits(train_with_peft(tmp_path, base, **settings))
-    plant(tmp_path)
-    session = open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
-    assert difference(our_logits(session.model), theirs) > SEEN
-
-
-def test_what_went_through_peft_is_still_the_same_model(base: Path, tmp_path: Path) -> None:
-    ours = our_logits(write_run(tmp_path / "ours", base, METHODS["key,value"]))
+@pytest.mark.parametrize("method", THROUGH_PEFT.values(), ids=THROUGH_PEFT)
+def test_what_went_through_peft_is_still_the_same_model(base: Path, tmp_path: Path, method: Method) -> None:
+    ours = our_logits(write_run(tmp_path / "ours", base, method))
     open_with_peft(causal(base), tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     session = open_run("text", str(tmp_path / "theirs"), model=str(base), tokenizer=None, runtime=IN_FP32)
-    assert (session.header, session.method.targets, session.method.rank) == (None, ("c_attn",), 8)
+    assert session.header is None
     assert difference(our_logits(session.model), ours) < TOLERANCE
+
+
+def test_the_comparison_sees_an_alpha_that_peft_lost(base: Path, tmp_path: Path) -> None:
+    ours = our_logits(write_run(tmp_path / "ours", base, METHODS["key,value"]))
+    open_with_peft(causal(base), tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    change_config(tmp_path / "theirs", lora_alpha=8)
+    session = open_run("text", str(tmp_path / "theirs"), model=str(base), tokenizer=None, runtime=IN_FP32)
+    assert difference(our_logits(session.model), ours) > SEEN
+
+
+def test_a_run_keeps_its_task_and_template_when_peft_saves_it(base: Path, tmp_path: Path) -> None:
+    """Its header is gone, its run.json is not."""
+    run, _ = resolve("paraphrase", {"model": str(base), "template": "{sentence1} {sentence2}? "})
+    ours = our_logits(write_run(tmp_path, base, METHODS["key,value"], "paraphrase", ("0", "1")))
+    write_record(tmp_path, RunRecord(run=run, result={}, machine={}))
+    open_with_peft(causal(base), tmp_path).save_pretrained(tmp_path)
+    session = open_run("paraphrase", str(tmp_path), model=None, tokenizer=None, runtime=IN_FP32)
+    assert session.encoding.template == "{sentence1} {sentence2}? "
+    assert difference(our_logits(session.model), ours) < TOLERANCE
+    with pytest.raises(AdapterError, match="was trained for paraphrase, not for text"):
+        open_run("text", str(tmp_path), model=None, tokenizer=None, runtime=IN_FP32)

@@ -46,6 +46,8 @@ ADVERSARIAL = [
     "aaaa" * 500,
 ]
 
+PLAIN = [text for text in ADVERSARIAL if END_OF_TEXT not in text]  # GPT-2's encoder.py knows no special token
+
 # GPT-2's pre-tokenisation (Radford et al. 2019, encoder.py)
 WORDS = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
 
@@ -129,14 +131,12 @@ def test_ten_thousand_real_sentences(real_data: Path, gpt2_files: Path, oracle: 
 @pytest.mark.data
 def test_adversarial_text(gpt2_files: Path, oracle: GPT2TokenizerFast) -> None:
     ids = load_tokenizer(gpt2_files).encode_batch(ADVERSARIAL)
-    assert ids == oracle(ADVERSARIAL, split_special_tokens=True).input_ids
-    plain = [text for text in ADVERSARIAL if END_OF_TEXT not in text]
-    assert load_tokenizer(gpt2_files).encode_batch(plain) == oracle(plain).input_ids
+    assert ids == oracle(ADVERSARIAL).input_ids
 
 
 @pytest.mark.data
 def test_the_definition_of_gpt2s_encoder(real_data: Path, gpt2_files: Path) -> None:
-    texts = [*ADVERSARIAL, *real_sentences(real_data)[::10]]
+    texts = [*PLAIN, *real_sentences(real_data)[::10]]
     encode = definition(gpt2_files)
     assert load_tokenizer(gpt2_files).encode_batch(texts) == [encode(text) for text in texts]
 
@@ -146,8 +146,12 @@ def test_the_definition_of_gpt2s_encoder(real_data: Path, gpt2_files: Path) -> N
 def test_a_planted_bug_is_noticed(
     real_data: Path, gpt2_files: Path, oracle: GPT2TokenizerFast, tmp_path: Path, bug: str
 ) -> None:
-    load_tokenizer(gpt2_files).save(tmp_path)
     file = tmp_path / "tokenizer.json"
+    oracle.backend_tokenizer.save(str(file))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }  # else words are cut as GPT-2's, whatever it says
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     state = json.loads(file.read_text(encoding="utf-8"))
     if bug == "prefix space":
         state["pre_tokenizer"]["add_prefix_space"] = True
@@ -172,11 +176,11 @@ def saved_pair(folder: Path, tokenizer: Tokenizer) -> Path:
 
 
 @pytest.mark.parametrize("text", ADVERSARIAL)
-def test_decode_undoes_encode_and_no_text_gives_the_special_token(text: str) -> None:
+def test_decode_undoes_encode(text: str) -> None:
     tokenizer = train_tokenizer(DOCUMENTS, 300)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.eos not in ids
+    assert ids.count(tokenizer.eos) == text.count(END_OF_TEXT)
     assert tokenizer.encode_batch([text, text]) == [ids, ids]
 
 
@@ -186,7 +190,7 @@ def test_a_trained_tokenizer_has_the_same_ids_in_transformers(tmp_path: Path) ->
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     texts = [*ADVERSARIAL, *DOCUMENTS[::16], " yes", "no"]
     ids = ours.encode_batch(texts)
-    assert ids == theirs(texts, split_special_tokens=True).input_ids
+    assert ids == theirs(texts).input_ids
     assert [theirs.decode(row) for row in ids] == texts
     assert len(theirs) == ours.vocab_size
     assert {theirs.eos_token_id, theirs.bos_token_id, theirs.pad_token_id} == {ours.eos}
@@ -196,5 +200,5 @@ def test_a_trained_tokenizer_has_the_same_ids_in_transformers(tmp_path: Path) ->
 def test_a_trained_tokenizer_follows_the_definition(tmp_path: Path) -> None:
     ours = train_tokenizer(DOCUMENTS, 300)
     encode = definition(saved_pair(tmp_path, ours))
-    texts = [*ADVERSARIAL, *DOCUMENTS[::16]]
+    texts = [*PLAIN, *DOCUMENTS[::16]]
     assert ours.encode_batch(texts) == [encode(text) for text in texts]

@@ -13,7 +13,7 @@ def test_importing_explora_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["configure", "evaluate", "generate", "load", "train"])
+@pytest.mark.parametrize("name", ["configure", "evaluate", "generate", "load", "sweep", "train"])
 def test_every_function_is_there_and_documented(name: str) -> None:
     assert getattr(explora, name).__doc__
     assert name in dir(explora)

@@ -188,12 +188,15 @@ def test_a_model_is_fetched_whole_and_of_one_commit(ask: Ask, hub: Hub, tmp_path
     folder = Path(ask()["folder"])
     assert same_model(folder, tmp_path / "model")
     assert base_tokenizer(open_base(str(folder))).vocab_size == 270
-    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
-    fetched = hub.asked("GET")
-    assert fetched == [
-        "GET main/config.json",
-        *(f"GET {COMMIT}/{name}" for name in ("model.safetensors", "tokenizer.json")),
-    ]
+    needed = ["model.safetensors", "tokenizer.json", "generation_config.json", "tokenizer_config.json"]
+    assert {file.name for file in folder.iterdir()} == {"config.json", *needed}
+    assert hub.asked("GET") == ["GET main/config.json", *(f"GET {COMMIT}/{name}" for name in needed)]
+
+
+def test_a_cache_without_settings_serves_when_the_hub_does_not(ask: Ask, hub: Hub) -> None:
+    folder = Path(ask()["folder"])
+    (folder / "tokenizer_config.json").unlink()  # as if another program had filled the cache
+    assert ask(HF_HUB_OFFLINE="1")["folder"] == str(folder)
 
 
 def test_a_cached_model_costs_one_question_and_offline_none(ask: Ask, hub: Hub) -> None:
@@ -289,7 +292,7 @@ def test_a_repository_without_configuration_is_no_model(ask: Ask, hub: Hub) -> N
     assert ask()["error"] == "some/gpt2 has no config.json"
 
 
-@pytest.mark.parametrize("config", [b"{", b"[]", b'{"model_type": "gpt2"}'])
+@pytest.mark.parametrize("config", [b"{", b"[]", b'{"model_type": "gpt2", "n_layer": 0}'])
 def test_a_damaged_configuration_is_an_error(ask: Ask, hub: Hub, config: bytes) -> None:
     hub.files["config.json"] = config
     assert "error" in ask()

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.configuration import (
+    CONFIG,
+    GENERATION_CONFIG,
+    read_json_object,
+    read_shape,
+    start_token,
+)
+from explora.core.base.tokenizer import MERGES, SETTINGS, VOCABULARY, WHOLE, Tokenizer, load_tokenizer
 from explora.core.config.registry import EMBEDDED, MODELS, Shape
 from explora.core.hub import fetch_file
 from explora.errors import WeightsError, did_you_mean
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 RANDOM = "random:"
-
-# Settings of a GPT-2 configuration that change the function, the values this model computes, and why
-# nothing else will do. A setting that is absent has the first value: it is the default of GPT-2.
-FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "GPT-2's GELU is the tanh approximation"),
-    "layer_norm_epsilon": ((1e-5,), "GPT-2's layer norms use 1e-5"),
-    "scale_attn_weights": ((True,), "attention is scaled by 1/sqrt(head width)"),
-    "scale_attn_by_inverse_layer_idx": ((False,), "attention is scaled alike in every layer"),
-    "add_cross_attention": ((False,), "there is no encoder to attend to"),
-    "tie_word_embeddings": ((True,), "the head is the embedding"),
-    "quantization_config": ((None,), "weights are read as fp32, fp16 or bf16"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """A pretrained model: what it was called, where it lies (None for random weights), and its shape.
 
-    `label` is what output calls it.
+    `label` is what output calls it. `config` and `generation_config` are the settings in its folder, empty
+    where a file is missing: they are read at once, because training may replace the folder.
     """
 
     name: str
     folder: Path | None
     shape: Shape
     label: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def start_token(self) -> int | None:
+        """The token from which the base generates without a prompt, None if it has none."""
+        return start_token(self.config, self.generation_config, self.shape.vocab_size)
 
 
 def open_base(name: str) -> Base:
@@ -58,8 +60,16 @@ def open_base(name: str) -> Base:
         shape = _random_shape(name.removeprefix(RANDOM))
         return Base(name=name, folder=None, shape=shape, label=label_of(name))
     folder = _folder(name)
-    shape = read_shape(read_json_object(folder / CONFIG), name)
-    base = Base(name=name, folder=folder, shape=shape, label=name)
+    config = read_json_object(folder / CONFIG)
+    generation = folder / GENERATION_CONFIG
+    base = Base(
+        name=name,
+        folder=folder,
+        shape=read_shape(config, name),
+        label=name,
+        config=config,
+        generation_config=read_json_object(generation) if generation.is_file() else {},
+    )
     weight_files(base)
     return base
 
@@ -115,44 +125,6 @@ def weight_files(base: Base) -> list[Path]:
     if absent := [file.name for file in files if not file.is_file()]:
         raise WeightsError(f"{base.name} lacks {', '.join(absent)}, which its index names", "fetch it again")
     return files
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object, `config.json` or an index. Raises WeightsError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: unreadable: {error}", "fetch or write the file again") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} should hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
-def read_shape(config: Mapping[str, Any], source: str = CONFIG) -> Shape:
-    """Return the shape that a `config.json` of transformers tells.
-
-    Raises WeightsError, naming `source`, for a model that is not a GPT-2 or computes another function.
-    """
-    model_type = config.get("model_type")
-    if model_type != "gpt2":
-        raise WeightsError(
-            f"{source} is not a GPT-2: its model_type is {model_type!r}", "explora trains the GPT-2 family"
-        )
-    for setting, (allowed, reason) in FIXED.items():
-        if (value := config.get(setting, allowed[0])) not in allowed:
-            raise WeightsError(f"{source} has {setting} {value!r}, which explora does not compute", reason)
-    sizes = {field.name: config.get(field.name) for field in fields(Shape)}
-    wrong = [f"{key} {value!r}" for key, value in sizes.items() if type(value) is not int or value < 1]
-    if wrong:
-        raise WeightsError(f"{source}: not a positive whole number: {', '.join(wrong)}")
-    shape = Shape(**sizes)  # type: ignore[arg-type]
-    if shape.n_embd % shape.n_head:
-        raise WeightsError(f"{source}: n_embd {shape.n_embd} is not a multiple of n_head {shape.n_head}")
-    if config.get("n_inner") not in (None, 4 * shape.n_embd):
-        raise WeightsError(
-            f"{source} has n_inner {config['n_inner']!r}", "GPT-2's feed-forward layer is 4 x n_embd wide"
-        )
-    return shape
 
 
 def _random_shape(name: str) -> Shape:
@@ -229,9 +201,12 @@ def _from_hub(hub_id: str) -> Path:
     if fetch(WEIGHTS) is None and (index := fetch(INDEX)) is not None:
         for shard in _shard_names(index):
             fetch(shard)
-    if fetch("tokenizer.json") is None:
-        fetch("vocab.json")
-        fetch("merges.txt")
+    if fetch(WHOLE) is None:
+        fetch(VOCABULARY)
+        fetch(MERGES)
+    with suppress(WeightsError):  # a cache that something else filled may lack them, and the hub be away
+        for name in (GENERATION_CONFIG, *SETTINGS):
+            fetch(name)
     return folder
 
 

@@ -1,26 +1,36 @@
 """GPT-2's byte-level BPE, by the `tokenizers` package: text to ids and back, loading, training, saving.
 
-The one place that knows the special token: `<|endoftext|>` ends a document and fills the padding.
-Only `Tokenizer.eos` stands for it. The same characters inside a user's text are spelled out like any
-other text, so no input can end a document; transformers does so with `split_special_tokens=True`, and
-every other text gets the same ids there either way.
+A text has the ids that transformers' AutoTokenizer gives it: special and added tokens in a text are tokens,
+and a post-processor may begin a text with a start token. `<|endoftext|>` ends documents and fills padding.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from explora.core.base.added_tokens import (
+    ADDED_FILE,
+    CONFIG_FILE,
+    MAP_FILE,
+    listed_tokens,
+    read_settings,
+    special_tokens,
+)
 from explora.core.files import write_atomically
 from explora.errors import DataError, UsageError, WeightsError
 
 END_OF_TEXT = "<|endoftext|>"
+WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+SETTINGS = (CONFIG_FILE, MAP_FILE, ADDED_FILE, "chat_template.jinja")  # a tokenizer may lack any of them
+GPT2_CLASS = "GPT2Tokenizer"  # what transformers takes for a GPT-2 whose files name no class
 
 # The cloze answers of the paraphrase task, with and without a space before: one token each.
 WHOLE_WORDS = (" yes", " no", "yes", "no")
@@ -31,12 +41,12 @@ Merge = tuple[str, str]
 
 
 class Tokenizer:
-    """Text to token ids and back. Any text has ids, and `decode` gives exactly that text again.
+    """Text to token ids and back. Any text has ids; nothing is padded or truncated.
 
-    Nothing is added: no beginning, no end, no padding, no truncation.
+    `files` are those that it was read from, by name, which `save` writes again; empty for a new tokenizer.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, files: Mapping[str, bytes] | None = None) -> None:
         eos = inner.token_to_id(END_OF_TEXT)
         if eos is None:
             raise WeightsError(
@@ -44,8 +54,8 @@ class Tokenizer:
             )
         self.eos: int = eos
         self._inner = inner
+        self.files = files or {}
         inner.add_special_tokens([END_OF_TEXT])
-        inner.encode_special_tokens = True
         inner.no_truncation()
         inner.no_padding()
 
@@ -56,28 +66,34 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what decides the ids: vocabulary, merges and how a text is cut into words."""
+        """SHA-256 of what decides the ids: vocabulary, merges, added tokens, and how words are cut."""
         state = json.loads(self._inner.to_str())
-        facts = {
+        deciding = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor")
+        facts = {name: state[name] for name in deciding} | {
             "vocab": self._inner.get_vocab(with_added_tokens=True),
             "merges": state["model"].get("merges"),
-            "normalizer": state["normalizer"],
-            "pre_tokenizer": state["pre_tokenizer"],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`. Raises DataError for an unpaired surrogate, which no byte can spell."""
+        """Return the ids of a whole text. Raises DataError for an unpaired surrogate: no byte spells it."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, as `encode` would; much faster than one by one."""
+        return self._encode(texts, whole=True)
+
+    def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each part of a text: without a start token, which only whole texts have."""
+        return self._encode(texts, whole=False)
+
+    def _encode(self, texts: Sequence[str], *, whole: bool) -> list[list[int]]:
         try:
             portions = [texts[i : i + ENCODED_AT_ONCE] for i in range(0, len(texts), ENCODED_AT_ONCE)]
             return [
                 encoding.ids
                 for portion in portions
-                for encoding in self._inner.encode_batch_fast(list(portion), add_special_tokens=False)
+                for encoding in self._inner.encode_batch_fast(list(portion), add_special_tokens=whole)
             ]
         except TypeError:
             raise DataError(
@@ -94,39 +110,89 @@ class Tokenizer:
         return str(self._inner.decode(list(ids), skip_special_tokens=False))
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+        """Write files for `transformers.AutoTokenizer`: those that it was read from, if there are any."""
+        for name, content in self.files.items():
+            write_atomically(folder / name, content)
+        if self.files:
+            return
         specials = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END_OF_TEXT)
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             **specials,
         }
-        write_atomically(folder / "tokenizer.json", self._inner.to_str(pretty=True))
-        write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        write_atomically(folder / WHOLE, self._inner.to_str(pretty=True))
+        write_atomically(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read `tokenizer.json`, or else `vocab.json` and `merges.txt`, of `folder`.
+    """Read the tokenizer of a folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`.
 
-    Raises WeightsError when neither is there or the files are not what they should be.
+    The files of settings and of added tokens beside them are read too. Raises WeightsError when neither is
+    there or the files are not what they should be.
     """
-    whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (WHOLE, VOCABULARY, MERGES, *SETTINGS)
+        if (folder / name).is_file()
+    }
+    if WHOLE not in files and not {VOCABULARY, MERGES} <= files.keys():
         raise WeightsError(
             f"{folder} holds no tokenizer",
             "expected tokenizer.json, or vocab.json and merges.txt; "
             "or name a folder that has them: --tokenizer FOLDER",
         )
     try:
-        if whole.is_file():
-            return Tokenizer(tokenizers.Tokenizer.from_file(str(whole)))
-        return Tokenizer(_byte_level(models.BPE.from_file(str(vocab), str(merges))))
+        return Tokenizer(_read(folder, files), files)
     except WeightsError as error:
         raise WeightsError(f"{folder}: {error.message}", error.hint) from None
     except Exception as error:  # the package raises bare Exception for whatever is wrong in a file
         raise WeightsError(
             f"{folder}: unreadable tokenizer: {error}", "fetch or write the files again"
         ) from None
+
+
+def _read(folder: Path, files: Mapping[str, bytes]) -> tokenizers.Tokenizer:
+    settings = read_settings(files)
+    if WHOLE in files:
+        inner = tokenizers.Tokenizer.from_buffer(files[WHOLE])
+    else:
+        inner = _byte_level(models.BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES)))
+    name = settings.get("tokenizer_class") or GPT2_CLASS
+    if WHOLE not in files or name.removesuffix("Fast") == GPT2_CLASS:
+        _read_as_gpt2(inner, settings)
+    inner.encode_special_tokens = bool(settings.get("split_special_tokens"))
+    inner.add_tokens(listed_tokens(files, settings))
+    if inner.token_to_id(END_OF_TEXT) is not None:  # else it is another family's, and must not get a new one
+        present = {token.content for token in inner.get_added_tokens_decoder().values()}
+        inner.add_tokens([token for token in special_tokens(settings) if token.content not in present])
+    if WHOLE not in files and (settings.get("add_bos_token") or settings.get("add_eos_token")):
+        inner.post_processor = _post_processor(inner, settings)
+    return inner
+
+
+def _read_as_gpt2(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Cut text into words as transformers' GPT2Tokenizer does, whatever tokenizer.json says."""
+    inner.normalizer = None
+    prefix = bool(settings.get("add_prefix_space"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    inner.decoder = decoders.ByteLevel()
+
+
+def _post_processor(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Any:
+    """Return what adds the start and end tokens that add_bos_token and add_eos_token ask for."""
+    start, end = (_added_end(settings, name) for name in ("bos", "eos"))
+    return processors.TemplateProcessing(
+        single=[f"{piece}:0" for piece in (start, "$A", end) if piece],
+        special_tokens=[(token, inner.token_to_id(token)) for token in dict.fromkeys((start, end)) if token],
+    )
+
+
+def _added_end(settings: Mapping[str, Any], name: str) -> str | None:
+    token = settings.get(f"{name}_token", END_OF_TEXT)
+    if token is None or not settings.get(f"add_{name}_token"):
+        return None
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:

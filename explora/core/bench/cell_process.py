@@ -24,6 +24,7 @@ from explora.core.data.batching import epoch_batches
 from explora.core.estimate.flop import step_flop
 from explora.core.estimate.parameters import count as count_parameters
 from explora.core.machine.facts import peak_memory_bytes
+from explora.core.runs.adapter import with_digest
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import DTYPES, resolve_runtime
 from explora.core.tasks.contract import Example
@@ -66,8 +67,9 @@ class ClockedTraining:
 
     def _flop(self, done: StepDone) -> float:
         run, shape = self.training.run, self.training.model.shape
-        head_tokens = done.items if TASKS[run.task].label is None else 0  # a label needs a row or two of it
-        return step_flop(shape, run.method, done.tokens, head_tokens)
+        if TASKS[run.task].one_position:  # a row's answer needs a row or two of the head, at one position
+            return step_flop(shape, run.method, done.tokens, 0, answers=done.items)
+        return step_flop(shape, run.method, done.tokens, done.items)
 
     def repeat_longest(self) -> None:
         """Take the step with the longest batch, the very first one, again, without counting it."""
@@ -113,6 +115,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     clocked = ClockedTraining(session, run, examples)
     started = time.perf_counter()
     losses = [clocked.step() for _ in range(WARMUP_STEPS)]
+    clocked.repeat_longest()  # now beside the optimizer's state, as in every later epoch: that is the peak
     clocked.restart()
     while not _enough(cell, clocked.taken, time.perf_counter() - started):
         clocked.step()
@@ -147,11 +150,11 @@ def _enough(cell: Cell, steps: int, seconds: float) -> bool:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    """Return the trained parameters, those of the base, and the bytes of the saved file."""
+    """Return the trained parameters, those of the model, and the bytes of the saved file."""
     assert session.header is not None
     model = session.model
-    classes = 0 if model.score is None else model.score.out_features
-    counted = count_parameters(model.shape, session.method, classes, session.header.to_json())
+    header = with_digest(session.header.to_json(), {})
+    counted = count_parameters(model.shape, session.method, session.classes, header)
     return {
         "trainable": sum(value.numel() for value in model.parameters() if value.requires_grad),
         "total": counted.total,

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from explora.core.bench.lessons import Learned, Lesson, Point
+from explora.core.bench.lessons import Learned, Lesson, Point, marks
 from explora.core.bench.protocol import answer
 from explora.core.config.run_config import TrainRun
 from explora.core.runs.assemble import Session, assemble_for_training
 from explora.core.runtime.resolve import resolve_runtime
-from explora.core.tasks.contract import Example
+from explora.core.tasks.contract import Evaluation, Example
+from explora.core.tasks.trivial import Trivial
 from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 from explora.errors import DataError
 
 SCORED_ROWS = 1000  # of dev at most, which give an accuracy to within 0.03
-MARKS = 4  # evenly spaced scores, the last at the end
 
 
 def learn(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,38 +36,35 @@ def learn(request: Mapping[str, Any]) -> dict[str, Any]:
     judges = _some(dev.examples, run.training.seed)
     with tempfile.TemporaryDirectory(prefix="explora-lesson-") as scratch:
         training = Training(session.model, session.task, run, train.examples, judges, Path(scratch))
+        training.steps = sys.maxsize  # the lesson ends itself; warm-up is still a share of its own steps
         training.plan_features()
-        curve, in_time = _curve(training, session, lesson)
+        untrained = _evaluation(session, training, train.examples)
+        curve = [_point(untrained, training), *_scores(session, training, lesson)]
+    metric = session.task.metric
+    floor = untrained.floors.get(metric)
     return Learned(
-        metric=session.task.metric,
+        metric=metric,
         higher_is_better=session.task.higher_is_better,
         examples=len(judges),
-        equal_steps=curve[-1],
-        equal_time=in_time or curve[-1],
+        trivial=None if floor is None else Trivial(floor, untrained.trivial_answers[metric]),
+        steps=lesson.steps,
+        seconds=lesson.seconds,
         curve=tuple(curve),
     ).to_json()
 
 
-def _curve(training: Training, session: Session, lesson: Lesson) -> tuple[list[Point], Point | None]:
-    """Return the scores at the marks, and the score when the lesson's seconds were over.
-
-    The latter is None if the lesson ended earlier.
-    """
-    marks = {lesson.steps * mark // MARKS for mark in range(1, MARKS + 1)}
-    curve: list[Point] = []
-    in_time: Point | None = None
+def _scores(session: Session, training: Training, lesson: Lesson) -> Iterator[Point]:
+    """Train, and yield the scores at the marks and as soon as each of the lesson's seconds is over."""
+    waiting = list(lesson.seconds)
     for event in training.events():
         if not isinstance(event, StepDone):
             continue
-        late = lesson.seconds is not None and training.progress.seconds >= lesson.seconds
-        time_is_up = late and in_time is None
-        if time_is_up or event.step in marks:
-            curve.append(_score(session, training))
-        if time_is_up:
-            in_time = curve[-1]
-        if event.step == lesson.steps:  # before the loop evaluates and saves, which a lesson does not need
-            break
-    return curve, in_time
+        late = [seconds for seconds in waiting if training.progress.seconds >= seconds]
+        if late or event.step in marks(lesson.steps):
+            yield _point(_evaluation(session, training), training)
+        waiting = waiting[len(late) :]
+        if event.step >= lesson.steps and not waiting:
+            return
 
 
 def _constant(lesson: Lesson) -> TrainRun:
@@ -74,7 +72,7 @@ def _constant(lesson: Lesson) -> TrainRun:
     return dataclasses.replace(
         run,
         optimizer=dataclasses.replace(run.optimizer, schedule="constant"),
-        training=dataclasses.replace(run.training, accumulate=1, max_steps=steps, eval_every=steps),
+        training=dataclasses.replace(run.training, accumulate=1, max_steps=steps, eval_every=sys.maxsize),
         runtime=resolve_runtime(run.runtime),
     )
 
@@ -87,14 +85,19 @@ def _some(examples: Sequence[Example], seed: int) -> Sequence[Example]:
     return [examples[row] for row in chosen]
 
 
-def _score(session: Session, training: Training) -> Point:
-    at, name = training.progress, session.task.metric
+def _point(evaluation: Evaluation, training: Training) -> Point:
+    at, metric = training.progress, training.task.metric
+    low, high = evaluation.intervals[metric]
+    score = evaluation.statistics[metric]
+    return Point(steps=at.step, seconds=at.seconds, score=score.value, low=low, high=high, statistics=score)
+
+
+def _evaluation(session: Session, training: Training, train: Sequence[Example] = ()) -> Evaluation:
     session.model.eval()
-    found = session.task.evaluate(session.model, training.dev, (), 2 * training.run.training.batch_size)
+    found = session.task.evaluate(session.model, training.dev, train, 2 * training.run.training.batch_size)
     if found.scores is None:
         raise DataError("dev scores need labels", file=training.run.data.data or "samples")
-    low, high = found.intervals[name]
-    return Point(steps=at.step, seconds=round(at.seconds, 3), score=found.scores[name], low=low, high=high)
+    return found
 
 
 if __name__ == "__main__":

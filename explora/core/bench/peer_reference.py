@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from explora.core.base.weights import load_model, write_model
+from explora.core.base.model_folder import write_model
+from explora.core.base.weights import load_model
 from explora.core.bench.cell_process import endless_batches, open_cell
 from explora.core.bench.measurements import WARMUP_STEPS, Cell
 from explora.core.bench.protocol import answer

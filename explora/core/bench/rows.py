@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import median
 from typing import Any
 
@@ -105,7 +105,8 @@ class BenchRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return asdict(self)
+        plain = asdict(replace(self, quality=None))  # the rows' statistics are not copied
+        return plain | {"quality": self.quality.summary() if self.quality else None}
 
 
 def summarise(outcomes: Sequence[Outcome], model: str) -> list[BenchRow]:

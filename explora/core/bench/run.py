@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.bench.comparisons import Comparison, compare_rows
 from explora.core.bench.lessons import Learned, Lesson
 from explora.core.bench.measurements import Cell, Contender, Measurement, varying
 from explora.core.bench.other_load import OtherLoad
@@ -65,16 +66,21 @@ class LessonDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All rows, the machine, and the verdict, one sentence each."""
+    """All rows, what they show beside each other, the machine, and the verdict, one sentence each."""
 
     rows: list[BenchRow]
+    comparisons: list[Comparison]
     machine: dict[str, Any]
     verdict: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of `bench --json`."""
-        rows = [row.to_json() for row in self.rows]
-        return {"rows": rows, "machine": self.machine, "verdict": " ".join(self.verdict)}
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "comparisons": [each.to_json() for each in self.comparisons],
+            "machine": self.machine,
+            "verdict": " ".join(self.verdict),
+        }
 
 
 def open_bench(plan: Plan, scratch: Path) -> Bench:
@@ -195,8 +201,11 @@ class Bench:
 
     def lessons(self) -> tuple[int, float]:
         """Return how many trainings there will be, and about how many seconds they take, scores apart."""
-        timed = [(self.lesson_steps(group), each) for group in self.groups for each in group.timed]
-        return len(timed), sum(steps * each.step_seconds + START_SECONDS for steps, each in timed)
+        seconds = sum(
+            len(group.timed) * (self.lesson_steps(group) * group.longest_step + START_SECONDS)
+            for group in self.groups
+        )
+        return sum(len(group.timed) for group in self.groups), seconds
 
     def lesson_steps(self, group: Group) -> int:
         """As asked, or as many as fit into the time of a group, at most the epochs of the task."""
@@ -204,18 +213,18 @@ class Bench:
             return self.plan.lesson_steps
         training = group.own[0].contender.run.training
         whole = training.epochs * math.ceil(self.examples / training.batch_size)
-        seconds = sum(each.step_seconds for each in group.timed)
+        seconds = len(group.timed) * group.longest_step
         return max(1, min(whole, int(LEARNING_SECONDS / len(self.groups) / max(seconds, 1e-9))))
 
     def learn(self) -> Iterator[LessonDone]:
-        """Train the fastest of each group first: its time is what the others get. Failures are no scores."""
+        """Train the slowest of each group first: the others get its time. Failures are no scores."""
         done, (lessons, _) = 0, self.lessons()
         for group in self.groups:
-            steps, seconds = self.lesson_steps(group), None
-            for standing in group.timed:
-                error = _teach(standing, steps, seconds)
-                if standing.learned and seconds is None:
-                    seconds = standing.learned.equal_steps.seconds
+            steps, seconds = self.lesson_steps(group), tuple[float, ...]()
+            for standing in reversed(group.timed):
+                error = _teach(standing, Lesson(run=standing.contender.run, steps=steps, seconds=seconds))
+                if standing.learned:
+                    seconds = standing.learned.seconds
                 done += 1
                 yield LessonDone(
                     done=done,
@@ -233,19 +242,20 @@ class Bench:
             raise TrainingError(f"no cell could be measured; {first.contender.name}: {first.error}")
         rows = summarise([each for group in self.groups for each in group.outcomes()], self.base.label)
         machine = {**describe_machine(), "busy_elsewhere": round(self.busy_elsewhere, 2)}
-        said = verdict(rows, machine)
+        comparisons = compare_rows(rows)
+        said = verdict(rows, comparisons, machine)
         if self.done < self.plan.cells:
             said.append(f"Time was up after {self.done} of {self.plan.cells} cells.")
-        return Result(rows=rows, machine=machine, verdict=said)
+        return Result(rows=rows, comparisons=comparisons, machine=machine, verdict=said)
 
 
-def _teach(standing: Standing, steps: int, seconds: float | None) -> str:
+def _teach(standing: Standing, lesson: Lesson) -> str:
     """Train one contender; returns why it failed, if it did."""
-    lesson = Lesson(run=standing.contender.run, steps=steps, seconds=seconds)
     try:
-        standing.learned = Learned.from_json(ask(QUALITY, lesson.to_json(), TUNABLES))
+        learned = Learned.from_json(ask(QUALITY, lesson.to_json(), TUNABLES))
     except TrainingError as error:
         return error.message
+    standing.learned = learned if lesson.seconds else learned.timed_by_itself()
     return ""
 
 

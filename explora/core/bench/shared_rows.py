@@ -11,6 +11,7 @@ from explora.core.config.concerns import DataConfig
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import WINDOW, epoch_batches
 from explora.core.data.splits import Row
+from explora.core.files import write_atomically
 from explora.core.tasks.contract import Example
 
 
@@ -32,12 +33,10 @@ def sample(examples: Sequence[Example], runs: Sequence[TrainRun]) -> list[Row]:
 
 def write_sample(rows: Sequence[Row], folder: Path) -> DataConfig:
     """Write rows as a data folder of their own; its dev split, which no cell looks at, is one of them."""
-    folder.mkdir()
     _write(folder / "train.jsonl", rows)
     _write(folder / "dev.jsonl", rows[:1])
     return DataConfig(data=str(folder))
 
 
 def _write(file: Path, rows: Iterable[Row]) -> None:
-    with file.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row.values, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(file, "".join(json.dumps(row.values, ensure_ascii=False) + "\n" for row in rows))

@@ -59,6 +59,11 @@ class Group:
             (each for each in self.own if each.found and not each.error), key=lambda each: each.step_seconds
         )
 
+    @property
+    def longest_step(self) -> float:
+        """Seconds of a step of our slowest contender, 0 where none was timed."""
+        return self.timed[-1].step_seconds if self.timed else 0.0
+
     def outcomes(self) -> list[Outcome]:
         """Return how it stands with each."""
         return [

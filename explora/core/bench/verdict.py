@@ -1,193 +1,140 @@
-"""What the rows say about this machine, in words. Ranges that overlap are "not distinguishable".
-
-Rows are compared with those of their own setting only: batch size, length, precision and checkpointing.
-"""
+"""What the rows show about this machine, in two sentences for each setting, and reasons for doubt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from explora.core.bench.lessons import Learned, Point
-from explora.core.bench.measurements import EXPLORA, varying
+from explora.core.bench.comparisons import (
+    Comparison,
+    beats_no_learning,
+    is_better,
+    is_full,
+    settings_of_rows,
+    subject_of,
+)
+from explora.core.bench.lessons import Learned
+from explora.core.bench.measurements import varying
 from explora.core.bench.rows import BenchRow
-from explora.core.config.registry import DEFAULT_METHOD, method_class
+from explora.core.config.registry import DEFAULT_METHOD
+from explora.core.tasks.metrics import FEW_EXAMPLES
 
 BUSY = 0.2  # of a processor: what a system does anyway
-PAYS_OFF = {
-    (True, True): "LoRA pays off here, in time and in memory",
-    (True, False): "LoRA pays off here in time, not in memory",
-    (False, True): "LoRA pays off here in memory, not in time",
-    (False, False): "LoRA does not pay off here",
-}
-WORTH = {
-    (True, True): "It is worth it whenever what it learns is enough for you",
-    (True, False): "It is worth it where time is short and what it learns is enough for you",
-    (False, True): "It is worth it where memory is short",
-    (False, False): "It is worth it only where small files count, such as many adapters of one base",
-}
-NOT_LEARNED = "what it learns was not measured (--quality does that)"
+ENOUGH_REPEATS = 3
+SPEED = {1: "faster", 0: "neither faster nor slower", -1: "slower"}
+MEMORY = {1: "more memory", 0: "neither more nor less memory", -1: "less memory"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """One row's figure over another's: of the medians, and between the ends of their ranges."""
-
-    median: float
-    low: float
-    high: float
-
-    @property
-    def is_distinguishable(self) -> bool:
-        """Whether the two ranges do not overlap."""
-        return self.low > 1 or self.high < 1
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-
-def speed(a: BenchRow, b: BenchRow) -> Ratio:
-    """How many times as fast `a` is as `b`, in tokens a second."""
-    assert a.spread and b.spread and a.tokens_per_second and b.tokens_per_second
-    return _ratio(
-        a.tokens_per_second, a.spread.tokens_per_second, b.tokens_per_second, b.spread.tokens_per_second
-    )
-
-
-def memory(a: BenchRow, b: BenchRow) -> Ratio:
-    """How many times the peak memory of `b` is needed by `a`."""
-    assert a.spread and b.spread and a.peak_memory_bytes and b.peak_memory_bytes
-    return _ratio(
-        a.peak_memory_bytes, a.spread.peak_memory_bytes, b.peak_memory_bytes, b.spread.peak_memory_bytes
-    )
-
-
-def _ratio(a: float, a_range: Sequence[float], b: float, b_range: Sequence[float]) -> Ratio:
-    return Ratio(median=a / b, low=a_range[0] / b_range[1], high=a_range[1] / b_range[0])
-
-
-def verdict(rows: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
-    """Return a few sentences for each setting, and what makes the figures worth less.
+def verdict(
+    rows: Sequence[BenchRow], comparisons: Sequence[Comparison], machine: Mapping[str, Any]
+) -> list[str]:
+    """Return two sentences for each setting, and what makes the figures worth less.
 
     `machine` is measure's description, with `busy_elsewhere`: the processors that others kept busy.
     """
     measured = [row for row in rows if row.spread is not None]
-    settings = list(dict.fromkeys(row.setting for row in measured))
+    settings = settings_of_rows(measured)
     names = varying(settings)
     sentences: list[str] = []
     for setting in settings:
-        said = _of_setting([row for row in measured if row.setting == setting], machine)
+        group = [row for row in measured if row.setting == setting]
+        against_full = next(
+            (each for each in comparisons if each.row.setting == setting and is_full(each.other)), None
+        )
+        said = _of_comparison(against_full, machine) if against_full else [_incomplete(group)]
         where = setting.described(names)
         sentences += [f"With {where}: {said[0]}", *said[1:]] if where else said
-    return [*sentences, *_doubts(measured[0], machine)]
+    return [*sentences, *_doubts(measured, machine)]
 
 
-def _of_setting(rows: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
-    """LoRA of the middle rank against everything else of its setting."""
-    own = [row for row in rows if row.stack == EXPLORA]
-    adapters = sorted((row for row in own if row.method == DEFAULT_METHOD), key=lambda row: row.rank or 0)
-    if not adapters:
-        return ["Nothing to say about LoRA: it was not measured."]
-    lora = adapters[len(adapters) // 2]
-    full = next((row for row in own if method_class(row.method).trains_base), None)
-    others = [
-        row for row in rows if row is not lora and (row.method != DEFAULT_METHOD or row.stack != EXPLORA)
-    ]
-    sentences = [_headline(lora, full, machine)]
-    sentences += [f"{lora.name} against {_called(row)}: {_against(lora, row)}." for row in others]
-    if len(adapters) > 1:
-        small, large = adapters[0], adapters[-1]
-        sentences.append(f"Rank {small.rank} against {large.rank}: {_against(small, large)}.")
-    return [*sentences, *([_when(lora, full)] if full else [])]
+def _incomplete(group: Sequence[BenchRow]) -> str:
+    """Return why there is no verdict where full fine-tuning or everything else is missing."""
+    subject = subject_of(group)
+    if subject is None:
+        return "No verdict: full fine-tuning was measured alone. Add a method: --methods full,lora"
+    name = "LoRA" if subject.method == DEFAULT_METHOD else subject.name
+    return f"No verdict on {name}: full fine-tuning was not measured. Add full to --methods."
 
 
-def _headline(lora: BenchRow, full: BenchRow | None, machine: Mapping[str, Any]) -> str:
-    where = f"on {machine['cores']} cores, {'fp32' if lora.amp == 'off' else lora.amp}"
-    if full is None:
-        return f"Measured {where}; full fine-tuning was not, so there is no verdict on LoRA."
-    once = "By one measurement: " if lora.repeats == 1 else ""
-    return f"{once}{PAYS_OFF[_gains(lora, full)]} ({where}, {lora.task}, batch {lora.batch_size})."
+def _of_comparison(against_full: Comparison, machine: Mapping[str, Any]) -> list[str]:
+    """Return what the subject costs and learns beside full fine-tuning, in two sentences."""
+    learned, other = against_full.row.quality, against_full.other.quality
+    if learned is None and other is None:
+        return [_costs(against_full, machine, ""), "What they learn was not measured: add --quality."]
+    if learned is None or other is None:
+        failed = (against_full.row if learned is None else against_full.other).name
+        return [_costs(against_full, machine, ""), f"No verdict on learning: {failed} has no score."]
+    if not any(beats_no_learning(each, each.equal_time) for each in (learned, other)):
+        return [_costs(against_full, machine, ""), _nothing_learned(against_full, learned)]
+    clause = _clause(against_full, learned)
+    return [_costs(against_full, machine, clause), _scores(against_full, learned, other)]
 
 
-def _gains(lora: BenchRow, full: BenchRow) -> tuple[bool, bool]:
-    """Whether it is distinguishably faster, and smaller."""
-    return speed(lora, full).low > 1, memory(lora, full).high < 1
+def _costs(found: Comparison, machine: Mapping[str, Any], clause: str) -> str:
+    row, speed, memory = found.row, found.speed, found.memory
+    precision = "fp32" if row.amp == "off" else row.amp
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    where = f"({cores}, {precision}, {row.task}, batch {row.batch_size})"
+    if not found.has_spread:
+        return (
+            f"No verdict: one repeat shows no spread {where}. {row.name} had {speed.median:.2f} times the "
+            f"speed and {memory.median:.2f} times the peak memory of full fine-tuning. "
+            f"Measure the spread with --repeats {ENOUGH_REPEATS}."
+        )
+    return (
+        f"Compared with full fine-tuning, {row.name} is {SPEED[speed.direction]} ({speed.median:.2f} times) "
+        f"and needs {MEMORY[memory.direction]} ({memory.median:.2f} times){clause} {where}."
+    )
 
 
-def _called(row: BenchRow) -> str:
-    if row.stack != EXPLORA:
-        return f"the same with {row.stack}, from the same loss ({row.first_loss:.4f})"
-    return "full fine-tuning" if method_class(row.method).trains_base else row.name
+def _clause(found: Comparison, learned: Learned) -> str:
+    """Return how the scores differ, as the end of a sentence."""
+    estimate = found.scores[-1].estimate
+    if is_better(learned, estimate):
+        return f", and its {learned.metric} after equal time is better here"
+    if estimate.low <= 0 <= estimate.high:
+        return f", and no difference in {learned.metric} after equal time was found"
+    return f", but its {learned.metric} after equal time is worse here"
 
 
-def _against(a: BenchRow, b: BenchRow) -> str:
-    fast, large = speed(a, b), memory(a, b)
-    in_time = f"{fast} times as fast" if fast.is_distinguishable else "speed not distinguishable"
-    in_memory = f"{large} times the memory" if large.is_distinguishable else "memory not distinguishable"
-    return ", ".join([in_time, in_memory, _files(a, b), *_learning(a.quality, b.quality)])
+def _scores(found: Comparison, learned: Learned, other: Learned) -> str:
+    estimate = found.scores[-1].estimate
+    return (
+        f"After {learned.seconds[-1]:.1f} s of training each, {found.row.name} has {learned.metric} "
+        f"{learned.equal_time.score:.3f} and full fine-tuning {other.equal_time.score:.3f} "
+        f"(difference {estimate.value:+.3f}, 95 % interval {estimate.low:+.3f} to {estimate.high:+.3f}, "
+        f"{learned.examples:,} rows); after {learned.steps} steps each {learned.equal_steps.score:.3f} and "
+        f"{other.equal_steps.score:.3f}; {_without_learning(learned)}."
+    )
 
 
-def _files(a: BenchRow, b: BenchRow) -> str:
-    """File sizes are exact: they need no interval."""
-    assert a.checkpoint_bytes and b.checkpoint_bytes
-    return f"a file of {_megabytes(a.checkpoint_bytes)} instead of {_megabytes(b.checkpoint_bytes)}"
+def _nothing_learned(found: Comparison, learned: Learned) -> str:
+    return (
+        f"No verdict on learning: after {learned.seconds[-1]:.1f} s each, neither {found.row.name} nor full "
+        f"fine-tuning has a better {learned.metric} than both the untrained model and a trivial answer "
+        f"({_without_learning(learned)}). Use more rows (--data), more steps "
+        f"(--quality-steps {4 * learned.steps}), or find a learning rate that works (explora train --lr)."
+    )
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
+def _without_learning(learned: Learned) -> str:
+    """Return the scores of the untrained model and of the best trivial answer."""
+    untrained = f"the untrained model has {learned.untrained.score:.3f}"
+    if learned.trivial is None:
+        return untrained
+    return f'{untrained}, the trivial answer "{learned.trivial.answer}" {learned.trivial.value:.3f}'
 
 
-def _learning(a: Learned | None, b: Learned | None) -> list[str]:
-    if a is None or b is None:
-        return []
-    steps = _scores(a, a.equal_steps, b.equal_steps)
-    seconds = _scores(a, a.equal_time, b.equal_time)
-    return [
-        f"{a.metric} after {a.equal_steps.steps} steps each {steps}",
-        f"after {a.equal_time.seconds:.1f} s each {seconds}",
-    ]
-
-
-def _scores(learned: Learned, a: Point, b: Point) -> str:
-    said = {1: "better", -1: "worse", 0: "not distinguishable"}[compared(learned, a, b)]
-    return f"{_interval(a)} against {_interval(b)} ({said})"
-
-
-def _interval(point: Point) -> str:
-    return f"{point.score:.3f} [{point.low:.3f}, {point.high:.3f}]"
-
-
-def compared(learned: Learned, a: Point, b: Point) -> int:
-    """Return 1 where `a` scores better than `b`, -1 where worse, 0 where the intervals overlap."""
-    if a.low <= b.high and b.low <= a.high:
-        return 0
-    return 1 if (a.score > b.score) == learned.higher_is_better else -1
-
-
-def _when(lora: BenchRow, full: BenchRow) -> str:
-    """Say when LoRA is worth it here."""
-    worth = WORTH[_gains(lora, full)]
-    if lora.quality is None or full.quality is None:
-        return f"{worth}; {NOT_LEARNED}."
-    in_time = compared(lora.quality, lora.quality.equal_time, full.quality.equal_time)
-    learned = {
-        1: "more than full fine-tuning",
-        0: f"as much as full fine-tuning, as far as {lora.quality.examples:,} rows can tell",
-        -1: "less than full fine-tuning",
-    }
-    return f"{worth}; in the same time it learns {learned[in_time]}."
-
-
-def _doubts(row: BenchRow, machine: Mapping[str, Any]) -> list[str]:
-    """Say what makes the figures worth less."""
+def _doubts(measured: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
+    """Return what makes the figures worth less."""
     doubts = []
-    if row.repeats == 1:
-        doubts.append("Measured once, so nothing is known of the spread.")
-    if row.quality is not None:
+    learned = next((row.quality for row in measured if row.quality is not None), None)
+    if learned is not None:
         doubts.append("Each method was trained once, with one seed; the intervals are over the dev rows.")
+    if learned is not None and learned.examples < FEW_EXAMPLES:
+        doubts.append(f"{learned.examples} dev rows are weak evidence: use {FEW_EXAMPLES} or more.")
     busy, processors = machine["busy_elsewhere"], machine["processors"]
-    if busy + (row.threads or 1) > processors + BUSY:
+    if busy + (measured[0].threads or 1) > processors + BUSY:
         doubts.append(
             f"Other programs kept {busy:.1f} of {processors} processors busy meanwhile: "
             "measure again on a quiet machine."

@@ -15,7 +15,7 @@ class DataConfig:
 
     data: str | None = setting(
         None,
-        "CSV, TSV, JSONL or CS224N file, a folder with train, dev and test files, or a known data set.",
+        "CSV, TSV, JSON or CS224N file, a folder with train, dev and test files, or a known data set.",
         metavar="FILE|FOLDER|NAME",
         default="the package's sample data",
     )
@@ -24,13 +24,18 @@ class DataConfig:
     )
     columns: Mapping[str, str] = setting(
         {},
-        "The file's own column names, such as label=is_dup.",
+        "The file's own column names, label=is_dup, or positions if it has no header, label=2.",
         metavar="OURS=THEIRS,...",
         default="the task's names",
         parse=values.parse_columns,
     )
     format: str = setting(
         "auto", "File format. msr: the unquoted file of MSR's paraphrase corpus.", choices=("auto", "msr")
+    )
+    encoding: str = setting(
+        "auto",
+        "Text encoding, such as cp1252. auto: UTF-8, or UTF-16 or UTF-32 where the file shows it.",
+        metavar="NAME",
     )
     skip_bad: bool = setting(False, "Skip and count bad rows instead of stopping at the first.")
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from explora.core.model.gpt2 import GPT2
 
 Tensors = dict[str, tuple[int, ...]]  # shapes by name
+Place = tuple[int, str]  # a block, and a module of it: (3, "mlp.c_fc")
+ModuleNames = Mapping[str, Place]  # by the full name that PEFT knows it under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,14 @@ class Method(ABC):
         Raises AdapterError, with the reason, where that is impossible.
         """
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return a weight of the base as it must be after merging: what `merge` is checked against.
+
+        `name` is the base's, `weight` its fp32 tensor, `stored` holds the adapter's tensors by the names in
+        its file. It is the formula of the source, computed in fp64, and must not call what `merge` calls.
+        """
+        return stored.get(name, weight)
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return trained tensors by the names in the file, in the form that PEFT gives them."""
         return dict(trained)
@@ -161,10 +171,12 @@ class Method(ABC):
         return None
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the method that an `adapter_config.json` of PEFT describes; None where it is another.
 
-        Raises UsageError, naming the fields, for an adapter of this method that cannot be represented.
+        `modules` are the modules of the base that can have an adapter. The method has adapters at least where
+        PEFT's has them. Raises UsageError, naming the fields, for an adapter of this method that cannot be
+        represented.
         """
         return None
 

@@ -99,12 +99,13 @@ class TaskRow:
     Answers:
     `classes` is the number of classes (a default where the data decides), None for language modelling.
     `own_head` says that a classification head answers, whatever the method; otherwise the tied head does.
-    `top_p` is the default of `generate` (None: 1). `floor_needs_train` says that the floor of the scores is
-    computed from training rows.
+    `sampling` are defaults of `generate`, by option (else 1). `floor_needs_train` says that some trivial
+    answers are scored from training rows.
 
     Settings:
     `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method
-    that trains nothing but a linear head makes no sense here, empty where one does.
+    that trains nothing but a linear head makes no sense here, empty where one does. `course_ids` are the
+    labels as CS224N's code writes them, if these are token ids.
     """
 
     summary: str
@@ -118,10 +119,11 @@ class TaskRow:
     stream: bool = False
     classes: int | None = None
     own_head: bool = False
-    top_p: float | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     floor_needs_train: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
     no_head: str = ""
+    course_ids: Mapping[str, str] = field(default_factory=dict)
 
     def refuses(self, method: type[Method]) -> str:
         """Return why the task cannot be trained by a method; empty where it can."""
@@ -153,6 +155,7 @@ TASKS: dict[str, TaskRow] = {
         aliases={"is_duplicate": "label", "Quality": "label", "#1 String": "sentence1"}
         | {"#2 String": "sentence2", "question1": "sentence1", "question2": "sentence2"},
         classes=2,
+        course_ids={"1": "8505", "0": "3919"},  # GPT-2's tokens for yes and no
         defaults={
             "template": PARAPHRASE_TEMPLATE,
             "label_words": ("yes", "no"),
@@ -185,7 +188,8 @@ TASKS: dict[str, TaskRow] = {
             "dev": ("TRUE_sonnets_held_out_dev.txt",),
             "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
         },
-        top_p=0.9,
+        # chosen in benchmarks/results/decoding-2026-11-26.md: no repeated lines, and metre
+        sampling={"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2},
         floor_needs_train=True,
         defaults={
             "epochs": 10,
@@ -201,6 +205,7 @@ TASKS: dict[str, TaskRow] = {
         columns=("text",),
         reader=DOCUMENTS,
         stream=True,
+        floor_needs_train=True,
         defaults={
             "epochs": 3,
             "batch_size": 8,

@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import gzip
-import json
+import io
 import lzma
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from explora.core.data import text_files
+from explora.core.data import json_rows, text_files
 from explora.errors import DataError
 
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
-_PEEK = 4096
 _JSONL_SUFFIXES = {".jsonl", ".ndjson"}
 _OBJECT_HINT = 'each line is an object: {"text": "..."}'
 
+Numbered = Iterator[tuple[int, str]]
 
-def stream_documents(path: str | Path) -> Iterator[str]:
+
+def stream_documents(path: str | Path, encoding: str = text_files.AUTO) -> Iterator[str]:
     r"""Yield the documents of a text: runs of lines that are not blank, joined with \n.
 
-    A file named .jsonl has one object with `text` a line instead. Both may be packed by xz or gzip; "-"
-    is standard input. Memory holds one document. Raises DataError with file and line.
+    A file named .jsonl has one object with `text` a line instead, one named .json may have an array of them.
+    A file may be packed by xz or gzip; "-" is standard input. Memory holds one document, or a whole array.
+    Raises DataError with file and line.
     """
-    return (text for _, text in numbered_documents(path))
+    return (text for _, text in numbered_documents(path, encoding))
 
 
-def numbered_documents(path: str | Path) -> Iterator[tuple[int, str]]:
+def numbered_documents(path: str | Path, encoding: str = text_files.AUTO) -> Numbered:
     """Yield each document with the number of the line where it starts."""
     file = text_files.name_of(str(path))
-    lines = _lines(str(path), file)
-    is_jsonl = bool(_JSONL_SUFFIXES & {suffix.lower() for suffix in Path(path).suffixes})
+    lines = _lines(str(path), file, encoding)
+    suffixes = {suffix.lower() for suffix in Path(path).suffixes}
+    if ".json" in suffixes:
+        text = "\n".join(line for _, line in lines)
+        documents = _texts(json_rows.numbered_objects(text, file), file)
+    elif _JSONL_SUFFIXES & suffixes:
+        documents = _texts((item for each in lines for item in json_rows.object_of_line(*each, file)), file)
+    else:
+        documents = _runs(lines)
     found = False
-    for numbered in _objects(lines, file) if is_jsonl else _runs(lines):
+    for numbered in documents:
         found = True
         yield numbered
     if not found:
         raise DataError("the file is empty", file=file)
 
 
-def _runs(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def _runs(lines: Numbered) -> Numbered:
     start, run = 0, list[str]()
     for number, line in lines:
         if line.strip():
@@ -57,15 +64,11 @@ def _runs(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         yield start, "\n".join(run)
 
 
-def _objects(lines: Iterator[tuple[int, str]], file: str) -> Iterator[tuple[int, str]]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"invalid JSON: {error}", file=file, line=number) from None
-        text = value.get("text") if isinstance(value, dict) else None
+def _texts(objects: Iterator[json_rows.Item], file: str) -> Numbered:
+    for number, item in objects:
+        if isinstance(item, DataError):
+            raise item
+        text = item.get("text")
         if not isinstance(text, str):
             raise DataError("a string is expected", _OBJECT_HINT, file=file, line=number, column="text")
         if wrong := text_files.what_is_wrong(text.strip()):
@@ -73,43 +76,56 @@ def _objects(lines: Iterator[tuple[int, str]], file: str) -> Iterator[tuple[int,
         yield number, text.strip("\r\n")
 
 
-def _lines(source: str, file: str) -> Iterator[tuple[int, str]]:
+def _lines(source: str, file: str, encoding: str) -> Numbered:
     """Yield the lines of a text, packed or not, with their numbers and without their ends."""
     try:
-        with _open(source, file) as stream:
-            for number, raw in enumerate(_unpacked(stream), 1):
-                if number == 1:
-                    text_files.refuse_binary(raw[:_PEEK], file)
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                yield number, _decode(raw, file, number)
+        with _open(source) as stream:
+            unpacked = _unpacked(stream)
+            codec = text_files.find_encoding(unpacked.peek(text_files.SAMPLE), file, encoding)
+            for number, line in _decoded(unpacked, file, codec):
+                if "\0" in line:
+                    raise DataError("a NUL byte in the text", file=file, line=number)
+                yield number, line.removeprefix("\ufeff") if number == 1 else line
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"the packed file is damaged or cut off: {error}", file=file) from None
-
-
-def _decode(raw: bytes, file: str, number: int) -> str:
-    if b"\0" in raw:
-        raise DataError("a NUL byte in the text", file=file, line=number)
-    try:
-        return raw.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise text_files.not_utf8(raw, error, file, number) from None
-
-
-def _open(source: str, file: str) -> AbstractContextManager[BufferedReader]:
-    if source == text_files.STDIN:
-        return nullcontext(cast(BufferedReader, sys.stdin.buffer))
-    text_files.check_is_file(Path(source))
-    try:
-        return Path(source).open("rb")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=file) from None
 
 
-def _unpacked(stream: BufferedReader) -> BinaryIO:
+def _decoded(stream: io.BufferedReader, file: str, codec: str) -> Numbered:
+    """Yield decoded lines. UTF-16 and UTF-32 have no lines of bytes: the codec has to find them."""
+    if codec.lower().startswith(("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")):
+        yield from _lines_of_wide_characters(stream, file, codec)
+        return
+    for number, raw in enumerate(stream, 1):
+        try:
+            yield number, raw.decode(codec).rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise text_files.undecodable(raw, error, file, number, codec) from None
+
+
+def _lines_of_wide_characters(stream: io.BufferedReader, file: str, codec: str) -> Numbered:
+    number = 0
+    try:
+        for number, line in enumerate(io.TextIOWrapper(stream, codec), 1):
+            yield number, line.rstrip("\n")
+    except UnicodeError as error:
+        where = "the file is damaged or cut off near this line"
+        raise DataError(f"{where}: {error}", file=file, line=number + 1) from None
+
+
+def _open(source: str) -> AbstractContextManager[io.BufferedReader]:
+    if source == text_files.STDIN:
+        return nullcontext(cast(io.BufferedReader, text_files.standard_input()))
+    text_files.check_is_file(Path(source))
+    return Path(source).open("rb")
+
+
+def _unpacked(stream: io.BufferedReader) -> io.BufferedReader:
     """Return the unpacked stream; the first bytes tell how it is packed, whatever its name."""
     start = stream.peek(len(_XZ))
     if start.startswith(_GZIP):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, stream))))
     if start.startswith(_XZ):
-        return cast(BinaryIO, lzma.LZMAFile(stream))
-    return cast(BinaryIO, stream)
+        return io.BufferedReader(cast(io.RawIOBase, lzma.LZMAFile(stream)))
+    return stream

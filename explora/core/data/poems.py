@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 
-from explora.core.data.tables import SKIP_HINT, ParsedLine
+from explora.core.data.records import SKIP_HINT, Parsed
 from explora.core.data.text_files import what_is_wrong
 from explora.errors import DataError
 
@@ -15,7 +15,7 @@ _ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _NUMBER = re.compile(r"(\d{1,4}|[IVXLCDM]+)\.?")
 
 
-def parse_poems(lines: list[str], file: str) -> Iterator[ParsedLine | DataError]:
+def parse_poems(lines: list[str], file: str) -> Parsed:
     """Yield the poems of a text as rows with `id` and `text`, and a DataError for each bad one.
 
     Where numbers stand alone and ascend, a poem is what follows its number, and what comes before the

@@ -3,53 +3,58 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TaskRow
-from explora.core.data import documents, poems, tables, text_files
-from explora.core.data.tables import ParsedLine
+from explora.core.data import documents, json_rows, poems, tables, text_files
+from explora.core.data.records import Parsed, ParsedLine
 from explora.errors import DataError
 
 DELIMITED_SUFFIXES = (".csv", ".tsv")
-JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
-
-Parsed = Iterator[ParsedLine | DataError]
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 def read_rows(source: str, row: TaskRow, config: DataConfig) -> Parsed:
-    """Yield the rows of a table: CSV, TSV, JSON Lines, or a file of CS224N or MSR."""
-    return _table_rows(source, text_files.read_text(source), row, config)
+    """Yield the rows of a table: CSV, TSV, JSON, or a file of CS224N or MSR."""
+    return _table_rows(source, text_files.read_text(source, config.encoding), row, config)
 
 
 def read_poems(source: str, row: TaskRow, config: DataConfig) -> Parsed:
     """Yield the poems of a text, or of the column `text` of a table."""
-    text = text_files.read_text(source)
-    if _suffix(source) in DELIMITED_SUFFIXES or _is_jsonl(source, text):
+    text = text_files.read_text(source, config.encoding)
+    if _suffix(source) in DELIMITED_SUFFIXES or _is_json(source, text):
         return map(_as_poem, _table_rows(source, text, row, config))
     return poems.parse_poems(_lines(text), text_files.name_of(source))
 
 
 def read_documents(source: str, row: TaskRow, config: DataConfig) -> Parsed:
     """Yield the documents of plain text, which may be compressed, or the rows of a file named as a table."""
-    if _suffix(source) in (*DELIMITED_SUFFIXES, *JSONL_SUFFIXES):
+    if _suffix(source) in (*DELIMITED_SUFFIXES, *JSON_SUFFIXES):
         return read_rows(source, row, config)
-    return ((line, {"text": text}) for line, text in documents.numbered_documents(source))
+    numbered = documents.numbered_documents(source, config.encoding)
+    return ((line, {"text": text}) for line, text in numbered)
 
 
 def _table_rows(source: str, text: str, row: TaskRow, config: DataConfig) -> Parsed:
-    file, lines = text_files.name_of(source), _lines(text)
-    if _is_jsonl(source, text):
-        return tables.parse_jsonl(lines, row, config.columns, file)
+    file = text_files.name_of(source)
+    if _is_json(source, text):
+        return json_rows.parse_json(text, row, config.columns, file)
+    lines = _lines(text)
     msr = config.format == "msr" or tables.is_msr(lines[0])
-    delimiter = "\t" if msr or _suffix(source) == ".tsv" else tables.delimiter_of(lines)
+    delimiter = tables.separator_line(lines[0])
+    if delimiter:
+        lines[0] = "\n"  # a blank line: the others keep their numbers
+    elif msr:
+        delimiter = "\t"
+    else:
+        delimiter = tables.find_delimiter(lines, row, config.columns)
     return tables.parse_delimited(lines, row, config.columns, file, delimiter=delimiter, quoted=not msr)
 
 
-def _is_jsonl(source: str, text: str) -> bool:
+def _is_json(source: str, text: str) -> bool:
     suffix = _suffix(source)
-    return suffix in JSONL_SUFFIXES or (suffix not in DELIMITED_SUFFIXES and tables.is_jsonl(text))
+    return suffix in JSON_SUFFIXES or (suffix not in DELIMITED_SUFFIXES and json_rows.is_json(text))
 
 
 def _as_poem(parsed: ParsedLine | DataError) -> ParsedLine | DataError:

@@ -12,14 +12,15 @@ from pathlib import Path
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS, load_implementation
 from explora.core.data import known_datasets, text_files
-from explora.core.data.readers import DELIMITED_SUFFIXES, JSONL_SUFFIXES, Parsed
-from explora.core.data.tables import ID
+from explora.core.data.labels import is_missing
+from explora.core.data.readers import DELIMITED_SUFFIXES, JSON_SUFFIXES
+from explora.core.data.records import ID, Parsed
 from explora.errors import DataError, UsageError, did_you_mean
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE = 0.1
 
-_SUFFIXES = (*DELIMITED_SUFFIXES, *JSONL_SUFFIXES, ".txt", ".xz", ".gz")
+_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_SUFFIXES, ".txt", ".xz", ".gz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +56,9 @@ class SplitFile:
 def read_table(source: str, task: str, config: DataConfig) -> Table:
     """Read the rows of `task` in a file, or in standard input for "-".
 
-    Raises DataError for a file that cannot be read and for the first bad row; with `config.skip_bad`
-    bad rows are left out and reported in `skipped`.
+    A file in which no row has a label is for prediction: its rows have none. In any other file, a row without
+    a label is a bad row. Raises DataError for a file that cannot be read and for the first bad row; with
+    `config.skip_bad` bad rows are left out and reported in `skipped`.
     """
     file, row = text_files.name_of(source), TASKS[task]
     parsed_lines: Parsed = load_implementation(row.reader)(source, row, config)
@@ -72,7 +74,33 @@ def read_table(source: str, task: str, config: DataConfig) -> Table:
             raise parsed
     if not rows:
         raise DataError("no rows" if not skipped else f"no good row; the first: {skipped[0]}", file=file)
-    return Table(rows=rows, skipped=skipped)
+    table = Table(rows=rows, skipped=skipped)
+    return _with_labels(table, row.label, skip_bad=config.skip_bad) if row.label else table
+
+
+def _with_labels(table: Table, label: str, *, skip_bad: bool) -> Table:
+    """Return the table without rows that lack a label, or without labels if all rows lack one."""
+    bad = [row for row in table.rows if is_missing(row.values.get(label, ""))]
+    if not bad:
+        return table
+    if len(bad) == len(table.rows):
+        for row in bad:
+            row.values.pop(label, None)
+        return table
+    if not skip_bad:
+        raise _no_label(bad[0], label)
+    lines = {row.line for row in bad}
+    skipped = [*table.skipped, *(_no_label(row, label).message for row in bad)]
+    return Table(rows=[row for row in table.rows if row.line not in lines], skipped=skipped)
+
+
+def _no_label(row: Row, label: str) -> DataError:
+    found = row.values.get(label, "")
+    what = f"{found!r} is a missing value, not a label" if found else "the label is empty"
+    hint = "fill it in, or leave such rows out with --skip-bad"
+    if found in ("None", "NA"):
+        hint += f"; a class of this name is written {found.lower()}"
+    return DataError(what, hint, file=row.file, line=row.line, column=label)
 
 
 def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
@@ -90,8 +118,8 @@ def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
         table = Table(rows=_part(table.rows, split, seed, found.file), skipped=table.skipped)
     label = TASKS[task].label
     if split == "train" and label and label not in table.rows[0].values:
-        hint = f"name the column: --columns {label}=NAME"
-        raise DataError(f"no column {label!r}: there is nothing to learn from", hint, file=found.file)
+        hint = f"name the column of the labels: --columns {label}=NAME"
+        raise DataError("no row has a label: there is nothing to learn from", hint, file=found.file)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Tables as text: CSV, TSV, the files of CS224N and MSR, and JSON Lines, row by row.
+"""Delimited tables as text, row by row: CSV, TSV, and the files of CS224N and MSR.
 
 How the files of CS224N were written. They are tab-separated in csv quoting (a field is quoted only
 where it must be), one row a line: parsed strictly and written again they give the same bytes. But
@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from explora.core.config.registry import TaskRow
-from explora.core.data.text_files import what_is_wrong
-from explora.errors import DataError, UsageError, did_you_mean
+from explora.core.data.columns import count_known, match_columns, numbered_header
+from explora.core.data.records import ID, SKIP_HINT, Parsed, checked
+from explora.errors import DataError
 
-ID = "id"
-SKIP_HINT = "--skip-bad leaves bad rows out and reports them"
-
-# Where a row starts (1-based physical line), and its values by canonical column.
-ParsedLine = tuple[int, dict[str, str]]
-Columns = dict[str, str]  # canonical column -> its name in the file
+DELIMITERS = "\t,;|"
 
 _CS224N_ID = re.compile(r"[0-9a-f]{25}")
 _MSR_HEADER = "Quality\t#1 ID\t"
+_SAMPLE = 20  # lines that tell which delimiter a file has
 
 
 def is_msr(text: str) -> bool:
@@ -38,15 +34,27 @@ def is_msr(text: str) -> bool:
     return text.startswith(_MSR_HEADER)
 
 
-def is_jsonl(text: str) -> bool:
-    """Whether a text begins as an object does: `{`, then a key or its end."""
-    return re.match(r'\s*\{\s*["}]', text) is not None
+def find_delimiter(lines: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> str:
+    """Return the sign that separates the columns: the one that gives the first line most of the task's.
+
+    In case of a tie, it is a sign that gives the first lines the same number of fields. A file with a single
+    column has a tab.
+    """
+    first = list(itertools.islice((line for line in lines if line.strip()), _SAMPLE))
+    signs = [sign for sign in DELIMITERS if sign in first[0]]
+
+    def fitness(sign: str) -> tuple[int, bool]:
+        header = first[0].replace('"', "").split(sign)
+        even = len({line.count(sign) for line in first}) == 1
+        return count_known(header, row, given), even
+
+    return max(signs, key=fitness, default="\t")
 
 
-def delimiter_of(lines: list[str]) -> str:
-    """Return what separates the columns in the first line; a tab where there is only one column."""
-    header = next(line for line in lines if line.strip())
-    return next((sign for sign in "\t,;" if sign in header), "\t")
+def separator_line(line: str) -> str | None:
+    """Return the sign that Excel's first line `sep=;` names, None for another line."""
+    found = re.fullmatch(r'"?sep=(.)"?[,;\s]*', line, re.IGNORECASE | re.DOTALL)
+    return found[1] if found else None
 
 
 def parse_delimited(
@@ -57,96 +65,47 @@ def parse_delimited(
     *,
     delimiter: str,
     quoted: bool = True,
-) -> Iterator[ParsedLine | DataError]:
+) -> Parsed:
     """Yield the rows of a delimited table, and a DataError for each bad one.
 
-    `lines` keep their line ends; `given` maps canonical columns to the file's names. Raises DataError
-    when the header is unusable.
+    `lines` keep their line ends; `given` maps canonical columns to the file's names or positions. Empty
+    fields after the last column do not count. Raises DataError when the header is unusable.
     """
     rows: Iterator[tuple[int, list[str] | csv.Error]] = (
         (number, fields) for number, fields in _split(lines, delimiter, quoted) if fields
     )
-    number, first = next(rows)
+    number, first = next(rows, (1, [""]))
     if isinstance(first, csv.Error):
         raise _broken_quoting(first, file, number)
-    header = _cs224n_header(first, row)
+    header = _cs224n_header(first, row) or numbered_header(first, row, given)
     if header:
         rows = itertools.chain([(number, first)], rows)
     else:
         header = [name.strip() for name in first]
-    columns = match_columns(header, row, given, file)
+    columns = match_columns(header, row, given, file, by_position=True)
     positions = {canonical: header.index(name) for canonical, name in columns.items()}
+    least = len(_without_empty_end(header, 1))
     for number, fields in rows:
         if isinstance(fields, csv.Error):
             yield _broken_quoting(fields, file, number)
-        elif len(fields) != len(header):
-            expected = f"{len(header)} fields expected ({', '.join(header)}), {len(fields)} found"
+            continue
+        fields = _without_empty_end(fields, least)
+        if not least <= len(fields) <= len(header):
+            expected = f"{least} fields expected ({', '.join(header[:least])}), {len(fields)} found"
             yield DataError(expected, SKIP_HINT, file=file, line=number)
         else:
+            fields += [""] * (len(header) - len(fields))
             cells = {name: fields[position] for name, position in positions.items()}
             values = {name: _unquoted(cell) if quoted else cell for name, cell in cells.items()}
-            yield _checked(values, columns, file, number)
+            yield checked(values, columns, row, file, number)
 
 
-def parse_jsonl(
-    lines: list[str], row: TaskRow, given: Mapping[str, str], file: str
-) -> Iterator[ParsedLine | DataError]:
-    """Yield the rows of a JSON Lines table, and a DataError for each bad one; blank lines are nothing.
-
-    Raises DataError when no object has a required column.
-    """
-    objects = [(n, _object(line, file, n)) for n, line in enumerate(lines, 1) if line.strip()]
-    keys: dict[str, None] = {}
-    for _, item in objects:
-        keys |= dict.fromkeys(item if isinstance(item, dict) else ())
-    if not keys:
-        raise next((item for _, item in objects if isinstance(item, DataError)), _no_keys(file))
-    columns = match_columns(list(keys), row, given, file)
-    for number, item in objects:
-        if isinstance(item, DataError):
-            yield item
-            continue
-        values = _strings(item, columns, row, file, number)
-        yield values if isinstance(values, DataError) else _checked(values, columns, file, number)
-
-
-def match_columns(there: list[str], row: TaskRow, given: Mapping[str, str], file: str) -> Columns:
-    """Find the columns of a task among those of a file.
-
-    Required are the task's columns and those in `given`; the label and the id are taken where they
-    are. A canonical name goes before an alias. Raises DataError naming what is there, UsageError when
-    `given` names no column of the task.
-    """
-    wanted = [*row.columns, *([row.label] if row.label else []), ID]
-    for name in given:
-        if name not in wanted:
-            known = ", ".join(wanted)
-            raise UsageError(f"--columns: no column {name!r}{did_you_mean(name, wanted)} (there are {known})")
-    folded = {name.casefold(): name for name in reversed(there)}
-    found: Columns = {}
-    for canonical in wanted:
-        names = [canonical, *(alias for alias, meant in row.aliases.items() if meant == canonical)]
-        if canonical in given:
-            names = [given[canonical]]
-        match = next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
-        if match is not None:
-            found[canonical] = match
-        elif canonical in row.columns or canonical in given:
-            raise _no_column(names[0], canonical, there, file)
-    for name in found.values():
-        if there.count(name) > 1:
-            raise DataError(f"{there.count(name)} columns have this name", file=file, line=1, column=name)
-    return found
-
-
-def _no_column(name: str, canonical: str, there: list[str], file: str) -> DataError:
-    shown = ", ".join(repr(column[:40]) for column in there[:12])
-    message = f"no column {name!r}{did_you_mean(name, there)} (there are {shown})"
-    return DataError(message, f"name it: --columns {canonical}=NAME", file=file, line=1)
-
-
-def _no_keys(file: str) -> DataError:
-    return DataError("the objects have no keys", "a row is an object: {...}", file=file, line=1)
+def _without_empty_end(fields: list[str], least: int) -> list[str]:
+    """Return `fields` without empty ones at the end, as trailing commas make them; at least `least` stay."""
+    end = len(fields)
+    while end > least and not fields[end - 1].strip():
+        end -= 1
+    return fields[:end]
 
 
 def _cs224n_header(first: list[str], row: TaskRow) -> list[str] | None:
@@ -199,52 +158,3 @@ def _unquoted(cell: str) -> str:
             break
         text = inner.replace('""', '"').strip()
     return text
-
-
-def _object(line: str, file: str, number: int) -> dict[str, Any] | DataError:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        message = f"invalid JSON: {error.msg} (character {error.colno})"
-        return DataError(message, SKIP_HINT, file=file, line=number)
-    except (ValueError, RecursionError) as error:
-        return DataError(f"invalid JSON: {error}", SKIP_HINT, file=file, line=number)
-    if not isinstance(value, dict):
-        return DataError(
-            f"an object {{...}} is expected, not {_kind(value)}", SKIP_HINT, file=file, line=number
-        )
-    return value
-
-
-def _strings(
-    item: Mapping[str, Any], columns: Columns, row: TaskRow, file: str, number: int
-) -> dict[str, str] | DataError:
-    """Return the values as strings: texts must be ones; a label or an id may be a number or a boolean."""
-    values = {}
-    for canonical, name in columns.items():
-        value = item.get(name)
-        if value is None:
-            values[canonical] = ""
-        elif isinstance(value, str):
-            values[canonical] = value
-        elif canonical not in row.columns and isinstance(value, (bool, int, float)):
-            values[canonical] = json.dumps(value)
-        else:
-            expected = f"a string is expected, not {_kind(value)}"
-            return DataError(expected, SKIP_HINT, file=file, line=number, column=name)
-    return values
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _checked(values: Mapping[str, str], columns: Columns, file: str, number: int) -> ParsedLine | DataError:
-    """Return the record with its values stripped, or what is wrong with the first bad one."""
-    stripped = {name: text.strip().replace("\r\n", "\n") for name, text in values.items()}
-    for canonical, text in stripped.items():
-        wrong = "" if canonical == ID and not text else what_is_wrong(text)
-        if wrong:
-            return DataError(wrong, SKIP_HINT, file=file, line=number, column=columns[canonical])
-    return number, stripped

@@ -23,7 +23,7 @@ PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One kind of module: how many base parameters it has, and how many a method trains there."""
+    """One kind of module: how many parameters of the model it has, and how many a method trains there."""
 
     total: int
     trainable: int
@@ -38,7 +38,7 @@ class Count:
 
     @property
     def total(self) -> int:
-        """Parameters of the base; the tied head counts once, a task's own head not at all."""
+        """Parameters of the base, where the tied head counts once, and of the task's own head."""
         return sum(part.total for part in self.parts.values())
 
     @property
@@ -68,7 +68,7 @@ def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> C
     `header` is the adapter's own description (`adapter.Header.to_json`), which is part of the file. Raises
     UsageError for settings that the base does not fit.
     """
-    held = _by_part(base_tensors(shape))
+    held = _by_part(model_tensors(shape, classes))
     trained = _by_part(trained_shapes(shape, method, classes))
     names = dict.fromkeys([*held, *trained])
     metadata = {"format": "pt"} if method.trains_base else {"explora": header}
@@ -90,6 +90,11 @@ def base_tensors(shape: Shape) -> Tensors:
     for module, size in (modules | {"ln_f": (width,)}).items():
         tensors |= {f"{module}.weight": size, f"{module}.bias": size[-1:]}
     return tensors
+
+
+def model_tensors(shape: Shape, classes: int) -> Tensors:
+    """Return the shapes of the base's weights and of a linear head with `classes` outputs, 0 for none."""
+    return base_tensors(shape) | _head_tensor(shape, classes)
 
 
 def file_tensors(shape: Shape, method: Method, classes: int = 0) -> Tensors:

@@ -51,7 +51,12 @@ class LineCounter:
 def check_prompt(ids: Sequence[int], context: int, file: str = "prompt", line: int = 0) -> None:
     """Raise DataError for a prompt that is empty or leaves no room in the model's context."""
     if not ids:
-        raise DataError("the prompt is empty", "give at least a word", file=file, line=line)
+        raise DataError(
+            "the prompt is empty, and the base has no start token",
+            "give at least a word",
+            file=file,
+            line=line,
+        )
     if len(ids) >= context:
         raise DataError(
             f"the prompt has {len(ids)} tokens, and this model reads at most {context - 1} before it writes",

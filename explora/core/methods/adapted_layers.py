@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from explora.core.model.gpt2 import GPT2, Conv1D
@@ -16,6 +17,11 @@ class AdaptedLayer(nn.Module, ABC):
     @abstractmethod
     def merged(self) -> Conv1D:
         """Return a plain layer that computes the same."""
+
+
+def merge_dtype(device: torch.device) -> torch.dtype:
+    """Return fp64, so that a merged weight is rounded once; fp32 on a device without fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def replace_layer(model: GPT2, layer: int, module: str, make: Callable[[Conv1D], AdaptedLayer]) -> None:

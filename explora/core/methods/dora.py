@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from explora.core.config.method import Product, Tensors
+from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 from explora.core.methods.lora import LoRA
@@ -86,6 +86,19 @@ class DoRA(LoRA):
 
         add_adapters(model, self, DoRALinear)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return m V / ||V|| column by column, V being LoRA's weight (Liu et al. 2024, equation 5)."""
+        site, _, kind = name.rpartition(".")
+        merged = super().merged_weight(name, weight, stored)
+        if kind == "bias" or f"{site}.{MAGNITUDE}" not in stored:
+            return merged
+        parts = self.modules()[site.split(".", 2)[2]] or (0,)
+        magnitudes = stored[f"{site}.{MAGNITUDE}"].double().view(len(parts), -1)
+        for part, magnitude in zip(parts, magnitudes, strict=True):
+            columns = merged[:, part * len(magnitude) : (part + 1) * len(magnitude)]
+            columns *= magnitude / columns.square().sum(0).sqrt()
+        return merged
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's A, B and magnitudes; those of parts of c_attn follow each other."""
         lora = {name: value for name, value in trained.items() if not name.endswith(MAGNITUDE)}
@@ -104,10 +117,10 @@ class DoRA(LoRA):
         return None if parts is not None and len(parts) < FUSED_PARTS else super().peft_config()
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the DoRA of PEFT's configuration, also one with rsLoRA's scale, as the equal alpha.
 
         Raises UsageError for what explora does not compute.
         """
-        found = super().from_peft(config)
+        found = super().from_peft(config, modules)
         return replace(found, **rank_stabilised(found)) if found and config.get("use_rslora") else found

@@ -114,7 +114,7 @@ class DoRALinear(LoRALinear):
         return squares.sqrt()
 
     def adapted_weight(self) -> Tensor:
-        """Return V with its columns rescaled, in fp32, (in, out). If W is in fp32, it is changed in place."""
+        """Return V with its columns rescaled, (in, out), in fp64 where the device has it."""
         weight = super().adapted_weight()
         for magnitude, part in zip(self.lora_magnitude_vector.detach(), self.parts, strict=True):
             columns = _part(weight, part, len(magnitude))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from explora.core.config.method import Product, Tensors
+from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
-from explora.core.methods.peft_format import refuse_unreadable, targets_of
+from explora.core.methods.peft_format import (
+    NotComputed,
+    adapted_places,
+    around,
+    inner_places,
+    refuse_unreadable,
+)
 from explora.core.methods.portions import NUMBERS_AT_ONCE
 from explora.core.methods.targets import TargetedMethod, layers_setting, span, targets_setting
-from explora.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
 
 INNER = "mlp.c_proj"  # its input is rescaled, as the paper does; of the other modules the output is
 READ = {"feedforward_modules", "init_ia3_weights"}  # of PEFT's IA3Config: read, or of no effect
-ONE_BLOCK = re.compile(r"(?:transformer\.)?h\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,16 @@ class IA3(TargetedMethod):
 
         merge_layers(model)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight, and the bias of a rescaled output, times l (Liu et al. 2022, section 3.3)."""
+        site, _, kind = name.rpartition(".")
+        vector = stored.get(f"{site}.ia3_l")
+        if vector is None:
+            return weight
+        if not site.endswith(INNER):
+            return weight.double() * vector.double().flatten()
+        return weight if kind == "bias" else weight.double() * vector.double().t()
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's vectors; those of parts of c_attn become one of the whole, with ones elsewhere."""
         from explora.core.methods.ia3_layers import to_peft
@@ -127,20 +140,19 @@ class IA3(TargetedMethod):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the IA3 of PEFT's configuration. Raises UsageError for what explora does not compute."""
         if config.get("peft_type") != "IA3":
             return None
         refuse_unreadable(config, READ, {})
-        modules, layers = _split_blocks(config.get("target_modules"))
-        inner, _ = _split_blocks(config.get("feedforward_modules") or [])
-        targets = targets_of(modules)
-        scaled_inside = set(targets_of(inner)) & set(targets)
-        if scaled_inside != {"mlp-down"} & set(targets):
-            raise UsageError(
-                f"feedforward_modules {inner!r}: explora's IA3 rescales the input of {INNER}, and no other"
+        places = adapted_places(config, modules)
+        inner = inner_places(config, modules) & {*places}
+        if inner != {place for place in places if place[1] == INNER}:
+            raise NotComputed(
+                f"feedforward_modules {config.get('feedforward_modules')!r}: explora's IA3 rescales the "
+                f"input of {INNER} and the output of every other module"
             )
-        return cls(targets=targets, layers=layers)
+        return cls(**around(places, modules))
 
     def peer_config(self) -> dict[str, Any]:
         """Return PEFT's configuration with one vector for each whole module, as its users write it."""
@@ -151,17 +163,3 @@ class IA3(TargetedMethod):
             "feedforward_modules": [module for module in modules if module == INNER],
             "fan_in_fan_out": True,
         }
-
-
-def _split_blocks(wanted: Any) -> tuple[Any, Blocks | None]:
-    """Return module names without blocks, and the blocks that all of them have. Raises UsageError."""
-    if not isinstance(wanted, list):
-        return wanted, None
-    found = [ONE_BLOCK.fullmatch(str(name)) for name in wanted]
-    if not any(found):
-        return wanted, None
-    named = {(int(match[1]), match[2]) for match in found if match}
-    blocks, modules = {layer for layer, _ in named}, {module for _, module in named}
-    if None in found or len(named) != len(blocks) * len(modules):
-        raise UsageError(f"target_modules {wanted!r} names other modules in some blocks than in others")
-    return sorted(modules), Blocks(blocks)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from explora.core.config import values
-from explora.core.config.method import Product, Tensors
+from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.config.setting import FRACTION, POSITIVE, at_least, setting
 from explora.core.config.values import Blocks
@@ -228,6 +228,16 @@ class LoRA(TargetedMethod):
 
         merge_layers(model)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return W + scale (B A)^T (Hu et al. 2021, section 4.1), and biases as they are stored."""
+        site, _, kind = name.rpartition(".")
+        if kind == "bias":
+            return stored.get(f"{site}.base_layer.bias", stored.get(name, weight))
+        if f"{site}.lora_A.weight" not in stored:
+            return weight
+        a, b = (stored[f"{site}.lora_{matrix}.weight"].double() for matrix in "AB")
+        return weight.double() + self.scale_of(*split_key(site)) * (b @ a).t()
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return PEFT's A and B; adapters on parts of c_attn become an exactly equal one of joint rank."""
         from explora.core.methods.lora_layers import to_peft
@@ -254,11 +264,11 @@ class LoRA(TargetedMethod):
         return peer_config_of(self)
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return the LoRA of PEFT's configuration. Raises UsageError for what explora does not compute."""
         if config.get("peft_type") != PEFT_TYPE or variant_of(config) != cls.peft_variant:
             return None
-        return cls(**settings_from(config))
+        return cls(**settings_from(config, modules))
 
     def _hint(self, module: str) -> str:
         """Return how a module without an adapter gets one, or which modules have one."""

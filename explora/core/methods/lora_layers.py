@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from explora.core.config.method import Tensors
-from explora.core.methods.adapted_layers import AdaptedLayer, replace_layer
+from explora.core.methods.adapted_layers import AdaptedLayer, merge_dtype, replace_layer
 from explora.core.methods.freezing import train_only
 from explora.core.methods.lora_biases import trained_biases
 from explora.core.methods.targets import FUSED, FUSED_PARTS, Parts, span
@@ -92,18 +92,18 @@ class LoRALinear(AdaptedLayer):
         return y
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: added in fp32, cast last."""
+        """Return the base layer, which now computes the same: added in fp64, cast last."""
         base = self.base_layer
         base.weight = nn.Parameter(self.adapted_weight().to(base.weight.dtype), requires_grad=False)
         return base
 
     def adapted_weight(self) -> Tensor:
-        """Return W + scale (B A)^T in fp32, (in, out). If W is in fp32, it is changed in place."""
-        weight = self.base_layer.weight.detach().float()
+        """Return W + scale (B A)^T, (in, out), in fp64 where the device has it."""
+        weight = self.base_layer.weight.detach().to(merge_dtype(self.lora_A.device))
         span, rank = self.lora_B.shape[1:]
         for index, part in enumerate(self.parts):
-            a = self.lora_A.detach()[index * rank : (index + 1) * rank]  # (r, in)
-            b = self.lora_B.detach()[index]  # (span, r)
+            a = self.lora_A.detach()[index * rank : (index + 1) * rank].to(weight.dtype)  # (r, in)
+            b = self.lora_B.detach()[index].to(weight.dtype)  # (span, r)
             weight[:, part * span : (part + 1) * span].addmm_(a.t(), b.t(), alpha=self.scale)
         return weight
 

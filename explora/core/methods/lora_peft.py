@@ -7,10 +7,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from explora.core.config.registry import TARGETS
+from explora.core.config.method import ModuleNames
 from explora.core.config.values import Blocks
 from explora.core.methods.lora_biases import BIASES
-from explora.core.methods.peft_format import blocks_of, by_module, refuse_unreadable, targets_of
+from explora.core.methods.peft_format import (
+    adapted_places,
+    around,
+    by_module,
+    refuse_unreadable,
+    values_of,
+)
 from explora.core.methods.targets import FUSED
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 PEFT_TYPE = "LORA"
 # Ways to initialise adapters that leave the base as it is.
-INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
+INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 # Fields of PEFT's LoraConfig that are read here, or change nothing that an adapter computes.
 READ = {
     *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
@@ -109,21 +115,29 @@ def peer_config_of(method: LoRA) -> dict[str, Any]:
     }
 
 
-def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return LoRA's settings from PEFT's configuration. Raises UsageError for what cannot be represented."""
+def settings_from(config: Mapping[str, Any], modules: ModuleNames) -> dict[str, Any]:
+    """Return LoRA's settings from PEFT's configuration. Raises UsageError for what cannot be represented.
+
+    Where the settings have adapters and PEFT has none, the rank is 1.
+    """
     biases = tuple(bias.replace("-", "_") for bias in BIASES)
     refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS, "bias": biases})
-    targets = targets_of(config.get("target_modules"))
-    modules = sorted({TARGETS[target][0] for target in targets})
-    ranks, alphas = (by_module(config, name, modules) for name in ("rank_pattern", "alpha_pattern"))
+    rank, alpha = int(config.get("r", 8)), float(config.get("lora_alpha", 8))
+    places = adapted_places(config, modules)
+    blocks, adapted = {block for block, _ in places}, {module for _, module in places}
+    ranks = {
+        (block, module): int(value) if (block, module) in places else 1
+        for (block, module), value in values_of(config, "rank_pattern", modules, rank).items()
+        if block in blocks and module in adapted
+    }
+    alphas = values_of(config, "alpha_pattern", modules, alpha)
     return {
-        "rank": int(config.get("r", 8)),
-        "alpha": float(config.get("lora_alpha", 8)),
+        "rank": rank,
+        "alpha": alpha,
         "lora_dropout": float(config.get("lora_dropout", 0.0)),
-        "targets": targets,
-        "layers": blocks_of(config.get("layers_to_transform")),
-        "rank_pattern": {key: int(value) for key, value in ranks.items()},
-        "alpha_pattern": {key: float(value) for key, value in alphas.items()},
+        **around(places, modules),
+        "rank_pattern": by_module(ranks, rank),
+        "alpha_pattern": by_module({place: float(alphas[place]) for place in ranks}, alpha),
         "bias": config.get("bias", "none").replace("_", "-"),
     }
 

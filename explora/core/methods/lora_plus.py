@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from explora.core.config.method import ModuleNames
 from explora.core.config.setting import at_least, setting
 from explora.core.methods.lora import LoRA
 
@@ -37,6 +38,6 @@ class LoRAPlus(LoRA):
         return self.lr_ratio if "lora_B" in name or name.endswith("bias") else 1.0
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any]) -> Self | None:
+    def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
         """Return None: an adapter does not tell how it was trained, and is read as LoRA's."""
         return None

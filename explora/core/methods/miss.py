@@ -113,6 +113,14 @@ class MiSS(TargetedMethod):
 
         merge_layers(model)
 
+    def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+        """Return W with D = B^T added to each shard of its rows (Kang and Yin 2024)."""
+        site, _, kind = name.rpartition(".")
+        b = stored.get(f"{site}.lora_B.weight")
+        if kind == "bias" or b is None:
+            return weight
+        return weight.double() + b.double().t()[[row % self.rank for row in range(len(weight))]]
+
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return A and B of the equal LoRA; B is zero for parts of c_attn that are not adapted."""
         from explora.core.methods.miss_layers import to_lora

@@ -1,30 +1,63 @@
-"""What PEFT's adapter_config.json says in the same way for several methods, read strictly."""
+"""What PEFT's adapter_config.json has in common for several methods: fields, names of modules, patterns.
+
+PEFT finds modules by name, and these are its rules (peft 0.21: `check_target_module_exists` in
+peft.tuners.tuners_utils, `get_pattern_key` in peft.utils.other). `modules` are always the modules of the base
+that can have an adapter, by the full names under which PEFT knows them: `transformer.h.0.attn.c_attn`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, TypeVar
 
+from explora.core.config.method import ModuleNames, Place
 from explora.core.config.registry import TARGETS
 from explora.core.config.values import Blocks
 from explora.errors import UsageError
 
+V = TypeVar("V")
+
 # Fields of every method that are read, or change nothing that an adapter computes.
 READ = {
-    *("peft_type", "target_modules", "layers_to_transform", "fan_in_fan_out"),
-    *("task_type", "base_model_name_or_path", "auto_mapping", "peft_version", "inference_mode"),
+    *("peft_type", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("modules_to_save", "fan_in_fan_out", "task_type", "base_model_name_or_path", "revision"),
+    *("auto_mapping", "peft_version", "inference_mode", "ensure_weight_tying"),
 }
 # Fields that may have these values alone.
-READABLE: dict[str, Sequence[Any]] = {"bias": ("none",), "layers_pattern": (None, [], "h", ["h"])}
-HEADS = {"score", "classifier"}
-MOST_BLOCKS = 100  # a pattern is tried on this many blocks; no GPT-2 has more
+READABLE: dict[str, Sequence[Any]] = {"bias": ("none",)}
+# What PEFT adapts in a GPT-2 where target_modules is missing.
+USUAL_MODULES = {"LORA": ["c_attn"], "IA3": ["c_attn", "mlp.c_proj"]}
+ALL_LINEAR = "all-linear"
+# Why explora does not compute what these fields ask for.
+REASONS = {
+    "alora_invocation_tokens": "words in the prompt switch the adapter on",
+    "arrow_config": "a router mixes several adapters",
+    "init_lora_weights": "this initialization changes the base as well",
+    "kasa_config": "the base is truncated as well",
+    "layer_replication": "blocks are repeated",
+    "lora_bias": "B has a bias",
+    "megatron_config": "the modules are Megatron's",
+    "target_parameters": "adapters sit on parameters, not on modules",
+    "trainable_token_indices": "rows of the token embedding are trained",
+    "use_qalora": "the adapters' input is pooled",
+}
+NEVER_MERGED = {"alora_invocation_tokens", "arrow_config", "use_qalora"}  # by peft, as it says itself
+
+
+class NotComputed(UsageError):
+    """PEFT computes an adapter that explora does not; `can_merge`: PEFT can also merge it into the base."""
+
+    def __init__(self, message: str, *, can_merge: bool = True) -> None:
+        super().__init__(message)
+        self.can_merge = can_merge
 
 
 def refuse_unreadable(
     config: Mapping[str, Any], read: Container[str], readable: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Raise UsageError for fields that would change what is computed and that explora does not read.
+    """Raise NotComputed for fields that would change what is computed and that explora does not read.
 
     `read` are the method's own fields, `readable` those that may have some values only. A field that is in
     neither must be empty.
@@ -33,66 +66,155 @@ def refuse_unreadable(
     def is_fine(name: str, value: Any) -> bool:
         if (values := {**READABLE, **readable}.get(name)) is not None:
             return value in values
-        if name == "modules_to_save":
-            return set(value or ()) <= HEADS
         return name in READ or name in read or not value
 
-    refused = [f"{name} {value!r}" for name, value in config.items() if not is_fine(name, value)]
+    refused = {name: value for name, value in config.items() if not is_fine(name, value)}
     if refused:
-        raise UsageError(f"explora does not read adapters with {', '.join(sorted(refused))}")
+        listed = ", ".join(
+            f"{name} {value!r}" + (f" ({REASONS[name]})" if name in REASONS else "")
+            for name, value in sorted(refused.items())
+        )
+        raise NotComputed(
+            f"explora does not read adapters with {listed}", can_merge=not NEVER_MERGED & refused.keys()
+        )
 
 
-def targets_of(wanted: Any) -> tuple[str, ...]:
-    """Return the targets that `target_modules` names, c_attn as a whole. Raises UsageError."""
-    names = {"c_attn" if path == "attn.c_attn" else name: path for name, (path, _) in TARGETS.items()}
-    if not isinstance(wanted, list):
-        raise UsageError(f"target_modules {wanted!r} is not a list of module names")
-    for item in wanted:
-        if not any(_ends_with(path, item) for path in names.values()):
-            raise UsageError(f"target_modules has {item!r}, which explora's GPT-2 does not adapt")
-    return tuple(name for name, path in names.items() if any(_ends_with(path, item) for item in wanted))
+# Names of modules
 
 
-def _ends_with(path: str, item: str) -> bool:
-    return f".{path}".endswith(f".{item}")
-
-
-def blocks_of(wanted: Any) -> Blocks | None:
-    """Return the blocks that `layers_to_transform` names, a number or a list. Raises UsageError."""
-    if wanted is None:
-        return None
-    numbers = [wanted] if isinstance(wanted, int) else wanted
-    if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
-        raise UsageError(f"layers_to_transform {wanted!r} is not a list of blocks")
-    return Blocks(numbers)
-
-
-def by_module(config: Mapping[str, Any], field: str, modules: Iterable[str]) -> dict[str, Any]:
-    """Return a pattern of PEFT by plain names: `mlp.c_fc` for all blocks but those named as `h.3.mlp.c_fc`.
-
-    PEFT takes the value of the first key, a regular expression, that fits the end of a module's full name.
-    Raises UsageError for a field that is no pattern.
-    """
-    found: dict[str, Any] = {}
-    for module in modules:
-        values = _by_layer(config.get(field) or {}, module, field)
-        usual = None if None in values else values[-1]
-        some = enumerate(values)
-        found |= {f"h.{layer}.{module}": each for layer, each in some if each not in (None, usual)}
-        if usual is not None:
-            found[module] = usual
+def adapted_places(config: Mapping[str, Any], modules: ModuleNames) -> list[Place]:
+    """Return the modules that have adapters, as PEFT finds them. Raises UsageError where it finds none."""
+    wanted = _names(config, "target_modules")
+    if config.get("target_modules") is None:
+        wanted = USUAL_MODULES[config["peft_type"]]
+    found = [place for name, place in modules.items() if _is_adapted(name, wanted, config)]
+    if not found:
+        known = ", ".join(dict.fromkeys(module for module, _ in TARGETS.values()))
+        raise UsageError(f"target_modules {wanted!r} names no module that explora adapts: {known}")
     return found
 
 
-def _by_layer(pattern: Any, module: str, field: str) -> list[Any]:
-    """Return the value for a module in each block, None where no key fits."""
+def _is_adapted(name: str, wanted: str | list[str], config: Mapping[str, Any]) -> bool:
+    if _is_named(name, _names(config, "exclude_modules"), "exclude_modules") or _is_saved(name, config):
+        return False
+    if isinstance(wanted, str):
+        return wanted.lower() == ALL_LINEAR or _is_named(name, wanted, "target_modules")
+    return name in wanted or (_is_named(name, wanted, "target_modules") and _is_in_blocks(name, config))
+
+
+def _names(config: Mapping[str, Any], field: str) -> str | list[str]:
+    """Return a field that holds names of modules or one regular expression; [] where it is missing."""
+    value = config.get(field)
+    if value is None:
+        return []
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
+    raise UsageError(f"{field} {value!r} is neither a list of names of modules nor a regular expression")
+
+
+def _is_named(name: str, wanted: str | list[str], field: str) -> bool:
+    """A text is a regular expression for the full name; a name in a list stands for all that end with it."""
+    if isinstance(wanted, str):
+        return bool(wanted) and _compiled(wanted, field).fullmatch(name) is not None
+    return any(f".{name}".endswith(f".{item}") for item in wanted)
+
+
+def _is_saved(name: str, config: Mapping[str, Any]) -> bool:
+    """A module that is trained and saved whole, or inside of one, gets no adapter."""
+    saved = _names(config, "modules_to_save")
+    if isinstance(saved, str):
+        raise UsageError(f"modules_to_save {saved!r} is not a list of names of modules")
+    pattern = r"(^|.*\.){}($|\..*)"
+    return any(_compiled(pattern.format(item), "modules_to_save").match(name) for item in saved)
+
+
+def _is_in_blocks(name: str, config: Mapping[str, Any]) -> bool:
+    blocks = config.get("layers_to_transform")
+    if blocks is None or blocks == []:
+        return True
+    numbers = [blocks] if isinstance(blocks, int) else blocks
+    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+        raise UsageError(f"layers_to_transform {blocks!r} is neither a block nor a list of blocks")
+    number = _block_number(name, config)
+    return number is not None and int(number) in numbers
+
+
+def _block_number(name: str, config: Mapping[str, Any]) -> str | None:
+    lists = _names(config, "layers_pattern")
+    patterns = [rf"(?:^|.*?\.){each}" for each in ([lists] if isinstance(lists, str) else lists) if each]
+    tried = (
+        _compiled(rf"{pattern}\.(?P<block>\d+)\.", "layers_pattern").match(name)
+        for pattern in patterns or [r".*?\.[^.]*"]
+    )
+    found = next((match for match in tried if match), None)
+    return found["block"] if found else None
+
+
+def _compiled(pattern: str, field: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{field}: {pattern!r} is not a regular expression: {error}") from None
+
+
+def inner_places(config: Mapping[str, Any], modules: ModuleNames) -> set[Place]:
+    """Return the modules whose input IA3 rescales: a name stands for all that end with it, without a dot.
+
+    Source: peft 0.21, peft.tuners.ia3.model.
+    """
+    wanted = _names(config, "feedforward_modules")
+    if config.get("feedforward_modules") is None:
+        wanted = USUAL_MODULES["IA3"][1:]
+    if isinstance(wanted, str):
+        matches = _compiled(wanted, "feedforward_modules").fullmatch
+        return {place for name, place in modules.items() if matches(name)}
+    return {place for name, place in modules.items() if name.endswith(tuple(wanted))}
+
+
+# Places in explora's terms
+
+
+def around(places: Sequence[Place], modules: ModuleNames) -> dict[str, Any]:
+    """Return the settings `targets` and `layers` that hold these places, c_attn as a whole.
+
+    The same modules of all blocks are exactly them; other places are fewer than what the settings hold.
+    """
+    names = {"c_attn" if path == "attn.c_attn" else name: path for name, (path, _) in TARGETS.items()}
+    paths = {module for _, module in places}
+    blocks = Blocks(block for block, _ in places)
+    is_everywhere = {*blocks} == {block for block, _ in modules.values()}
+    return {
+        "targets": tuple(name for name, path in names.items() if path in paths),
+        "layers": None if is_everywhere else blocks,
+    }
+
+
+def values_of(config: Mapping[str, Any], field: str, modules: ModuleNames, usual: V) -> dict[Place, V]:
+    """Return what rank_pattern or alpha_pattern has for each module, `usual` where no key fits.
+
+    PEFT takes the first key, a regular expression, that fits the end of a module's full name. Raises
+    UsageError for a field that is no pattern.
+    """
+    pattern = config.get(field) or {}
     if not isinstance(pattern, Mapping):
         raise UsageError(f"{field} {pattern!r} is not an object")
-    try:
-        return [_first(pattern, f"transformer.h.{layer}.{module}") for layer in range(MOST_BLOCKS)]
-    except re.error as error:
-        raise UsageError(f"{field} {pattern!r} is not a regular expression: {error}") from None
+    keys = [(_compiled(rf"(.*\.)?({key})$", field), value) for key, value in pattern.items()]
+    return {
+        place: next((value for key, value in keys if key.match(name)), usual)
+        for name, place in modules.items()
+    }
 
 
-def _first(pattern: Mapping[str, Any], name: str) -> Any:
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), None)
+def by_module(values: Mapping[Place, V], common: V) -> dict[str, V]:
+    """Return explora's pattern for these values: `mlp.c_fc` for all blocks but those named `h.3.mlp.c_fc`.
+
+    A module without a key has the value `common`.
+    """
+    pattern: dict[str, V] = {}
+    for module in dict.fromkeys(module for _, module in values):
+        own = {block: value for (block, name), value in values.items() if name == module}
+        usual, _ = Counter(own.values()).most_common(1)[0]
+        if usual != common:
+            pattern[module] = usual
+        pattern |= {f"h.{block}.{module}": value for block, value in own.items() if value != usual}
+    return pattern

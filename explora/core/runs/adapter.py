@@ -1,7 +1,8 @@
 """Read and write adapter folders: PEFT adapters with an explora header, readable without torch.
 
     adapter_config.json         old, stable PEFT fields (peft >= 0.5 reads them), if PEFT has the method
-    adapter_model.safetensors   PEFT's key names; one metadata value `explora`: the header as sorted JSON
+    adapter_model.safetensors   PEFT's key names; one metadata value `explora`: the header as sorted JSON, and
+                                a digest of header and tensors
 
 The method turns its tensors into PEFT's and back (`to_file`, `from_file`). Nothing here depends on time, path
 or machine: the same run gives the same bytes.
@@ -9,18 +10,20 @@ or machine: the same run gives the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from explora.core.base.tensor_names import cause, listed
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.method import Method
 from explora.core.config.plain_json import to_plain
-from explora.core.config.registry import METHODS, TASKS, method_class, task_row
+from explora.core.config.registry import TASKS, task_row
 from explora.core.config.run_config import TrainRun, method_to_json
-from explora.core.config.setting import check_settings
 from explora.core.config.validation import validate
 from explora.core.estimate.parameters import HEAD, PEFT_PREFIX
 from explora.core.files import write_atomically
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-FORMAT = 2  # format 1: every method had LoRA's settings, and layers were a first and a last block
+# 1: every method had LoRA's settings, and layers were a first and a last block; 2: there was no digest
+FORMAT = 3
+FIRST_WITH_DIGEST = 3
+DIGEST = "sha256"  # its key beside those of the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,7 @@ class Header:
         """Parse the text of `to_json`. Raises AdapterError for a newer format or a damaged header."""
         try:
             value = json.loads(text)
+            value.pop(DIGEST, None)  # `read_adapter` compares it
             if value["format"] > FORMAT:
                 raise AdapterError(
                     f"{where} has format {value['format']}, this explora reads up to {FORMAT}",
@@ -70,7 +77,7 @@ class Header:
             value["labels"] = tuple(value["labels"])
             value["format"] = FORMAT  # what is written from here on
             return cls(task=run.task, method=run.method, encoding=run.encoding, **value)
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise AdapterError(f"{where}: the explora header is damaged: {error}") from None
 
 
@@ -79,15 +86,56 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_FILE).is_file() or (folder / CONFIG_FILE).is_file()
 
 
+def adapters_in(folder: Path) -> list[Path]:
+    """Return the folders directly inside `folder` that hold an adapter, such as checkpoint-500, in order."""
+    return [inner for inner in sorted(folder.glob("[!.]*"), key=_natural) if is_adapter(inner)]
+
+
+def check_not_inside(folder: Path) -> None:
+    """Raise AdapterError if folders inside `folder` hold adapters: one of these is probably meant."""
+    if inner := adapters_in(folder):
+        raise AdapterError(
+            f"{folder} holds no adapter itself, but {', '.join(path.name for path in inner)} in it",
+            f"name that folder: {inner[-1]}",
+        )
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort numbers by their value: checkpoint-500 comes before checkpoint-1000."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
 def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, base: str) -> None:
     """Write an adapter atomically, file by file; `trained` has the model's own names."""
     from safetensors.torch import save
 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
-    content = save(to_peft_tensors(tensors, header.method), metadata={"explora": header.to_json()})
+    stored = to_peft_tensors(tensors, header.method)
+    content = save(stored, metadata={"explora": with_digest(header.to_json(), stored)})
     write_atomically(folder / ADAPTER_FILE, content)
     if (config := peft_config(header, base)) is not None:
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def with_digest(header: str, stored: Mapping[str, Tensor]) -> str:
+    """Return a header's JSON with the SHA-256 of the header and the tensors of its file beside its keys.
+
+    An older digest is replaced.
+    """
+    value = json.loads(header)
+    value.pop(DIGEST, None)
+    total = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
+    for name, tensor in sorted(stored.items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(_bytes_of(tensor))
+    return json.dumps(value | {DIGEST: total.hexdigest()}, sort_keys=True)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def peft_config(header: Header, base: str) -> dict[str, Any] | None:
@@ -116,29 +164,34 @@ def _is_head(name: str) -> bool:
 
 
 def from_peft_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], method: Method, where: str
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    method: Method,
+    where: str,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Rename the tensors of a file to the model's own names, and check them strictly.
 
-    `expected` has the names and shapes that this model trains. Raises one AdapterError that lists every
-    missing, unexpected, misshapen or non-finite tensor, and values that the method cannot represent.
+    `expected` has the names and shapes that this model trains; `kept` are tensors that stand for those that
+    the file must not have. Raises one AdapterError for all missing, unexpected, misshapen or non-finite
+    tensors, and for values that the method cannot represent.
     """
-    wanted = to_peft_tensors({name: value.new_zeros(value.shape) for name, value in expected.items()}, method)
+    kept = kept or {}
+    zeros = {name: value.new_zeros(value.shape) for name, value in expected.items()}
+    wanted = {name: value for name, value in to_peft_tensors(zeros, method).items() if name not in kept}
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
     found = {name: _fault(tensors[name], wanted[name]) for name in wanted if name in tensors}
     faults += [f"{name} {fault}" for name, fault in found.items() if fault]
     if not faults:
-        stored = {name: value.float() for name, value in tensors.items()}
+        stored = {name: value.float() for name, value in {**kept, **tensors}.items()}
         trained = _by_own_names(stored, expected, method)
         again = to_peft_tensors(trained, method)
         beyond = f"holds numbers outside the adapters {method.description}"
         faults = [f"{name} {beyond}" for name, value in stored.items() if not again[name].equal(value)]
     if faults:
-        listed = "; ".join(sorted(faults))
-        raise AdapterError(
-            f"{where} does not fit: {listed}", "is it an adapter for this base, task and method?"
-        )
+        hint = cause(tensors) or "is it an adapter for this base, task and method?"
+        raise AdapterError(f"{where} does not fit: {listed(sorted(faults))}", hint)
     return trained
 
 
@@ -166,7 +219,8 @@ def _fault(found: Tensor, wanted: Tensor) -> str:
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
     """Return the tensors of an adapter folder and its explora header, None for a foreign adapter.
 
-    Raises AdapterError for a missing, truncated or inconsistent file.
+    Raises AdapterError for a missing, truncated or inconsistent file, and for tensors or a header that
+    changed since explora wrote them.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -177,8 +231,35 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{file} is not a readable safetensors file: {error}") from None
-    header = metadata.get("explora")
-    return tensors, None if header is None else Header.from_json(header, str(file))
+    if (text := metadata.get("explora")) is None:
+        _check_foreign(metadata, file)
+        return tensors, None
+    header = Header.from_json(text, str(file))
+    _check_digest(text, tensors, file)
+    return tensors, header
+
+
+def _check_digest(text: str, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raise AdapterError unless header and tensors have their digest; before format 3 there was none."""
+    value = json.loads(text)
+    if DIGEST not in value and value["format"] < FIRST_WITH_DIGEST:
+        return
+    if value.get(DIGEST) != json.loads(with_digest(text, tensors))[DIGEST]:
+        raise _damaged(file, "its header or its tensors changed since explora wrote them")
+
+
+def _check_foreign(metadata: Mapping[str, str], file: Path) -> None:
+    """Raise AdapterError where an explora header stands under another key: a bit of the key has flipped."""
+    if any('"base_digest"' in value for value in metadata.values()):
+        raise _damaged(file, "it has an explora header under another key")
+
+
+def _damaged(file: Path, reason: str) -> AdapterError:
+    return AdapterError(
+        f"{file} is damaged: {reason}",
+        "copy or fetch the file again; tensors that you changed on purpose, save without the metadata: "
+        "explora then reads them as an adapter of PEFT",
+    )
 
 
 def read_header(folder: Path) -> Header | None:
@@ -200,33 +281,11 @@ def _adapter_file(folder: Path) -> Path:
     if file.is_file():
         return file
     hint = "a run folder or a PEFT adapter has one"
-    if (folder / "adapter_model.bin").is_file():
-        hint = "explora reads no pickles; load it with peft and save_pretrained(..., safe_serialization=True)"
-    raise AdapterError(f"{folder} has no {ADAPTER_FILE}", hint)
-
-
-def foreign_method(folder: Path) -> Method:
-    """Return the method of an adapter that PEFT wrote. Raises AdapterError for a method explora lacks."""
-    file = folder / CONFIG_FILE
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{file} is not readable: {error}", "PEFT adapters have one") from None
-    if not isinstance(config, dict) or "peft_type" not in config:
-        raise AdapterError(
-            f"{file} has no peft_type: it is not a PEFT adapter", "mlx-lm adapters are not read"
+    if (pickled := folder / "adapter_model.bin").is_file():
+        hint = (
+            "pickles can run code and are not read; convert its tensors alone: python -c "
+            '"import torch; from safetensors.torch import save_file; '
+            f"t = torch.load({str(pickled)!r}, weights_only=True); "
+            f'save_file({{k: v.clone().contiguous() for k, v in t.items()}}, {str(file)!r})"'
         )
-    try:
-        method = _described_by(config)
-        check_settings(method)
-        method.validate()
-    except (ValueError, TypeError, UsageError) as error:
-        raise AdapterError(f"{file}: {error}") from None
-    return method
-
-
-def _described_by(config: Mapping[str, Any]) -> Method:
-    for name in METHODS:
-        if (method := method_class(name).from_peft(config)) is not None:
-            return method
-    raise UsageError(f"explora does not read adapters with peft_type {config['peft_type']!r}")
+    raise AdapterError(f"{folder} has no {ADAPTER_FILE}", hint)

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
-from explora.core.base.weights import base_digest, load_model, read_weights, write_model
+from explora.core.base.weights import base_digest, load_model, read_weights
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import load_implementation, task_row
 from explora.core.config.run_config import TrainRun
 from explora.core.files import write_atomically
+from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import (
     Header,
@@ -57,6 +59,17 @@ class Session(SessionParts):
 
     model: GPT2
 
+    @property
+    def classes(self) -> int:
+        """The number of classes of the linear head, 0 if the tied head answers."""
+        return 0 if self.model.score is None else self.model.score.out_features
+
+    def prompt(self, text: str, seed: int) -> Prompt:
+        """Encode a text to be continued; without any text, the start token of the base."""
+        prompt = self.task.prompt(text, seed)
+        start = self.base.start_token
+        return prompt if prompt.ids or start is None else dataclasses.replace(prompt, ids=[start])
+
     def settle(self) -> None:
         """Prepare the model for inference only: it can no longer be trained, merged or saved."""
         self.model.requires_grad_(False).pack(twice=False)
@@ -75,9 +88,10 @@ def assemble(
     """Load the weights of the base, add the head that the task needs, and apply the method.
 
     dtype: of the weights that `in_fp32` does not name; dropout: of the base; seed: of random weights, if the
-    base has no files; fresh_head: replace a head in the files of the base by one for the task, untrained.
-    Raises WeightsError and UsageError.
+    base has no files; fresh_head: give the task an untrained head, whatever the files of the base hold. A
+    task without a head of its own drops theirs. Raises WeightsError and UsageError.
     """
+    classes = parts.task.head_classes()
     model = load_model(
         parts.base,
         dtype=dtype,
@@ -85,24 +99,16 @@ def assemble(
         dropout=dropout,
         seed=seed,
         in_fp32=in_fp32,
+        with_head=classes is not None and not fresh_head,
     )
     model.compute_dtype = DTYPES[runtime.amp]
     model.grad_checkpoint = runtime.grad_checkpoint
     model.limit_plain_attention(runtime.plain_attention)
-    if fresh_head:
-        _replace_head(model, parts.task)
+    if classes is not None and fresh_head:
+        model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
+        nn.init.normal_(model.score.weight, std=0.02)
     parts.method.apply(model)
     return Session(model=model, **vars(parts))
-
-
-def _replace_head(model: GPT2, task: Task) -> None:
-    """Give the model a new head for the task; the base's own head, for another task, is dropped."""
-    classes = task.head_classes()
-    model.score = None
-    if classes is None:
-        return
-    model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
-    nn.init.normal_(model.score.weight, std=0.02)
 
 
 def make_task(
@@ -184,7 +190,7 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
         write_trained_model(session, folder)
         write_atomically(folder / FULL_HEADER, header.to_json() + "\n")
         return
-    base = session.base.name or str(session.base.folder)
+    base = header.base or str(session.base.folder and session.base.folder.absolute())
     write_adapter(folder, trained_tensors(session.model), header, base)
 
 
@@ -192,7 +198,7 @@ def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = tor
     """Write the model of a session without adapters, or with merged ones, as a Hugging Face folder."""
     tensors = {name: value.detach().to(dtype) for name, value in session.model.state_dict().items()}
     labels = session.task.labels if session.model.score is not None else None
-    write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels)
+    write_model(folder, tensors, session.model.shape, session.tokenizer, labels=labels, base=session.base)
 
 
 def restore_trained(session: Session, folder: Path) -> None:

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
+from explora.core.data.columns import RecordedColumns
 from explora.core.data.text_files import STDIN
 from explora.core.files import write_atomically
 from explora.core.runs.assemble import Session
 from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
 from explora.errors import DataError, UsageError
+
+SAMPLES = "samples"  # what output calls the sample data in the package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Encoded rows and where they come from.
+
+    split: "all" for a whole file. held_out: the rows are the part of a training file that was set aside.
+    """
+
+    split: str
+    data: str
+    found: Split
+    held_out: bool = False
+
+    @property
+    def described(self) -> str:
+        """Which rows these are, in words."""
+        count, data = len(self.found.examples), "the sample data" if self.data == SAMPLES else self.data
+        if self.split == "all":
+            return f"all {count:,} rows of {'standard input' if data == STDIN else data}"
+        if self.held_out:
+            return f"the {count:,} rows of {data} that are held out from training"
+        return f"the {count:,} {self.split} rows of {data}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +62,8 @@ class Scored:
             "split": self.split,
             "examples": evaluation.examples,
             "skipped": len(self.skipped),
-            "scores": None if evaluation.scores is None else dict(evaluation.scores),
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "floors": dict(evaluation.floors),
+            **evaluation.to_json(),
+            "notes": list(evaluation.notes),
             "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
 
@@ -52,30 +77,47 @@ def recorded_data(source: Path | None) -> DataConfig:
 def score(
     session: Session, config: DataConfig, trained_on: DataConfig, split: str | None, batch_size: int
 ) -> Scored:
-    """Score `session` on the rows of `config`: all of a file, or one split of a folder or a known name.
+    """Score `session` on the rows of `config`; see `read_rows` and `evaluate_rows`."""
+    rows = read_rows(session, config, trained_on, split)
+    evaluation = evaluate_rows(session, rows, trained_on, batch_size)
+    return Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
 
-    A task whose floor needs training rows reads them from `trained_on`.
+
+def evaluate_rows(session: Session, rows: Rows, trained_on: DataConfig, batch_size: int) -> Evaluation:
+    """Score `session` on rows that its task encoded.
+
+    A task whose trivial answers need training rows reads them from `trained_on`.
     """
-    name, found = _rows(session, config, trained_on, split)
-    train = _floor_rows(session, trained_on)
-    evaluation = session.task.evaluate(session.model, found.examples, train, batch_size)
-    return Scored(split=name, data=config.data or "samples", skipped=found.skipped, evaluation=evaluation)
+    train = training_rows(session, trained_on)
+    return session.task.evaluate(session.model, rows.found.examples, train, batch_size)
 
 
-def _rows(
-    session: Session, config: DataConfig, trained_on: DataConfig, split: str | None
-) -> tuple[str, Split]:
+def read_rows(session: Session, config: DataConfig, trained_on: DataConfig, split: str | None) -> Rows:
+    """Read and encode the rows of `config`: all of a file, or one split of a folder or a known name.
+
+    If training held out a part of that file, only this part is read.
+    """
+    data = config.data or SAMPLES
     whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
-    if whole_file and config.data is not None and config != trained_on:
+    if whole_file and config.data is not None and not _holds_out(trained_on, config.data):
         if split is not None and config.data == STDIN:
             raise UsageError("standard input has no splits", "leave --split out")
         if split is None:
-            return "all", session.task.read(config.data, config)
-    return split or "dev", session.task.load(config, split or "dev")
+            return Rows(split="all", data=data, found=session.task.read(config.data, config))
+    name = split or "dev"
+    found = session.task.load(config, name)
+    return Rows(split=name, data=data, found=found, held_out=whole_file and name == "dev")
 
 
-def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
-    """Return the training examples, or none if they cannot be read: the floor is then left out."""
+def _holds_out(trained_on: DataConfig, file: str) -> bool:
+    """Tell whether a training on `trained_on` set a part of this file aside."""
+    if trained_on.data is None or trained_on.dev is not None or file == STDIN:
+        return False
+    return Path(trained_on.data).resolve() == Path(file).resolve()
+
+
+def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
+    """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []
     try:
@@ -84,12 +126,27 @@ def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
         return []
 
 
-def write_predictions(file: Path, session: Session, evaluation: Evaluation) -> None:
-    """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format."""
+def with_recorded_columns(config: DataConfig, trained_on: DataConfig) -> DataConfig:
+    """Return the data settings of a call, with the column mapping of the run if the call has none."""
+    if config.columns:
+        return config
+    return replace(config, columns=RecordedColumns(trained_on.columns))
+
+
+def write_predictions(
+    file: Path, session: Session, evaluation: Evaluation, course_ids: Mapping[str, str] | None = None
+) -> None:
+    """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format.
+
+    `course_ids` are token ids to write instead of labels, by label; the course's own code writes those.
+    """
     import json
 
     if file.suffix == ".jsonl":
         lines = [json.dumps(item, ensure_ascii=False) for item in evaluation.predictions]
     else:
-        lines = session.task.prediction_lines(evaluation.predictions)
+        items = evaluation.predictions
+        if course_ids:
+            items = [{**item, "prediction": course_ids[item["prediction"]]} for item in items]
+        lines = session.task.prediction_lines(items)
     write_atomically(file, "\n".join(lines) + "\n")

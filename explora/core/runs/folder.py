@@ -1,22 +1,99 @@
-"""Which runs may start or resume in a folder."""
+"""Decide what a run folder holds: nothing, a run (pending, unfinished or finished), or something else.
+
+A run that replaces another one trains beside it, in `.NAME.new`, until it has weights to keep. Then it takes
+the place of the old run. A link is the folder that it points to.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
-from explora.core.runs.record import read_record
+from explora.core.files import remove_folder, settle_folder
+from explora.core.runs.paths import check_utf8
+from explora.core.runs.record import RunRecord, read_record
 from explora.errors import UsageError
 
 
-def unfinished_run(folder: Path) -> TrainRun:
-    """Return the settings of the run that a folder holds. Raises UsageError if none can be resumed."""
-    record = read_record(folder)
-    if record is None:
-        raise UsageError(f"{folder} holds no run: nothing to resume", "start one: leave --resume out")
-    if record.result:
-        raise UsageError(f"{folder} is finished: nothing to resume", "train again with --overwrite")
-    return record.run
+class Holds(Enum):
+    """What a run folder holds."""
+
+    NOTHING = "nothing: it is new or empty"
+    PENDING = "a replacement that has no weights to keep yet; the old run may still be there"
+    UNFINISHED = "a run that can be resumed"
+    FINISHED = "a run with a result"
+    OTHER = "something that is no run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a run folder holds, `place`, where it really lies, and the record if it is a run."""
+
+    holds: Holds
+    place: Path
+    record: RunRecord | None = None
+
+
+def look_into(folder: Path) -> Found:
+    """Tell what a run folder holds. A pending replacement comes before what it will replace.
+
+    Raises UsageError for a file, and for a damaged record.
+    """
+    target = real_folder(folder)
+    pending = pending_folder(target)
+    if (record := read_record(pending)) is not None:
+        return Found(holds=Holds.PENDING, place=pending, record=record)
+    if not target.exists():
+        return Found(holds=Holds.NOTHING, place=target)
+    if not target.is_dir():
+        raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
+    if (record := read_record(target)) is not None:
+        return Found(
+            holds=Holds.FINISHED if record.finished else Holds.UNFINISHED, place=target, record=record
+        )
+    return Found(holds=Holds.OTHER if any(target.iterdir()) else Holds.NOTHING, place=target)
+
+
+def real_folder(folder: Path) -> Path:
+    """Return the folder behind a link, and an absolute path for `.` and `..`; else `folder` as it is."""
+    return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
+
+
+def pending_folder(target: Path) -> Path:
+    """Return the folder in which the replacement of a run trains at first."""
+    return target.with_name(f".{target.name}.new")
+
+
+def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
+    """Return the folder in which a run trains: with `replace` beside what is there, else where it lies.
+
+    The paths of the run are absolute. Raises UsageError for paths that cannot be used.
+    """
+    check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
+    settle_folder(real_folder(folder))
+    found = look_into(folder)
+    if not replace or found.holds is Holds.NOTHING:
+        return found.place
+    _check_apart(run, folder)
+    return pending_folder(real_folder(folder))
+
+
+def discard_pending(folder: Path) -> None:
+    """Remove a replacement of the run in a folder that never had weights to keep, if there is one."""
+    remove_folder(pending_folder(real_folder(folder)))
+
+
+def recorded_run(folder: Path) -> RunRecord | None:
+    """Return the record of the run that a folder holds, or None if it holds nothing.
+
+    Raises UsageError if it holds something that is no run.
+    """
+    found = look_into(folder)
+    if found.holds is Holds.OTHER:
+        raise UsageError(f"{folder} holds no run, but something else", "choose another folder: -o")
+    return found.record
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -24,18 +101,33 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
     It may if the folder is new or empty, or, with `overwrite`, if it holds a run.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
-    if not any(folder.iterdir()):
+    found = look_into(folder)
+    if found.holds is Holds.NOTHING:
         return
     if not overwrite:
         raise UsageError(
             f"{folder} already holds something",
             f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
         )
-    if read_record(folder) is None:
+    if found.holds is Holds.OTHER:
         raise UsageError(
             f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
         )
+    if folder.is_mount():
+        raise UsageError(
+            f"{folder} is a mount point and cannot be replaced", f"choose a folder in it: -o {folder}/run"
+        )
+
+
+def _check_apart(run: TrainRun, folder: Path) -> None:
+    """Raise UsageError if a folder to replace holds what the new run reads, or the current directory."""
+    target = folder.resolve()
+    if target in (Path.cwd(), *Path.cwd().parents):
+        raise UsageError(
+            f"{folder} holds the current directory and cannot be replaced", "cd to another folder"
+        )
+    paths = [Path(path) for path in (run.model, run.tokenizer, run.data.data, run.data.dev) if path]
+    for path in paths:
+        is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
+        if is_there and target in (path.resolve(), *path.resolve().parents):
+            raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")

@@ -1,49 +1,35 @@
-"""Merge an adapter into its base, and verify the new Hugging Face folder with `transformers`.
+"""Merge an adapter into its base, and verify the new Hugging Face folder before it appears.
 
-The weights are merged in fp32 and cast last. Before the folder appears, `transformers` opens it, and its
-logits on a probe batch are compared with those of base and adapter. Both are computed in fp64, so that only
-the weights can differ. In fp32 the order of additions alone changes GPT-2's logits, about 100, by 1e-4.
+The weights are merged in fp32 and cast last. What was written is checked twice: its weights against the
+formula of the method (`weight_check`), and its logits against those of base and adapter (`logit_check`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from explora.core.base.find import CONFIG
+from explora.core.base.configuration import CONFIG
 from explora.core.config.concerns import RuntimeConfig
-from explora.core.data.batching import pad
-from explora.core.files import replacing_folder
+from explora.core.files import replacing_folder, settle_folder, write_atomically
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.adapter import is_adapter, read_header
+from explora.core.runs.adapter import check_not_inside, is_adapter, read_header, to_peft_tensors
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
+from explora.core.runs.folder import real_folder
+from explora.core.runs.logit_check import make_probe, our_logits, require_equal, transformers_logits
 from explora.core.runs.open import open_run
+from explora.core.runs.ownership import check_unowned, owning
 from explora.core.runs.record import RECORD_FILE
+from explora.core.runs.weight_check import check_weights
+from explora.core.training.checkpoint import trained_tensors
 from explora.errors import AdapterError, UsageError
 
-# Rounding the merged weights to fp32 changes a logit by less than this.
-TOLERANCE = 1e-4
 OUTPUT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_FP32 = RuntimeConfig(device="cpu", amp="off")
-
-# Questions, a remark, verse, code, other scripts: rows of different lengths. PROBE adds a row of all of them.
-SENTENCES = (
-    "How do I learn to play the guitar on my own?",
-    'Is "the film was long" a paraphrase of "it was a long film"? Answer "yes" or "no": ',
-    "A slow, tender and very funny film.",
-    "When winter strips the orchard to the bone,\nand every path lies buried under white,\n",
-    "for row in table: print(row[0] + 1)",
-    "Naïve café owners pay 1,234.50 € in Zürich; это правда.",
-)
-PROBE = (*SENTENCES, " ".join(SENTENCES))
-PROBE_TOKENS = 128  # most tokens of a row: a small vocabulary needs many for a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +54,6 @@ class Merged:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Rows padded on the right: input_ids (B, T), and in `real` (B, T) which tokens are not padding."""
-
-    input_ids: Tensor
-    real: Tensor
-
-
 def merge_run(
     run: Path,
     folder: Path,
@@ -88,28 +66,38 @@ def merge_run(
 ) -> Merged:
     """Merge the adapter in `run` and write the model to `folder`, which appears whole or not at all.
 
-    `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. In
-    fp32 the logits of the folder must agree with those of base and adapter within TOLERANCE. In bf16 and
-    fp16 they must agree with those of the rounded weights, and the result reports what rounding changed.
-    Raises AdapterError if they do not agree, and UsageError for an occupied folder.
+    `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. Every
+    weight must be the method's, up to one unit in the last place. In fp32 the logits of the folder must agree
+    with those of base and adapter. In bf16 and fp16 they must agree with those of the rounded weights, and
+    the result reports what rounding changed. Raises AdapterError if weights or logits do not agree,
+    InUseError if a process trains in `run` or works in `folder`, and UsageError for an occupied folder.
     """
+    check_unowned(run)
     _check_adapter(run)
     task = task or _recorded_task(run)
-    _check_free(folder, overwrite)
-    session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+    with owning(folder):
+        settle_folder(real_folder(folder))
+        _check_free(folder, overwrite)
+        session = open_run(task, str(run), model=model, tokenizer=tokenizer, runtime=IN_FP32)
+        return _merge(run, folder, dtype, session)
+
+
+def _merge(run: Path, folder: Path, dtype: str, session: Session) -> Merged:
     _check_apart(folder, run, session)
-    probe = _probe(session)
-    unmerged = expected = _logits(session.model, probe)
+    probe = make_probe(session)
+    unmerged = expected = our_logits(session.model, probe)
+    adapter = to_peft_tensors(trained_tensors(session.model), session.method)
     merge_in_memory(session, torch.float32)
     if dtype != "fp32":
-        _require_equal(unmerged, _logits(session.model, probe), f"merging {run}")
+        require_equal(unmerged, our_logits(session.model, probe), f"merging {run}")
         _round(session.model, dtype)
-        expected = _logits(session.model, probe)
-    with replacing_folder(folder) as staged:
+        expected = our_logits(session.model, probe)
+    with replacing_folder(real_folder(folder)) as staged:
         write_trained_model(session, staged, OUTPUT_DTYPES[dtype])
         session.model.to("meta")  # frees its memory for the model that is opened next
-        reopened = _transformers_logits(staged, probe, session.model.score is not None)
-        _require_equal(expected, reopened, f"merging {run}, as transformers reads it,")
+        check_weights(staged, session.base, adapter, session.method)
+        reopened = transformers_logits(staged, probe, session.model.score is not None)
+        require_equal(expected, reopened, f"merging {run}, as transformers reads it,")
         result = _compare(unmerged, reopened, folder)
         _write_header(session, staged)
         _write_card(session, staged, dtype, result)
@@ -124,6 +112,7 @@ def _check_adapter(run: Path) -> None:
             f"{run} is a whole model, not an adapter: there is nothing to merge",
             "use the folder as it is; transformers opens it",
         )
+    check_not_inside(run)
     raise AdapterError(f"{run} holds no adapter", "the run folder of train --lora or --last-linear does")
 
 
@@ -158,72 +147,6 @@ def _check_apart(folder: Path, run: Path, session: Session) -> None:
             )
 
 
-# Verification
-
-
-def _probe(session: Session) -> Probe:
-    longest = min(PROBE_TOKENS, session.model.shape.n_positions)
-    rows = [ids[:longest] for ids in session.tokenizer.encode_batch(PROBE)]
-    lengths = torch.tensor([len(ids) for ids in rows])
-    input_ids = pad(rows, session.tokenizer.eos)
-    return Probe(input_ids=input_ids, real=torch.arange(input_ids.shape[1]) < lengths[:, None])
-
-
-@torch.no_grad()
-def _logits(model: GPT2, probe: Probe) -> Tensor:
-    """Return the logits of each real token, (N, V), or of each row for a classifier, (B, classes).
-
-    Computed in fp64; the model is in fp32 before and after, with the same bits.
-    """
-    model.double().compute_dtype = torch.float64
-    hidden = model(probe.input_ids)
-    if model.score is None:
-        logits = F.linear(hidden[probe.real], model.wte.weight)
-    else:
-        last = probe.real.sum(dim=1) - 1
-        logits = F.linear(hidden[torch.arange(len(last)), last], model.score.weight)
-    model.float().compute_dtype = torch.float32
-    return logits
-
-
-@torch.no_grad()
-def _transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
-    """Return the same logits from `transformers`. Raises AdapterError for missing or unexpected weights."""
-    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
-
-    kind: Any = GPT2ForSequenceClassification if classifies else GPT2LMHeadModel
-    with _no_progress_bar():
-        model, loading = kind.from_pretrained(folder, output_loading_info=True)
-    wrong = {name: sorted(map(str, found)) for name, found in loading.items() if found}
-    if wrong:
-        raise AdapterError(f"transformers opens what was written, but finds {wrong}")
-    mask = probe.real.long()
-    logits: Tensor = model.double().eval()(input_ids=probe.input_ids, attention_mask=mask).logits
-    return logits if classifies else logits[probe.real]
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _require_equal(expected: Tensor, found: Tensor, what: str) -> None:
-    difference = float((expected - found).abs().max())
-    if not difference <= TOLERANCE:  # so that NaN fails
-        raise AdapterError(
-            f"{what} changes a logit by {difference:.2g}, more than {TOLERANCE:g}; nothing was written",
-            "are the weights so large that fp32 is too coarse for their sum?",
-        )
-
-
 def _round(model: GPT2, dtype: str) -> None:
     """Round every weight to `dtype`. Raises AdapterError for a weight beyond its range."""
     rounded = {
@@ -252,7 +175,7 @@ def _compare(unmerged: Tensor, reopened: Tensor, folder: Path) -> Merged:
 def _write_header(session: Session, staged: Path) -> None:
     """Write the explora header, with task, template and label words, if the adapter has one."""
     if session.header is not None:
-        (staged / FULL_HEADER).write_text(session.header.to_json() + "\n", encoding="utf-8")
+        write_atomically(staged / FULL_HEADER, session.header.to_json() + "\n")
 
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
@@ -280,4 +203,4 @@ def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> N
     lines = ["---", "library_name: transformers", f"tags: [gpt2, {session.task_name}, explora]", "---"]
     for title, content in sections.items():
         lines += ["", title, "", *(f"    {line}" for line in content)]
-    (staged / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(staged / "README.md", "\n".join(lines) + "\n")

@@ -59,14 +59,16 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         "",
         "## Scores on dev",
         "",
-        "| score | value | 95 % interval | floor (nothing learned) |",
-        "|---|---|---|---|",
+        "| score | better | value | 95 % interval | best trivial answer |",
+        "|---|---|---|---|---|",
     ]
     for name, value in (result["scores"] or {}).items():
         low, high = result["intervals"].get(name, (None, None))
         interval = "" if low is None else f"{low:.4g} to {high:.4g}"
+        better = "higher" if result["higher_is_better"][name] else "lower"
         floor = result["floors"].get(name)
-        lines.append(f"| {name} | {value:.4g} | {interval} | {'' if floor is None else f'{floor:.4g}'} |")
+        trivial = "" if floor is None else f"{floor:.4g} ({_code(result['trivial_answers'][name])})"
+        lines.append(f"| {name} | {better} | {value:.4g} | {interval} | {trivial} |")
     if run.encoding.template and not method.needs_head:
         words = ", ".join(run.encoding.label_words or ())
         lines += ["", "## Prompt", "", _code(run.encoding.template), ""]

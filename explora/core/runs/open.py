@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from explora.core.base.find import Base, base_tokenizer, open_base, read_json_object
-from explora.core.base.weights import base_digest
+from explora.core.base.configuration import CONFIG, class_names
+from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.base.weights import base_digest, head_classes
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig, TrainingConfig
 from explora.core.config.method import Method
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import EMBEDDED, FULL_METHOD, method_class
+from explora.core.config.registry import EMBEDDED, FULL_METHOD, MODELS, method_class, task_row
 from explora.core.config.run_config import TrainRun
-from explora.core.estimate.parameters import PEFT_PREFIX
+from explora.core.files import whole_folder
 from explora.core.runs.adapter import (
     CONFIG_FILE,
     Header,
-    foreign_method,
+    check_not_inside,
     is_adapter,
     read_adapter,
 )
@@ -33,10 +32,11 @@ from explora.core.runs.assemble import (
     insert_adapter,
     make_task,
 )
+from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
 from explora.core.runs.record import RECORD_FILE, read_record
 from explora.core.runtime.resolve import DTYPES
 from explora.core.training.checkpoint import trained_tensors
-from explora.errors import AdapterError, UsageError
+from explora.errors import AdapterError, UsageError, WeightsError
 
 
 def default_source(task: str) -> Path | None:
@@ -56,11 +56,11 @@ def open_run(
 ) -> Session:
     """Open a run folder, a PEFT adapter, a model folder or a base for evaluation and generation.
 
-    `source` defaults to runs/<task> if that exists, else to the base. `encoding` holds settings by field
-    name. Raises AdapterError if the adapter was trained for another task, on another base, or with another
-    template or other label words.
+    `source` defaults to runs/<task> if that exists, else to the base `model`. That may be a run for another
+    task, whose head is then dropped. `encoding` holds settings by field name. Raises AdapterError if an
+    adapter was trained for another task, on another base, or with another template or other label words.
     """
-    folder = Path(source) if source is not None else default_source(task_name)
+    folder = whole_folder(Path(source)) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
     if folder is not None and (folder / RECORD_FILE).is_file() and not (folder / FULL_HEADER).is_file():
@@ -68,24 +68,31 @@ def open_run(
             f"{folder} holds no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",
         )
-    # ./gpt2 is a folder, gpt2 the name of a base
-    name = source or (str(folder) if folder is not None else model or EMBEDDED)
-    return _open_model(task_name, name, tokenizer, runtime, encoding or {})
+    if folder is not None and source not in (EMBEDDED, *MODELS) and not (folder / CONFIG).is_file():
+        check_not_inside(folder)
+    if folder is None:
+        base = open_base(model or EMBEDDED)
+        header = _full_header(base)
+        header = header if header and header.task == task_name else None
+    else:
+        base = open_base(source or str(folder))  # ./gpt2 is a folder, gpt2 the name of a base
+        header = _full_header(base)
+    return _open_model(task_name, base, header, tokenizer, runtime, encoding or {})
 
 
 def _open_model(
     task_name: str,
-    name: str,
+    base: Base,
+    header: Header | None,
     tokenizer_folder: str | None,
     runtime: RuntimeConfig,
     asked: Mapping[str, Any],
 ) -> Session:
-    base = open_base(name)
-    header = _full_header(base)
-    encoding = _encoding(header, task_name, asked, name)
+    """Open a whole model; `header` describes what it was trained for, None for a base."""
+    encoding = _encoding(header, task_name, asked, base.name)
     tokenizer = base_tokenizer(base, tokenizer_folder)
     method = header.method if header else method_class(FULL_METHOD)()
-    labels = header.labels if header else base_labels(base)
+    labels = header.labels if header else _foreign_labels(base, task_name)
     seed = _recorded_seed(base.folder if header else None)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     parts = SessionParts(
@@ -100,32 +107,21 @@ def _open_model(
         source=base.folder,
     )
     session = assemble(parts, runtime, dtype=DTYPES[runtime.amp], fresh_head=False)
-    _check_head(session, name)
+    if session.model.score is None and task.head_classes() is not None:
+        raise AdapterError(
+            f"{base.name} has no classification head, which {task_name} needs",
+            f"train one: explora train {task_name}",
+        )
     session.model.eval()
     return session
 
 
-def _check_head(session: Session, name: str) -> None:
-    """Raise AdapterError if the model has a head that the task does not use, or lacks one that it needs."""
-    has_head, needs_head = session.model.score is not None, session.task.head_classes() is not None
-    if needs_head and not has_head:
-        raise AdapterError(
-            f"{name} has no classification head, which {session.task_name} needs",
-            f"train one: explora train {session.task_name}",
-        )
-    if has_head and not needs_head:
-        raise AdapterError(
-            f"{name} has a classification head, which {session.task_name} does not use",
-            "is it for another task?",
-        )
-
-
-def base_labels(base: Base) -> tuple[str, ...]:
-    """Return the labels in a model folder's config.json (id2label), in order of their ids."""
-    if base.folder is None:
+def _foreign_labels(base: Base, task_name: str) -> tuple[str, ...]:
+    """Return the labels of the head of a model that explora did not train, empty if the task uses none."""
+    if not task_row(task_name).own_head or base.folder is None:
         return ()
-    names = read_json_object(base.folder / "config.json").get("id2label", {})
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+    classes = head_classes(base)
+    return class_names(base.config, classes, base.label) if classes else ()
 
 
 def _full_header(base: Base) -> Header | None:
@@ -144,17 +140,17 @@ def _open_adapter(
     asked: Mapping[str, Any],
 ) -> Session:
     tensors, header = read_adapter(folder)
-    encoding = _encoding(header, task_name, asked, str(folder))
-    method = header.method if header else foreign_method(folder)
-    name = model or (header.base if header else "") or _recorded_base(folder)
-    base = open_base(name)
+    # peft drops the header when it saves, but leaves the record of the run
+    encoding = _encoding(header or _recorded(folder), task_name, asked, str(folder))
+    base = open_base(model) if model else _own_base(folder, header)
     if header and base_digest(base) != header.base_digest:
         raise AdapterError(
             f"{folder} was trained on another base than {base.label}",
             "name that base: --model NAME|FOLDER (its weights must be exactly the same)",
         )
+    described = header or read_foreign(folder, tensors, base)
+    method, labels = described.method, described.labels
     tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
-    labels = header.labels if header else _numbered_labels(tensors)
     seed = _recorded_seed(folder)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     if task.head_classes() == 0:
@@ -174,13 +170,28 @@ def _open_adapter(
         source=folder,
     )
     session = assemble(parts, runtime, dtype=DTYPES[runtime.amp])
-    insert_adapter(session.model, folder, method)
-    if header is None and method.is_untrained(trained_tensors(session.model)):
+    if isinstance(described, ForeignAdapter):
+        insert_foreign(session.model, described)
+    else:
+        insert_adapter(session.model, folder, method)
+    if (header is None or header.best_step > 0) and method.is_untrained(trained_tensors(session.model)):
         raise AdapterError(
             f"{folder}: the adapter leaves the base as it is: {method.untrained}", "was it ever trained?"
         )
     session.model.eval()
     return session
+
+
+def _own_base(folder: Path, header: Header | None) -> Base:
+    """Open the base that an adapter was trained on. Raises AdapterError if it is not where it was."""
+    name = (header.base if header else "") or _recorded_base(folder)
+    try:
+        return open_base(name)
+    except WeightsError as error:
+        raise AdapterError(
+            f"{folder} was trained on the base {name}, which cannot be opened: {error.message}",
+            "name the base: --model NAME|FOLDER",
+        ) from None
 
 
 def _check_fit(method: Method, base: Base, folder: Path) -> None:
@@ -192,32 +203,28 @@ def _check_fit(method: Method, base: Base, folder: Path) -> None:
         ) from None
 
 
-def _numbered_labels(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Return the labels 0, 1, ... of the classes of a foreign adapter's head; none if it has no head."""
-    score = tensors.get(PEFT_PREFIX + "score.weight")
-    return tuple(str(label) for label in range(0 if score is None or score.dim() != 2 else len(score)))
-
-
-def _encoding(header: Header | None, task: str, asked: Mapping[str, Any], where: str) -> EncodingConfig:
+def _encoding(
+    trained: Header | TrainRun | None, task: str, asked: Mapping[str, Any], where: str
+) -> EncodingConfig:
     """Return how rows are encoded: as stored with the adapter, except for the maximum length.
 
-    Without a header, as the options say. Raises AdapterError if they contradict what is stored.
+    Without either, as the options say. Raises AdapterError if they contradict what is stored.
     """
     alone = resolve(task, asked)[0].encoding
-    if header is None:
+    if trained is None:
         return alone
-    if header.task != task:
+    if trained.task != task:
         raise AdapterError(
-            f"{where} was trained for {header.task}, not for {task}", f"explora eval {header.task} {where}"
+            f"{where} was trained for {trained.task}, not for {task}", f"explora eval {trained.task} {where}"
         )
     for name in ("template", "label_words"):
-        stored = getattr(header.encoding, name)
+        stored = getattr(trained.encoding, name)
         if asked.get(name, stored) != stored:
             raise AdapterError(
                 f"{where} was trained with the {name.replace('_', ' ')} {stored!r}, not {asked[name]!r}",
                 "leave the option out: it is stored with the adapter",
             )
-    return dataclasses.replace(header.encoding, **asked)
+    return dataclasses.replace(trained.encoding, **asked)
 
 
 def _recorded(folder: Path) -> TrainRun | None:
@@ -231,11 +238,17 @@ def _recorded_base(folder: Path) -> str:
     if run is not None:
         return run.model
     try:
-        name = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        name, revision = config.get("base_model_name_or_path"), config.get("revision")
     except (OSError, ValueError, AttributeError):
-        name = None
+        name, revision = None, None
     if not isinstance(name, str) or not name:
         raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER")
+    if revision not in (None, "", "main"):
+        raise AdapterError(
+            f"{folder} names the revision {revision!r} of its base {name}; explora fetches the main one",
+            f"hf download {name} --revision {revision} --local-dir base, then add --model base",
+        )
     return name
 
 

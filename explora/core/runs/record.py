@@ -1,4 +1,4 @@
-"""Read and write the record of a run: run.json (settings, result, machine) and metrics.jsonl."""
+"""Read and write the record of a run: run.json (settings, identity, result, machine) and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from explora.core.config.run_config import TrainRun, settings_in
-from explora.core.files import write_atomically
+from explora.core.files import append_line, write_atomically
+from explora.core.runs.identity import Identity
 from explora.errors import UsageError
 
 RECORD_FILE = "run.json"
@@ -19,17 +20,27 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run and its result; the result is empty until the run has finished."""
+    """A run and its result; the result is empty until the run has finished.
+
+    `identity` is what the run is trained on, None in records of earlier versions.
+    """
 
     run: TrainRun
     result: Mapping[str, Any]
     machine: Mapping[str, Any]
+    identity: Identity | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run has a result."""
+        return bool(self.result)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write run.json atomically."""
     value = {
         "config": record.run.to_json(),
+        "identity": None if record.identity is None else record.identity.to_json(),
         "result": finite(record.result),
         "machine": finite(record.machine),
     }
@@ -64,10 +75,20 @@ def read_config(file: Path) -> tuple[str, dict[str, Any]]:
     return _parse_run(file, value).task, settings_in(value.get("config", value))
 
 
+def read_identity(file: Path) -> Identity | None:
+    """Return what the run of a `--config` file was trained on, or None if it does not record it."""
+    file = file / RECORD_FILE if file.is_dir() else file
+    return _parse_identity(file, _read_json(file))
+
+
 def _read(file: Path) -> RunRecord:
     value = _read_json(file)
-    run = _parse_run(file, value)
-    return RunRecord(run=run, result=value.get("result", {}), machine=value.get("machine", {}))
+    return RunRecord(
+        run=_parse_run(file, value),
+        result=value.get("result", {}),
+        machine=value.get("machine", {}),
+        identity=_parse_identity(file, value),
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -87,6 +108,14 @@ def _parse_run(file: Path, value: Mapping[str, Any]) -> TrainRun:
         raise UsageError(f"{file}: {error.message}", error.hint) from None
 
 
+def _parse_identity(file: Path, value: Mapping[str, Any]) -> Identity | None:
+    found = value.get("identity")
+    try:
+        return None if found is None else Identity.from_json(found)
+    except (KeyError, TypeError):
+        raise UsageError(f"{file}: the identity is damaged", "start again with --overwrite") from None
+
+
 def read_losses(folder: Path) -> list[float]:
     """Return the loss of each step from metrics.jsonl, without losses that were not finite."""
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
@@ -102,8 +131,7 @@ class MetricsLog:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
-        with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(finite(values), allow_nan=False) + "\n")
+        append_line(self.file, json.dumps(finite(values), allow_nan=False))
 
 
 def open_metrics(folder: Path, step: int) -> MetricsLog:

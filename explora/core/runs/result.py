@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,9 @@ from explora.core.tasks.contract import Evaluation
 class TrainResult:
     """The result of a finished run.
 
-    total: parameters of the base; trainable: parameters that were trained; skipped: bad rows of train and
-    dev; seconds: training and evaluations, across interruptions; evaluation: of the best step, on dev.
+    total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
+    rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
+    step, on dev.
     """
 
     run: str
@@ -35,9 +38,25 @@ class TrainResult:
     peak_memory_bytes: int
     full_fine_tuning: FullFineTuningCost | None
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainResult:
+        """Return the result that run.json records. It has no predictions and no number of dev examples."""
+        own = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name in value}
+        scores, full = value["scores"], value["full_fine_tuning"]
+        evaluation = Evaluation(
+            examples=0,
+            scores=None if scores is None else {name: _number(score) for name, score in scores.items()},
+            intervals={
+                name: (_number(low), _number(high)) for name, (low, high) in value["intervals"].items()
+            },
+            floors={name: _number(floor) for name, floor in value["floors"].items()},
+        )
+        cost = full and FullFineTuningCost(**full)
+        return cls(**own | {"evaluation": evaluation, "full_fine_tuning": cost})
+
     @property
     def share(self) -> float:
-        """Trained parameters per parameter of the base."""
+        """Trained parameters per parameter of the model."""
         return self.trainable / self.total
 
     @property
@@ -56,17 +75,20 @@ class TrainResult:
             "total": self.total,
             "trainable": self.trainable,
             "share": self.share,
-            "scores": found.scores,
-            "intervals": {name: list(ends) for name, ends in found.intervals.items()},
-            "floors": dict(found.floors),
+            **found.to_json(),
             "best_step": self.best_step,
             "steps": self.steps,
             "stopped_early": self.stopped_early,
             "examples": self.examples,
             "skipped": self.skipped,
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "peak_memory_bytes": self.peak_memory_bytes,
             "full_fine_tuning": dataclasses.asdict(full) if full else None,
         }
+
+
+def _number(recorded: float | None) -> float:
+    """Return a recorded number; JSON has null where it was not a number."""
+    return math.nan if recorded is None else recorded

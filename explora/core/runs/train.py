@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
 from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
-from explora.core.estimate.parameters import base_tensors
+from explora.core.estimate.parameters import model_tensors
+from explora.core.files import empty_folder, replace_folder
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
@@ -25,49 +26,79 @@ from explora.core.runs.assemble import (
     save_trained,
 )
 from explora.core.runs.events import Completed, Fitted, RunEvent, TimeIsUp
+from explora.core.runs.folder import discard_pending, prepare_place, real_folder
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
+from explora.core.runs.identity import Identity, identify, require_same
 from explora.core.runs.model_card import write_card
-from explora.core.runs.record import MetricsLog, RunRecord, open_metrics, write_record
+from explora.core.runs.paths import with_absolute_paths
+from explora.core.runs.record import (
+    METRICS_FILE,
+    MetricsLog,
+    RunRecord,
+    open_metrics,
+    read_record,
+    write_record,
+)
 from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
-from explora.core.training.checkpoint import discard_checkpoint, trained_tensors
+from explora.core.training.checkpoint import discard_checkpoint, saved_step, trained_tensors
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
 from explora.errors import TrainingError
 
 CHECKPOINT = "checkpoint"
+UNDO_CHANGES = "put it back as it was, or start again with --overwrite"
+ACCEPT_CHANGES = "put it back as it was, or name it as it is now: --model, --tokenizer, --data"
 LATEST = 1.02  # a run ends at the latest after this multiple of its minutes
 VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
-def start_run(run: TrainRun, folder: Path, *, replace: bool = False, spent: float = 0.0) -> Running:
+def start_run(
+    run: TrainRun,
+    folder: Path,
+    *,
+    replace: bool = False,
+    spent: float = 0.0,
+    expected: Identity | None = None,
+) -> Running:
     """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
-    With `replace`, the old content of the folder is removed once base and data have been read. `spent` is
-    the part of the run's time, in seconds, that is already over. Raises CheckpointError, DataError,
-    UsageError and WeightsError for a state, data, settings or a base that cannot be used.
+    The caller owns the folder (`ownership.owning`). With `replace`, the run trains beside the old content of
+    the folder until it has weights to keep. `spent` is the part of the run's time, in seconds, that is
+    already over. `expected` is the identity of the run that is repeated. Raises CheckpointError, DataError,
+    IdentityError, UsageError and WeightsError for a state, data, settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
-    tokenizer = _own_tokenizer(run, folder, fresh=replace)
+    recorded = with_absolute_paths(run)
+    place = prepare_place(recorded, folder, replace=replace)
+    tokenizer = _own_tokenizer(run, place, fresh=replace)
     session, train, dev = assemble_for_training(run, tokenizer)
+    identity = identify(session, train, dev)
+    if expected is not None:
+        require_same(expected, identity, run, "the run of --config", ACCEPT_CHANGES)
     if replace:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard_pending(folder)
+    elif (record := read_record(place)) is not None and record.identity is not None:
+        require_same(record.identity, identity, run, str(folder), UNDO_CHANGES)
     training = Training(
-        session.model, session.task, run, train.examples, dev.examples, checkpoint=folder / CHECKPOINT
+        session.model, session.task, run, train.examples, dev.examples, checkpoint=place / CHECKPOINT
     )
     training.plan_features()
     training.resume()
     machine = describe_machine()
-    write_record(folder, RunRecord(run=run, result={}, machine=machine))
-    log = open_metrics(folder, training.progress.step)
+    write_record(place, RunRecord(run=recorded, result={}, machine=machine, identity=identity))
+    log = open_metrics(place, training.progress.step)
     if tokenizer is not None:
-        tokenizer.save(folder)
+        tokenizer.save(place)
     return Running(
         folder=folder,
+        place=place,
+        recorded=recorded,
         session=session,
         train=train,
         dev=dev,
+        identity=identity,
         training=training,
         log=log,
         machine=machine,
@@ -87,7 +118,7 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
     if known is not None:
         return known
     text = find_split(run.task, run.data, "train").file
-    documents = islice(stream_documents(text), VOCABULARY_DOCUMENTS)
+    documents = islice(stream_documents(text, run.data.encoding), VOCABULARY_DOCUMENTS)
     return train_tokenizer(documents, run.from_scratch.vocab_size)
 
 
@@ -95,14 +126,19 @@ def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | N
 class Running:
     """A run in progress. Iterate `events()` to train; the last event is Completed.
 
-    started: when the run began, on the monotonic clock, less the time before interruptions;
-    closing_seconds: time needed after the last step, 0 unless the steps were fitted to a time.
+    folder: as the user named it; place: where its files are, beside `folder` while the run that it will
+    replace is there; recorded: the settings with absolute paths; started: when the run began, on the
+    monotonic clock, less the time before interruptions; closing_seconds: time needed after the last step, 0
+    unless the steps were fitted to a time.
     """
 
     folder: Path
+    place: Path
+    recorded: TrainRun
     session: Session
     train: Split
     dev: Split
+    identity: Identity
     training: Training
     log: MetricsLog
     machine: Mapping[str, Any]
@@ -120,6 +156,10 @@ class Running:
     def save(self) -> None:
         """Write the resume state. Call this between two events."""
         self.training.save()
+
+    def saved_step(self) -> int:
+        """Return the step from which the run can be resumed, 0 if there is no state."""
+        return saved_step(self.folder / CHECKPOINT)
 
     def events(self) -> Iterator[RunEvent]:
         """Train, keep the best adapter on disk, and score it on dev at the end."""
@@ -144,7 +184,8 @@ class Running:
         try:
             found = fit_steps(self.training, self.started + seconds - time.monotonic())
         except TrainingError:  # before any step: leave the folder as it was
-            _empty(self.folder)
+            discard_pending(self.folder)
+            empty_folder(self.place)
             raise
         self.closing_seconds = found.closing_seconds
         self.training.plan_steps(found.steps, time.monotonic() - self.started)
@@ -152,7 +193,9 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        write_record(self.folder, RunRecord(run=self.run, result=result, machine=self.machine))
+        run = dataclasses.replace(self.recorded, training=self.run.training)  # its steps may be fitted
+        record = RunRecord(run=run, result=result, machine=self.machine, identity=self.identity)
+        write_record(self.place, record)
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
@@ -188,24 +231,35 @@ class Running:
     def _keep(self, event: EvalDone) -> None:
         """Save the adapter if it is the best so far, and log the score."""
         if event.best:
-            save_trained(self.session, self.folder, event.step)
+            save_trained(self.session, self.place, event.step)
+            self._take_place()
         self.log.add({"step": event.step, event.metric: event.score, "best": event.best})
+
+    def _take_place(self) -> None:
+        """Replace the old run, now that this one has weights to keep."""
+        target = real_folder(self.folder)
+        if self.place == target:
+            return
+        replace_folder(self.place, target)
+        self.place, self.training.folder = target, target / CHECKPOINT
+        self.log = MetricsLog(target / METRICS_FILE)
 
     def _complete(self, finished: Finished) -> Completed:
         """Score the best adapter on dev, write the record and the model card, and remove the resume state."""
         if finished.progress.best_step == 0:
             raise TrainingError("the dev score was never a number", "lower the learning rate: --lr")
         session = self.session
-        restore_trained(session, self.folder)
+        restore_trained(session, self.place)
         session.model.eval()
         evaluation = session.task.evaluate(
             session.model, self.training.dev, self.train.examples, 2 * self.run.training.batch_size
         )
         result = self._result(finished, evaluation)
-        classes = 0 if session.model.score is None else session.model.score.out_features
-        write_card(self.folder, self.run, result.to_json(), classes)
+        write_card(self.folder, self.run, result.to_json(), session.classes)
         self._record(result.to_json())
-        discard_checkpoint(self.folder / CHECKPOINT)
+        # A network file system cannot remove the features' file while it is mapped.
+        self.training.examples, self.training.dev = self.train.examples, self.dev.examples
+        discard_checkpoint(self.place / CHECKPOINT)
         return Completed(result=result)
 
     def _result(self, finished: Finished, evaluation: Evaluation) -> TrainResult:
@@ -215,7 +269,7 @@ class Running:
             task=run.task,
             method=run.method.name,
             model=self.session.base.label,
-            total=sum(prod(size) for size in base_tensors(model.shape).values()),
+            total=sum(prod(size) for size in model_tensors(model.shape, self.session.classes).values()),
             trainable=sum(value.numel() for value in trained_tensors(model).values()),
             evaluation=evaluation,
             best_step=progress.best_step,
@@ -223,16 +277,8 @@ class Running:
             stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
             examples=len(self.train.examples),
             skipped=len(self.train.skipped) + len(self.dev.skipped),
-            seconds=progress.seconds,
+            seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
             tokens=progress.tokens,
             peak_memory_bytes=peak_memory_bytes(),
             full_fine_tuning=self.full_fine_tuning,
         )
-
-
-def _empty(folder: Path) -> None:
-    for item in folder.iterdir():
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from explora.core.files import cache_folder, write_atomically
+from explora.core.cache import cache_folder
+from explora.core.files import write_atomically
 from explora.core.machine.facts import describe_machine
 from explora.core.model.attention import PLAIN_UP_TO, attend, causal_attention
+from explora.errors import WriteError
 
 PRODUCT = (256, 768, 3072)  # rows, in, out: of a small batch on GPT-2
 # Without bf16 units PRODUCT takes seconds in bf16; this one takes milliseconds, enough to tell.
@@ -55,7 +57,7 @@ def probe_once() -> Probes:
         return Probes(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # not there, or of another version
         found = probe()
-    with suppress(OSError):  # a home that cannot be written to is asked again next time
+    with suppress(WriteError):  # then the next run measures again
         write_atomically(file, json.dumps(dataclasses.asdict(found)))
     return found
 

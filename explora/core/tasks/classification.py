@@ -1,4 +1,4 @@
-"""What the tasks that choose one of several classes share: labels, batches, loss, scores, floors."""
+"""What the tasks that choose one of several classes share: labels, batches, loss, scores."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
 from explora.core.data.batching import in_length_order, pad
+from explora.core.data.labels import canonical_label, label_order
 from explora.core.data.splits import Row, Table, load_split, read_table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
@@ -25,8 +26,11 @@ from explora.core.tasks.contract import (
     encode_rows,
     stack_features,
 )
-from explora.core.tasks.metrics import Score, accuracy, macro_f1, majority, positive_f1
+from explora.core.tasks.metrics import Score, accuracy, macro_f1, positive_f1
+from explora.core.tasks.trivial import values_of
 from explora.errors import DataError, UsageError
+
+UNNAMED = "LABEL_"  # transformers calls class 3 LABEL_3 where nobody named it
 
 
 class Classification(ABC):
@@ -59,11 +63,11 @@ class Classification(ABC):
 
     def canonical(self, label: str) -> str:
         """Return the one spelling of a label: 3.0 is 3."""
-        try:
-            number = float(label)
-        except ValueError:
-            return label
-        return str(int(number)) if number.is_integer() else label
+        return canonical_label(label)
+
+    def expected_labels(self) -> str:
+        """Return which labels a row may have, for messages."""
+        return f"one of {', '.join(self.labels)}"
 
     def load(self, config: DataConfig, split: str) -> Split:
         """See the contract. Train labels that are all the same raise DataError."""
@@ -85,25 +89,29 @@ class Classification(ABC):
                 file=rows[0].file,
             )
         if not self.labels:
-            self.labels = tuple(sorted(found, key=_label_order))
+            self.labels = tuple(sorted(found, key=label_order))
 
     def _split(self, table: Table, config: DataConfig) -> Split:
         encoded = iter(self.encode(table.rows))
+        # A label counts as it is written, else by its canonical form: older runs have other spellings.
+        classes = {self.canonical(label): index for index, label in enumerate(self.labels)}
+        classes |= {label: index for index, label in enumerate(self.labels)}
         return encode_rows(
             table,
-            lambda row: Example(row=row, ids=next(encoded), label=self._label(row)),
+            lambda row: Example(row=row, ids=next(encoded), label=self._label(row, classes)),
             skip_bad=config.skip_bad,
         )
 
-    def _label(self, row: Row) -> int | None:
+    def _label(self, row: Row, classes: Mapping[str, int]) -> int | None:
         if "label" not in row.values:
             return None
-        label = self.canonical(row.values["label"])
-        if label in self.labels:
-            return self.labels.index(label)
-        expected = ", ".join(self.labels)
+        given = row.values["label"]
+        plain = self.canonical(given)
+        for spelling in (given, plain, f"{UNNAMED}{plain}", plain.removeprefix(UNNAMED)):
+            if spelling in classes:
+                return classes[spelling]
         raise DataError(
-            f"{row.values['label']!r} is none of {expected}",
+            f"{given!r}: use {self.expected_labels()}",
             "correct it, name another column (--columns label=NAME), or leave such rows out (--skip-bad)",
             file=row.file,
             line=row.line,
@@ -155,7 +163,7 @@ class Classification(ABC):
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Return accuracy and F1 with the floor of always answering the most frequent class."""
+        """Return accuracy and F1."""
         probabilities = self.probabilities(model, examples, batch_size)
         answers = probabilities.argmax(dim=-1).tolist()
         predictions = [
@@ -165,15 +173,18 @@ class Classification(ABC):
         if any(example.label is None for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
         gold = _gold(examples)
-        scores = self._scores(answers, gold)
-        floors = self._scores([majority(gold)] * len(gold), gold)
-        return Evaluation(
+        return Evaluation.of(
+            self._scores(answers, gold),
+            self._trivial_scores(gold),
             examples=len(examples),
-            scores={name: score.value for name, score in scores.items()},
-            intervals={name: score.interval() for name, score in scores.items()},
-            floors={name: score.value for name, score in floors.items()},
             predictions=predictions,
         )
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Raise UsageError: a classifier writes nothing."""
+        raise UsageError(f"{self.context.name} has no scores of continuations")
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return a header, then the id and the answer of each row."""
@@ -188,6 +199,22 @@ class Classification(ABC):
             scores["positive_f1"] = positive_f1(answers, gold)
         return scores
 
+    def _trivial_scores(self, gold: Sequence[int]) -> dict[str, dict[str, float]]:
+        """Return the scores of every constant answer, and of guessing each class as often as it occurs.
+
+        Such guesses have an expected F1 of p for a class with the share p, and so a mean of one over the
+        number of classes. No constant answer has a higher macro F1, and no guess a higher accuracy.
+        """
+        constant = {
+            f"always {self.label_word(label)}": values_of(self._scores([label] * len(gold), gold))
+            for label in sorted(set(gold))
+        }
+        return constant | {"random guesses": {"macro_f1": 1 / len(constant)}}
+
+    def label_word(self, label: int) -> str:
+        """Return the word for a class in messages."""
+        return self.labels[label]
+
     def _prediction(self, example: Example, answer: int, probability: float) -> dict[str, Any]:
         prediction = {"id": example.row.id, "prediction": self.labels[answer], "probability": probability}
         return prediction if example.label is None else prediction | {"label": self.labels[example.label]}
@@ -200,11 +227,3 @@ def _gold(examples: Sequence[Example]) -> list[int]:
             "this row has no label", "dev scores need labels", file=unlabelled.file, line=unlabelled.line
         )
     return [example.label for example in examples if example.label is not None]
-
-
-def _label_order(label: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before words by letter."""
-    try:
-        return (0, float(label), label)
-    except ValueError:
-        return (1, 0.0, label)

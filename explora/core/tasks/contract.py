@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from explora.core.data.splits import Row, Table
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.model.transfer import copy_to
+from explora.core.tasks.metrics import FEW_EXAMPLES, Score
+from explora.core.tasks.trivial import best_trivial, values_of
 from explora.errors import DataError
-
-PROMPT_LINES = 3  # lines given where a continuation is generated: the course's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,13 +103,75 @@ def stack_features(examples: Sequence[Example]) -> Features | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a split gave: scores, their floors and intervals, None where the rows have no labels."""
+    """The scores of a split by metric; None where the rows have no labels.
+
+    `intervals` are 95 % intervals. `floors` are the scores of the best trivial answers, and
+    `trivial_answers` say what these are: "always yes". A metric without a trivial answer is in neither.
+    `statistics` keeps the counts of each example, so that evaluations of the same rows can be paired.
+    `notes` tell how scores were computed, and which were left out and why.
+    """
 
     examples: int
     scores: Mapping[str, float] | None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
+    trivial_answers: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    statistics: Mapping[str, Score] = field(default_factory=dict)
     predictions: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls,
+        scores: Mapping[str, Score],
+        trivial: Mapping[str, Mapping[str, float]],
+        *,
+        examples: int,
+        predictions: Sequence[Mapping[str, Any]] = (),
+        notes: Sequence[str] = (),
+    ) -> Evaluation:
+        """Return the evaluation of measured scores; `trivial` has the scores of each trivial answer."""
+        floors = best_trivial(scores, trivial)
+        return cls(
+            examples=examples,
+            scores=values_of(scores),
+            intervals={name: score.interval() for name, score in scores.items()},
+            floors={name: floor.value for name, floor in floors.items()},
+            trivial_answers={name: floor.answer for name, floor in floors.items()},
+            higher_is_better={name: score.higher_is_better for name, score in scores.items()},
+            statistics=scores,
+            predictions=predictions,
+            notes=notes,
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why the scores are weak evidence, in a sentence; empty where there are enough examples."""
+        if self.examples >= FEW_EXAMPLES:
+            return ""
+        return (
+            f"{self.examples} rows are weak evidence: the intervals are wide. "
+            f"Score at least {FEW_EXAMPLES} rows before you choose by such scores."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores and what belongs to them as plain JSON data, without predictions and notes."""
+        return {
+            "scores": None if self.scores is None else dict(self.scores),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "floors": dict(self.floors),
+            "trivial_answers": dict(self.trivial_answers),
+            "higher_is_better": dict(self.higher_is_better),
+        }
+
+
+@runtime_checkable
+class DigestedRows(Protocol):
+    """Examples that know their digest, because there may be too many to make each of them."""
+
+    def digest(self) -> str:
+        """Return a digest of everything that training reads of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +198,6 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
     if not examples:
         raise DataError(f"no good row; the first: {skipped[0]}", file=table.rows[0].file)
     return Split(examples=examples, skipped=skipped)
-
-
-def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
-    """Yield each row with the first lines of its text, as a prompt."""
-    for row in table.rows:
-        yield row, "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +278,15 @@ class Task(Protocol):
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Score a split in full; `train` gives the floor of a task that needs it."""
+        """Score a split in full; trivial answers that need training rows take them from `train`."""
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Score one continuation of each example, by whatever wrote it; `train` shows what is copied.
+
+        Raises UsageError for a task without such scores.
+        """
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the lines of a file of predictions, in the submission format of the CS224N course.

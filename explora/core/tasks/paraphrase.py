@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from explora.core.config.registry import TASKS
 from explora.core.data.splits import Row
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.classification import Classification
@@ -19,7 +20,8 @@ from explora.core.tasks.contract import TaskContext
 from explora.errors import DataError, UsageError
 
 FIELDS = {"sentence1", "sentence2"}
-SPELLINGS = {"1": "1", "yes": "1", "true": "1", "0": "0", "no": "0", "false": "0"}
+SPELLINGS = {"1": "1", "01": "1", "yes": "1", "true": "1", "0": "0", "00": "0", "no": "0", "false": "0"}
+SPELLINGS |= {token: label for label, token in TASKS["paraphrase"].course_ids.items()}
 
 
 class Paraphrase(Classification):
@@ -53,7 +55,7 @@ class Paraphrase(Classification):
     def _label_row(self, word: str) -> int:
         """Return the token of a label word: after a space of the template as it is, else with its own."""
         spaced = word if self.template[-1:].isspace() else " " + word
-        ids = self.context.tokenizer.encode(spaced)
+        (ids,) = self.context.tokenizer.encode_parts([spaced])
         if len(ids) != 1:
             raise UsageError(
                 f"the label word {word!r} is {len(ids)} tokens of this base, not one",
@@ -62,9 +64,17 @@ class Paraphrase(Classification):
         return ids[0]
 
     def canonical(self, label: str) -> str:
-        """Return 1 for 1, 1.0, yes, true; 0 likewise; anything else as it is."""
+        """Return 1 for 1, 1.0, yes, true and 8505; 0 likewise; anything else as it is."""
         plain = super().canonical(label).lower()
         return SPELLINGS.get(plain, label)
+
+    def label_word(self, label: int) -> str:
+        """Return yes for a paraphrase, else no."""
+        return ("no", "yes")[label]
+
+    def expected_labels(self) -> str:
+        """See the base class."""
+        return "yes/no, true/false or 1/0"
 
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
         """Fill the template; where that is too long the sentences are cut, the longer one first."""
@@ -77,7 +87,9 @@ class Paraphrase(Classification):
 
     def _cut(self, row: Row) -> list[int]:
         tokenizer = self.context.tokenizer
-        sentences = {name: tokenizer.encode(row.values[name]) for name in sorted(FIELDS)}
+        names = sorted(FIELDS)
+        parts = tokenizer.encode_parts([row.values[name] for name in names])
+        sentences = dict(zip(names, parts, strict=True))
         while any(sentences.values()):
             texts = {name: _whole_characters(tokenizer.decode(ids)) for name, ids in sentences.items()}
             ids = tokenizer.encode(self.template.format_map(texts))

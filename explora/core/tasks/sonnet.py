@@ -6,24 +6,24 @@ k lines, k drawn anew each epoch, so that the model meets contexts of every leng
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import in_length_order, pad
+from explora.core.data.prompts import PROMPT_LINES, first_lines, first_lines_of
 from explora.core.data.splits import Row, load_split, read_table
 from explora.core.generate.decode import Prompt, generate
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
+from explora.core.tasks.continuations import ContinuationScoring, scoring_notes
 from explora.core.tasks.contract import (
-    PROMPT_LINES,
     Batch,
     Evaluation,
     Example,
@@ -31,18 +31,23 @@ from explora.core.tasks.contract import (
     TaskContext,
     encode_rows,
     find_places,
-    first_lines,
     stack_features,
 )
-from explora.core.tasks.metrics import Score, bleu, chrf, perplexity
+from explora.core.tasks.metrics import Score
+from explora.core.tasks.poem_scores import (
+    by_poem,
+    perplexities,
+    trivial_perplexities,
+)
+from explora.core.tasks.verse_form import SONNET_LINES
 from explora.errors import DataError
 
-SONNET_LINES = 14
 MOST_GIVEN = 12
-GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
 MAX_NEW_TOKENS = 256
-FLOOR_DRAWS = 20
-SAMPLED = SamplingConfig(temperature=1.0, top_p=0.9)
+WAYS = {"greedy": SamplingConfig(greedy=True), "sampled": SamplingConfig(temperature=1.0, top_p=0.9)}
+HUMAN = "human"
+
+T = TypeVar("T")
 
 
 class Sonnet:
@@ -75,7 +80,7 @@ class Sonnet:
 
         Raises DataError where that leaves less than the lines that are given when it is continued.
         """
-        lines = self.context.tokenizer.encode_batch([line + "\n" for line in row.values["text"].split("\n")])
+        lines = self.context.tokenizer.encode_parts([line + "\n" for line in row.values["text"].split("\n")])
         eos = self.context.tokenizer.eos
         ids = [eos, *(token for line in lines for token in line), eos][: self.context.max_length]
         ends = tuple(accumulate((len(line) for line in lines), initial=1))[1:]
@@ -92,7 +97,8 @@ class Sonnet:
 
     def prompt(self, text: str, seed: int) -> Prompt:
         """Encode a prompt, begun as the training poems begin; the poem stops after fourteen lines."""
-        ids = [self.context.tokenizer.eos, *self.context.tokenizer.encode(text)]
+        (continued,) = self.context.tokenizer.encode_parts([text])
+        ids = [self.context.tokenizer.eos, *continued]
         return Prompt(ids=ids, seed=seed, lines=max(1, SONNET_LINES - text.count("\n")))
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
@@ -136,16 +142,13 @@ class Sonnet:
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Return perplexities, and BLEU and chrF of greedy and of sampled continuations.
+        """Return perplexities, BLEU and chrF of greedy and sampled continuations, and the form of verse.
 
-        Poems of which only the given lines are there get continuations and no scores. The floor of BLEU
-        and chrF is the tail of a random training poem: no model at all.
+        Poems of which only the given lines are there get continuations and no scores. Form is measured on
+        sampled continuations and, as `..._human`, on the poems themselves.
         """
-        texts = {
-            "greedy": self._continue(model, examples, SamplingConfig(greedy=True), batch_size),
-            "sampled": self._continue(model, examples, SAMPLED, batch_size),
-        }
-        prompts = ["\n".join(_lines(example)[:PROMPT_LINES]) + "\n" for example in examples]
+        texts = {way: self._continue(model, examples, sampling, batch_size) for way, sampling in WAYS.items()}
+        prompts = [first_lines_of(example.row) for example in examples]
         predictions: list[dict[str, Any]] = [
             {"id": example.row.id, "prompt": prompt, "greedy": greedy, "sampled": sampled}
             for example, prompt, greedy, sampled in zip(
@@ -154,18 +157,33 @@ class Sonnet:
         ]
         if any(len(_lines(example)) <= PROMPT_LINES for example in examples):
             return Evaluation(examples=len(examples), scores=None, predictions=predictions)
-        references = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in examples]
         scores = self._perplexities(model, examples, batch_size)
-        for name, hypotheses in texts.items():
-            scores |= _text_scores(name, prompts, hypotheses, references)
-        floors = {name: float(model.shape.vocab_size) for name in scores if name.startswith("perplexity")}
-        return Evaluation(
-            examples=len(examples),
-            scores={name: score.value for name, score in scores.items()},
-            intervals={name: score.interval() for name, score in scores.items()},
-            floors=floors | self._text_floors(prompts, references, train),
-            predictions=predictions,
+        scores["perplexity"] = by_poem(scores["perplexity"], examples)
+        scoring = _scoring(examples, train)
+        for way, found in texts.items():
+            scores |= _named(scoring.likeness(found), way)
+        scores |= _named(scoring.form(texts["sampled"]), "sampled")
+        scores |= _named(scoring.form(scoring.references), HUMAN)
+        trivial = trivial_perplexities(examples, train, model.shape.vocab_size)
+        for answer, values in scoring.trivial(self.context.seed).items():
+            trivial[answer] = {name: it for way in (*WAYS, HUMAN) for name, it in _named(values, way).items()}
+        return Evaluation.of(
+            scores, trivial, examples=len(examples), predictions=predictions, notes=scoring_notes()
         )
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Return BLEU, chrF and the scores of form. Raises DataError for a poem of given lines alone."""
+        for example in examples:
+            if len(_lines(example)) <= PROMPT_LINES:
+                raise DataError(
+                    f"the poem ends after the {PROMPT_LINES} given lines",
+                    "use a file of whole poems",
+                    file=example.row.file,
+                    line=example.row.line,
+                )
+        return _scoring(examples, train).scores(texts)
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the poems, each under its number: the given lines and the sampled continuation."""
@@ -188,21 +206,7 @@ class Sonnet:
 
     @torch.inference_mode()
     def _perplexities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> dict[str, Score]:
-        losses = self._token_losses(model, examples, batch_size)
-        sums = {
-            given: [
-                (
-                    float(loss[example.breaks[given - 1] - 1 :].sum()),
-                    len(loss) - example.breaks[given - 1] + 1,
-                )
-                for example, loss in zip(examples, losses, strict=True)
-                if len(example.breaks) > given
-            ]
-            for given in GIVEN_LINES
-        }
-        pooled = [pair for pairs in sums.values() for pair in pairs]
-        scores = {"perplexity": _perplexity(pooled)}
-        return scores | {f"perplexity_given_{n}": _perplexity(pairs) for n, pairs in sums.items() if pairs}
+        return perplexities(examples, self._token_losses(model, examples, batch_size))
 
     def _token_losses(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> list[Tensor]:
         """Return for each poem the loss of every token but the first, (T - 1,)."""
@@ -217,41 +221,23 @@ class Sonnet:
                 ).cpu()
         return [losses[row] for row in range(len(examples))]
 
-    def _text_floors(
-        self, prompts: Sequence[str], references: Sequence[str], train: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return the mean scores of the tails of random training poems."""
-        tails = ["\n".join(_lines(example)[PROMPT_LINES:]) for example in train]
-        tails = [tail for tail in tails if tail]
-        if not tails:
-            return {}
-        generator, total = random.Random(self.context.seed), dict[str, float]()
-        for _ in range(FLOOR_DRAWS):
-            hypotheses = [generator.choice(tails) for _ in prompts]
-            for name, score in _text_scores("", prompts, hypotheses, references).items():
-                total[name] = total.get(name, 0.0) + score.value / FLOOR_DRAWS
-        return {name + way: value for name, value in total.items() for way in ("greedy", "sampled")}
-
 
 def _lines(example: Example) -> list[str]:
     return example.row.values["text"].split("\n")
 
 
-def _perplexity(pairs: Sequence[tuple[float, int]]) -> Score:
-    if not pairs:
-        return perplexity([math.nan], [1])
-    return perplexity([loss for loss, _ in pairs], [count for _, count in pairs])
+def _tail(example: Example) -> str:
+    return "\n".join(_lines(example)[PROMPT_LINES:])
 
 
-def _text_scores(
-    way: str, prompts: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
-) -> dict[str, Score]:
-    """Score continuations alone and, as `course_`, the course's way: the given lines count too."""
-    whole = [prompt + text for prompt, text in zip(prompts, hypotheses, strict=True)]
-    poems = [prompt + text for prompt, text in zip(prompts, references, strict=True)]
-    return {
-        f"bleu_{way}": bleu(hypotheses, references),
-        f"chrf_{way}": chrf(hypotheses, references),
-        f"course_bleu_{way}": bleu(whole, poems),
-        f"course_chrf_{way}": chrf(whole, poems),
-    }
+def _scoring(examples: Sequence[Example], train: Sequence[Example]) -> ContinuationScoring:
+    return ContinuationScoring(
+        prompts=[first_lines_of(example.row) for example in examples],
+        references=[_tail(example) for example in examples],
+        training=[example.row.values["text"] for example in train],
+        tails=[tail for tail in map(_tail, train) if tail],
+    )
+
+
+def _named(scores: Mapping[str, T], way: str) -> dict[str, T]:
+    return {f"{name}_{way}": score for name, score in scores.items()}

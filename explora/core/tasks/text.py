@@ -10,23 +10,26 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from explora.core.base.tokenizer import Tokenizer
+from explora.core.cache import VARIABLE, cache_folder
 from explora.core.config.concerns import DataConfig
 from explora.core.data.batching import pad
 from explora.core.data.documents import stream_documents
+from explora.core.data.prompts import first_lines
 from explora.core.data.splits import Row, find_split, read_table
-from explora.core.data.text_files import STDIN, check_is_file, name_of
-from explora.core.files import cache_folder, replacing, write_atomically
+from explora.core.data.text_files import AUTO, STDIN, check_is_file, name_of
+from explora.core.files import write_atomically, writing
 from explora.core.generate.decode import Prompt
 from explora.core.model.cross_entropy import tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
@@ -37,12 +40,13 @@ from explora.core.tasks.contract import (
     Split,
     TaskContext,
     find_places,
-    first_lines,
 )
-from explora.core.tasks.metrics import perplexity
-from explora.errors import DataError, UsageError
+from explora.core.tasks.metrics import Score, perplexity, ratio
+from explora.core.tasks.trivial import UNIFORM, UNIGRAM, uniform_losses, unigram_losses, values_of
+from explora.errors import DataError, UsageError, WriteError
 
 DOCUMENTS_AT_ONCE = 1000
+TOKENS_AT_ONCE = 1_000_000
 SHORTEST = 2  # tokens of a split: one to read and one to predict
 
 
@@ -79,6 +83,12 @@ class TokenRows(LazyRows):
         ids = self.ids[index * self.length : (index + 1) * self.length].tolist()
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the ids and their length in rows: fast, because no row is made."""
+        found = hashlib.sha256(f"{self.ids.dtype} {self.length}\n".encode())
+        found.update(self.ids.data)
+        return found.hexdigest()
+
 
 class Text:
     """See the module."""
@@ -98,7 +108,7 @@ class Text:
     def load(self, config: DataConfig, split: str) -> Split:
         """Tokenise a split; of a single file without --dev the last tenth of the tokens is dev."""
         found = find_split(self.context.name, config, split)
-        rows = self._rows(found.file)
+        rows = self._rows(found.file, config.encoding)
         if found.whole:
             return Split(examples=rows)
         border = len(rows.ids) * 9 // 10  # wherever rows end, so that longer rows in eval hold the same dev
@@ -114,10 +124,10 @@ class Text:
 
     def read(self, source: str, config: DataConfig) -> Split:
         """Tokenise all of one file, or of stdin for "-"."""
-        return Split(examples=self._rows(source))
+        return Split(examples=self._rows(source, config.encoding))
 
-    def _rows(self, source: str) -> TokenRows:
-        ids, text_bytes = tokenise(source, self.context.tokenizer)
+    def _rows(self, source: str, encoding: str) -> TokenRows:
+        ids, text_bytes = tokenise(source, self.context.tokenizer, encoding)
         return TokenRows(name_of(source), ids, text_bytes, self.context.max_length)
 
     def prompt(self, text: str, seed: int) -> Prompt:
@@ -166,18 +176,23 @@ class Text:
         its tokens but the first.
         """
         losses, counts = self._row_losses(model, examples, batch_size)
-        measured = perplexity(losses, counts)
-        low, high = measured.interval()
-        forms: dict[str, Callable[[float], float]] = {"perplexity": float, "loss": math.log}
-        if isinstance(examples, TokenRows):
-            tokens_per_byte = len(examples.ids) / examples.text_bytes
-            forms["bits_per_byte"] = lambda value: math.log2(value) * tokens_per_byte
-        return Evaluation(
-            examples=len(examples),
-            scores={name: form(measured.value) for name, form in forms.items()},
-            intervals={name: (form(low), form(high)) for name, form in forms.items()},
-            floors={name: form(model.shape.vocab_size) for name, form in forms.items()},
-        )
+        scores = _scores(losses, counts, examples)
+        tables = {UNIFORM: uniform_losses(model.shape.vocab_size)}
+        if len(train):
+            tables[UNIGRAM] = unigram_losses(_token_portions(train), model.shape.vocab_size)
+        trivial = {
+            answer: values_of(
+                _scores([table[example.ids[1:]].sum() for example in examples], counts, examples)
+            )
+            for answer, table in tables.items()
+        }
+        return Evaluation.of(scores, trivial, examples=len(examples))
+
+    def score_texts(
+        self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
+    ) -> dict[str, Score]:
+        """Raise UsageError: plain text is scored by its perplexity."""
+        raise UsageError(f"{self.context.name} has no scores of continuations")
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
         """Raise UsageError: plain text gets scores alone."""
@@ -199,46 +214,75 @@ class Text:
         return losses, counts
 
 
-def tokenise(source: str, tokenizer: Tokenizer) -> tuple[NDArray[np.integer], int]:
+def _scores(losses: Sequence[float], counts: Sequence[int], rows: Sequence[Example]) -> dict[str, Score]:
+    """Return the scores of the summed losses (N,), in nats, of rows that predict `counts` (N,) tokens."""
+    per_token = perplexity(losses, counts)
+    scores = {"perplexity": per_token, "loss": replace(per_token, formula=ratio)}
+    if isinstance(rows, TokenRows):
+        tokens_per_byte = len(rows.ids) / rows.text_bytes
+        bits = per_token.counts * [tokens_per_byte / math.log(2), 1.0]
+        scores["bits_per_byte"] = replace(per_token, counts=bits, formula=ratio)
+    return scores
+
+
+def _token_portions(rows: Sequence[Example]) -> Iterator[ArrayLike]:
+    """Yield the token ids of all rows, of a memory-mapped file in portions that fit in memory."""
+    if not isinstance(rows, TokenRows):
+        yield from (row.ids for row in rows)
+        return
+    for start in range(0, len(rows.ids), TOKENS_AT_ONCE):
+        yield rows.ids[start : start + TOKENS_AT_ONCE]
+
+
+def tokenise(source: str, tokenizer: Tokenizer, encoding: str = AUTO) -> tuple[NDArray[np.integer], int]:
     """Return the token ids of a file or stdin and the bytes of its text; each document ends with end-of-text.
 
-    The ids of a file are memory-mapped, and cached by file and tokenizer. Raises DataError for what is no
-    text.
+    The ids of a file are memory-mapped, and cached by file, tokenizer and encoding. Raises DataError for what
+    is no text.
     """
     kind: np.dtype[np.integer] = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    encoded = _encoded(source, tokenizer, encoding, kind)
     if source == STDIN:
-        portions = list(_encoded(source, tokenizer, kind))
+        portions = list(encoded)
         return np.concatenate([ids for ids, _ in portions]), sum(size for _, size in portions)
     check_is_file(Path(source))
-    status = Path(source).stat()
-    key = f"{Path(source).resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest}"
-    name = hashlib.sha256(key.encode()).hexdigest()[:24]
-    folder = cache_folder() / "tokens"
-    ids_file, facts_file = folder / f"{name}.bin", folder / f"{name}.json"
+    ids_file = _cached_ids(source, tokenizer, encoding)
+    facts_file = ids_file.with_suffix(".json")
     if not (ids_file.exists() and facts_file.exists()):
-        with replacing(ids_file) as partial:
-            text_bytes = _write_ids(source, tokenizer, partial, kind)
+        try:
+            text_bytes = _write_ids(encoded, ids_file)
             write_atomically(facts_file, json.dumps({"file": source, "text_bytes": text_bytes}))
+        except WriteError as error:
+            error.hint = f"free some space, or keep the cache in another folder: {VARIABLE}=FOLDER"
+            raise
     text_bytes = int(json.loads(facts_file.read_text(encoding="utf-8"))["text_bytes"])
     return np.memmap(ids_file, dtype=kind, mode="r"), text_bytes
 
 
-def _write_ids(source: str, tokenizer: Tokenizer, target: Path, kind: np.dtype[np.integer]) -> int:
+def _write_ids(encoded: Iterator[tuple[NDArray[np.integer], int]], ids_file: Path) -> int:
+    """Write the ids of all portions; returns the bytes of their text."""
     text_bytes = 0
-    with target.open("wb") as out:
-        for ids, size in _encoded(source, tokenizer, kind):
-            out.write(ids.tobytes())
+    with writing(ids_file) as write:
+        for ids, size in encoded:
+            write(ids.tobytes())
             text_bytes += size
     return text_bytes
 
 
+def _cached_ids(source: str, tokenizer: Tokenizer, encoding: str) -> Path:
+    """Return the file in the cache for the ids of a text file as it is now."""
+    status = Path(source).stat()
+    key = f"{Path(source).resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest} {encoding}"
+    return cache_folder() / "tokens" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
+
+
 def _encoded(
-    source: str, tokenizer: Tokenizer, kind: np.dtype[np.integer]
+    source: str, tokenizer: Tokenizer, encoding: str, kind: np.dtype[np.integer]
 ) -> Iterator[tuple[NDArray[np.integer], int]]:
     """Yield the ids and the bytes of a portion of the documents."""
-    for documents in _portions(stream_documents(source)):
-        ids = [token for row in tokenizer.encode_batch(documents) for token in (*row, tokenizer.eos)]
-        yield np.array(ids, dtype=kind), sum(len(document.encode()) for document in documents)
+    for portion in _portions(stream_documents(source, encoding)):
+        ids = [token for row in tokenizer.encode_batch(portion) for token in (*row, tokenizer.eos)]
+        yield np.array(ids, dtype=kind), sum(len(document.encode()) for document in portion)
 
 
 def _portions(documents: Iterator[str]) -> Iterator[list[str]]:

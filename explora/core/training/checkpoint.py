@@ -10,7 +10,6 @@ checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_g
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from explora.core.files import write_atomically
+from explora.core.files import remove_folder, write_atomically, write_tensors
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
 from explora.errors import CheckpointError
@@ -69,14 +68,13 @@ def save_checkpoint(
     before = _latest(folder)
     name = "b" if before == "a" else "a"
     target = folder / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, target / "state.safetensors")
+    remove_folder(target)
+    write_tensors(target / "state.safetensors", {key: value.contiguous() for key, value in tensors.items()})
     state = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": numbers}
-    (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    write_atomically(target / "state.json", json.dumps(state))
     write_atomically(folder / "latest", name)
     if before:
-        shutil.rmtree(folder / before, ignore_errors=True)
+        remove_folder(folder / before)
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:
@@ -162,6 +160,17 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / "latest").is_file()
 
 
+def saved_step(folder: Path) -> int:
+    """Return the step of the complete state in a folder, 0 if there is none that can be read."""
+    if not has_checkpoint(folder):
+        return 0
+    try:
+        state = json.loads((folder / _latest(folder) / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+    return int(state["progress"]["step"])
+
+
 def discard_checkpoint(folder: Path) -> None:
     """Remove the resume state and the cached features of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)

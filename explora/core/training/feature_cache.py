@@ -21,9 +21,10 @@ from torch import Tensor
 
 from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import in_length_order
+from explora.core.files import writing_in_place
 from explora.core.model.gpt2 import GPT2, Features
 from explora.core.tasks.contract import Example, Task
-from explora.errors import TrainingError
+from explora.errors import WriteError
 
 SPARE = 256 << 20  # bytes to leave free on the disk, for adapters, resume states and other programs
 
@@ -62,21 +63,19 @@ class FeatureCache:
     def fill(self) -> Iterator[int]:
         """Compute and write the features, batch by batch; yields the number of examples done so far.
 
-        Raises TrainingError if the file cannot be written.
+        Raises WriteError if the file cannot be written.
         """
         done = 0
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.unlink(missing_ok=True)  # of an interrupted run: another process may have it mapped
-            with self.file.open("wb") as out:
+            with writing_in_place(self.file) as write:
                 for batch in self.batches:
                     for states in self._compute(batch):
-                        out.write(states.view(torch.uint8).numpy().tobytes())
+                        write(states.view(torch.uint8).numpy().tobytes())
                     done += len(batch)
                     yield done
-        except OSError as error:
-            hint = "free some space, or train without this file: --feature-cache off"
-            raise TrainingError(f"{self.file}: {error.strerror}", hint) from None
+        except WriteError as error:
+            error.hint = "free some space, or train without this file: --feature-cache off"
+            raise
 
     @torch.inference_mode()
     def _compute(self, rows: Sequence[int]) -> list[Tensor]:

@@ -27,8 +27,8 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(DOCUMENTS, 320)
 
 
-def test_no_text_gives_the_special_token(tokenizer: Tokenizer) -> None:
-    assert all(tokenizer.eos not in ids for ids in tokenizer.encode_batch(TEXTS))
+def test_the_special_token_in_a_text_is_one_token(tokenizer: Tokenizer) -> None:
+    assert [ids.count(tokenizer.eos) for ids in tokenizer.encode_batch(TEXTS)] == [0, 0, 1]
     assert tokenizer.decode([tokenizer.eos]) == END_OF_TEXT
 
 

@@ -24,9 +24,11 @@ from transformers import (
 )
 from transformers import GPT2Config as TheirConfig
 
-from explora.core.base.find import Base, base_tokenizer, open_base, read_shape
+from explora.core.base.configuration import read_shape
+from explora.core.base.find import Base, base_tokenizer, open_base
+from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, train_tokenizer
-from explora.core.base.weights import base_digest, load_model, read_weights, write_model
+from explora.core.base.weights import base_digest, head_classes, load_model, read_weights
 from explora.core.config.registry import MODELS, Shape
 from explora.core.model.gpt2 import GPT2
 from explora.errors import WeightsError
@@ -127,6 +129,14 @@ def test_the_hubs_original_layout_has_no_prefix_and_carries_masks(folder: Path) 
     assert base_digest(open_base(str(folder))) == digest
 
 
+@pytest.mark.parametrize("mark", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_a_compiled_or_distributed_model_is_the_same_base(folder: Path, mark: str) -> None:
+    digest = base_digest(open_base(str(folder)))
+    rewrite(folder, lambda tensors: {mark + name: value for name, value in tensors.items()})
+    assert same(load(folder), canonical(theirs()))
+    assert base_digest(open_base(str(folder))) == digest
+
+
 def test_shards_are_read_through_their_index(folder: Path, tmp_path: Path) -> None:
     theirs().save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     files = list((tmp_path / "shards").glob("model-*.safetensors"))
@@ -137,11 +147,18 @@ def test_shards_are_read_through_their_index(folder: Path, tmp_path: Path) -> No
 
 def test_a_classifier_keeps_its_head_in_fp32(tmp_path: Path) -> None:
     theirs(classes=5).save_pretrained(tmp_path / "classifier")
-    assert same(load(tmp_path / "classifier"), canonical(theirs(classes=5)))
-    model = load_model(open_base(str(tmp_path / "classifier")), dtype=torch.bfloat16, device=CPU)
+    base = open_base(str(tmp_path / "classifier"))
+    assert same(
+        load_model(base, dtype=FP32, device=CPU, with_head=True).state_dict(), canonical(theirs(classes=5))
+    )
+    model = load_model(base, dtype=torch.bfloat16, device=CPU, with_head=True)
     assert model.score is not None
     assert torch.equal(model.score.weight, theirs(classes=5).score.weight)
     assert model.wte.weight.dtype is torch.bfloat16
+    headless = load_model(base, dtype=FP32, device=CPU)
+    read_weights(headless, base)
+    assert headless.score is None
+    assert head_classes(base) == 5
 
 
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -199,19 +216,45 @@ def test_one_error_lists_all_that_does_not_fit(folder: Path) -> None:
         "missing h.0.ln_1.bias",
         "missing wpe.weight",
         "h.1.attn.c_attn.weight is F32 (48, 16), not floating-point (16, 48)",
-        "ln_f.weight is I32 (16,)",
-        "unexpected transformer.h.2.ln_1.bias",
+        "2 missing, 3 unexpected, 2 misfitting tensors",
         "unexpected adapter.lora_A",
         "unexpected transformer.h.0.attn.biased",
     ):
         assert part in caught.value.message
 
 
-@pytest.mark.parametrize("head", [torch.zeros(()), torch.zeros(3), torch.zeros(3, 15)])
+def test_a_wall_of_names_becomes_a_cause_and_five_names(folder: Path) -> None:
+    rewrite(
+        folder, lambda tensors: {n.replace("c_attn.", "c_attn.base_layer."): v for n, v in tensors.items()}
+    )
+    with pytest.raises(WeightsError, match="4 missing, 4 unexpected tensors") as caught:
+        load(folder)
+    assert caught.value.message.count("c_attn") == 5
+    assert "merge_and_unload" in caught.value.hint
+
+
+@pytest.mark.parametrize("head", [torch.zeros(3), torch.zeros(3, 15)])
 def test_a_head_of_no_use_is_listed(folder: Path, head: Tensor) -> None:
     rewrite(folder, lambda tensors: tensors | {"score.weight": head})
     with pytest.raises(WeightsError, match=r"score\.weight"):
-        load(folder)
+        load_model(open_base(str(folder)), dtype=FP32, device=CPU, with_head=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 7e4])
+@pytest.mark.parametrize("dtype", [FP32, torch.bfloat16, torch.float16])
+def test_a_weight_that_is_not_finite_is_named(folder: Path, value: float, dtype: torch.dtype) -> None:
+    """Also one that only fp16 cannot hold; elsewhere, 70,000 is a weight like any other."""
+
+    def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors["transformer.h.1.attn.c_proj.weight"][2, 3] = value
+        return tensors
+
+    rewrite(folder, spoil)
+    if value == 7e4 and dtype is not torch.float16:
+        assert load(folder, dtype)["h.1.attn.c_proj.weight"].max() > 6e4
+        return
+    with pytest.raises(WeightsError, match=r"h\.1\.attn\.c_proj\.weight holds NaN or infinity"):
+        load(folder, dtype)
 
 
 def test_a_configuration_of_another_size_does_not_fit(folder: Path) -> None:
@@ -349,7 +392,6 @@ def test_a_configuration_gives_the_shape(folder: Path) -> None:
         ("n_layer", "2"),
         ("n_layer", True),
         ("n_embd", 16.0),
-        ("vocab_size", "absent"),
         ("n_positions", None),
     ],
 )
@@ -360,6 +402,26 @@ def test_a_configuration_that_the_model_cannot_represent_is_refused(
     with pytest.raises(WeightsError, match=setting) as caught:
         open_base(str(folder))
     assert str(folder) in caught.value.message
+
+
+SIZES = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        *({name: 24} for name in SIZES),
+        {"hidden_size": 24, "n_embd": 12, "num_attention_heads": 2},
+        {"num_hidden_layers": 3, "max_position_embeddings": 7, "n_ctx": 9},
+        {"n_ctx": 9},
+    ],
+    ids=str,
+)
+def test_absent_sizes_are_those_of_transformers(config: dict[str, int]) -> None:
+    expected = TheirConfig.from_dict(dict(config))
+    shape = read_shape({"model_type": "gpt2", **config})
+    assert vars(shape) == {name: getattr(expected, name) for name in SIZES}
 
 
 @pytest.mark.parametrize(
@@ -525,6 +587,7 @@ def test_a_written_language_model_opens_in_transformers(tmp_path: Path, tokenize
     assert torch.equal(opened.eval()(IDS).logits, theirs()(IDS).logits)
     assert opened.generation_config.eos_token_id == tokenizer.eos
     assert opened.config.eos_token_id == opened.config.pad_token_id == tokenizer.eos
+    assert opened.config.n_ctx == opened.config.n_positions
     written = AutoTokenizer.from_pretrained(tmp_path / "deep" / "model")
     assert written("the answer").input_ids == tokenizer.encode("the answer")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from explora.core.bench import lesson_process as quality
 from explora.core.bench import run as running
-from explora.core.bench.lesson_process import MARKS, learn
+from explora.core.bench.lesson_process import learn
 from explora.core.bench.lessons import Learned, Lesson
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
@@ -18,44 +19,52 @@ from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 from explora.errors import TrainingError
-from tests.cells_here import ask_here, found, learned
+from tests.cells_here import ask_here, found, learned, point, right
 from tests.tiny_models import PAIRS, tiny_run
 
 
-def lesson(run, steps=8, seconds=None) -> dict:
+def lesson(run, steps=8, seconds=()) -> dict:
     return Lesson(run=run, steps=steps, seconds=seconds).to_json()
 
 
 @pytest.mark.parametrize(("task", "method"), PAIRS)
 def test_every_task_learns_with_every_method(task, method, tiny_base, tiny_data):
     run = tiny_run(tiny_base, tiny_data, task, method=method)
-    got = Learned.from_json(learn(lesson(run, steps=3)))
-    assert got.curve[-1] == got.equal_steps == got.equal_time
-    assert got.equal_steps.steps == 3
-    assert got.equal_steps.low <= got.equal_steps.score <= got.equal_steps.high
+    got = Learned.from_json(learn(lesson(run, steps=3))).timed_by_itself()
+    assert [point.steps for point in got.curve] == [0, 1, 2, 3]
+    assert got.curve[-1] is got.equal_steps is got.equal_time
+    assert got.untrained.seconds == 0
+    assert got.trivial is not None
+    for at in got.curve:
+        assert at.low <= at.score <= at.high
+        assert at.statistics.value == at.score
+        assert len(at.statistics.order) == got.examples
 
 
 def test_the_score_is_that_of_a_real_training(tiny_base, tiny_data, tmp_path):
     run = tiny_run(tiny_base, tiny_data, "text", max_steps=8, schedule="constant")
     run = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
     got = Learned.from_json(learn(lesson(run)))
+    assert [point.steps for point in got.curve] == [0, 2, 4, 8]
     session, train, dev = assemble_for_training(run)
     training = Training(session.model, session.task, run, train.examples, dev.examples, tmp_path)
     steps = (event for event in training.events() if isinstance(event, StepDone))
     assert next(event for event in steps if event.step == 8)
     session.model.eval()
     assert got.equal_steps.score == session.task.dev_score(session.model, dev.examples, 8)
-    assert [point.steps for point in got.curve] == [8 * mark // MARKS for mark in range(1, MARKS + 1)]
     assert got.curve[0].score != got.curve[-1].score
 
 
-def test_time_that_is_up_at_once_is_the_first_step_and_time_that_never_is_the_last(tiny_base, tiny_data):
+def test_time_goes_on_after_the_steps_and_steps_after_the_time(tiny_base, tiny_data):
     run = tiny_run(tiny_base, tiny_data, "paraphrase")
-    at_once = Learned.from_json(learn(lesson(run, seconds=0.0)))
-    assert at_once.equal_time.steps == 1
-    assert at_once.equal_time in at_once.curve
+    at_once = Learned.from_json(learn(lesson(run, seconds=(0.0, 0.0, 0.0))))
+    assert at_once.equal_time.steps == 0
     assert at_once.equal_steps.steps == 8
-    assert Learned.from_json(learn(lesson(run, seconds=1e9))).equal_time.steps == 8
+    longer = Learned.from_json(learn(lesson(run, steps=1, seconds=(0.01, 0.02, 0.5))))
+    assert longer.equal_steps.steps == 1
+    assert longer.equal_time.steps > 1
+    assert longer.equal_time.seconds >= 0.5
+    assert longer.equal_time is longer.curve[-1]
 
 
 def test_dev_is_bounded(tiny_base, tiny_data, monkeypatch):
@@ -64,9 +73,9 @@ def test_dev_is_bounded(tiny_base, tiny_data, monkeypatch):
     assert Learned.from_json(learn(lesson(run, steps=1))).examples == 3
 
 
-def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypatch, tmp_path):
+def test_the_slowest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypatch, tmp_path):
     speeds = {"full": 50.0, "lora": 100.0, "last-linear": 200.0}
-    asked: list[tuple[str, float | None]] = []
+    asked: list[tuple[str, list[float]]] = []
 
     def ask(module, request, environment=None):
         method = request["run"]["method"]["method"]
@@ -75,7 +84,9 @@ def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypa
         asked.append((method, request["seconds"]))
         if method == "lora":
             raise TrainingError("the loss is nan")
-        return learned(0.8).to_json()
+        steps = ((0, 0.0), (10, 2.0), (20, 4.5), (40, 8.0))
+        curve = tuple(point(right(150), *at) for at in steps)
+        return learned(right(150), seconds=tuple(request["seconds"]), curve=curve).to_json()
 
     monkeypatch.setattr(running, "ask", ask)
     contenders = tuple(
@@ -87,7 +98,7 @@ def test_the_fastest_sets_the_time_for_the_others(tiny_base, tiny_data, monkeypa
     list(bench.measure())
     assert bench.lessons()[0] == 3
     done = list(bench.learn())
-    assert asked == [("last-linear", None), ("lora", 8.0), ("full", 8.0)]
+    assert asked == [("full", []), ("lora", [2.0, 4.5, 8.0]), ("last-linear", [2.0, 4.5, 8.0])]
     assert [each.error for each in done] == ["", "the loss is nan", ""]
     full, lora, last = bench.result().rows
     assert full.quality is not None
@@ -119,11 +130,12 @@ def test_a_whole_bench_learns(tiny_base, tiny_data, monkeypatch, tmp_path):
     list(bench.learn())
     result = bench.result()
     assert all(row.quality and row.quality.equal_steps.steps == 3 for row in result.rows)
-    assert "accuracy after 3 steps each" in " ".join(result.verdict)
+    (comparison,) = result.comparisons
+    assert [score.seconds for score in comparison.scores] == list(result.rows[0].quality.seconds)
 
 
 def test_a_lesson_survives_json(tiny_base, tiny_data):
-    asked = Lesson(run=tiny_run(tiny_base, tiny_data), steps=3, seconds=1.5)
+    asked = Lesson(run=tiny_run(tiny_base, tiny_data), steps=3, seconds=(1.5, 3.0))
     assert Lesson.from_json(asked.to_json()) == asked
-    got = learned(0.5)
-    assert Learned.from_json(dataclasses.asdict(got)) == got
+    got = json.loads(json.dumps(learned(right(150)).to_json()))
+    assert Learned.from_json(got).to_json() == got

@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 import pytest
 
 from explora.commands._tables import tables_of
+from explora.core.bench.comparisons import compare_rows
 from explora.core.bench.measurements import Contender
 from explora.core.bench.report import as_html, as_markdown, check_report, write_report
 from explora.core.bench.rows import Outcome, summarise
 from explora.core.bench.run import Result
 from explora.core.config.run_config import TrainRun
 from explora.errors import UsageError
-from tests.cells_here import found, learned
+from tests.cells_here import found, learned, right
 from tests.tiny_models import make_method
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,37 +29,45 @@ def result(**changes: object) -> Result:
             contender=Contender(run=TrainRun(task="paraphrase", method=make_method(method))),
             found=(found(100, 1000), found(120, 1100)) if method != "last-linear" else (),
             error="out of <memory>" if method == "last-linear" else None,
-            learned=learned(0.8) if method != "last-linear" else None,
+            learned=learned(right(160)) if method != "last-linear" else None,
         )
         for method in ("full", "lora", "last-linear")
     ]
     rows = [dataclasses.replace(row, **changes) for row in summarise(outcomes, "tiny")]
-    return Result(rows=rows, machine={"processor": "A & B", "cores": 2}, verdict=["LoRA pays off <here>."])
+    machine = {"processor": "A & B", "cores": 2}
+    return Result(
+        rows=rows, comparisons=compare_rows(rows), machine=machine, verdict=["LoRA pays off <here>."]
+    )
 
 
 def test_markdown_has_verdict_tables_and_notes():
     given = result()
-    text = as_markdown("explora bench", tables_of(given.rows), given)
+    text = as_markdown("explora bench", tables_of(given), given)
     assert "- LoRA pays off <here>." in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert headings[1:] == ["## Speed", "## Memory at its peak", "## What is learned", "## Notes"]
-    assert "| lora r=8 | 10 | 1 % | 110 | 100-120 |" in text
+    assert [heading.split(":")[0].split(",")[0] for heading in headings[1:]] == [
+        *("## Speed", "## Memory at its peak", "## What is learned", "## lora r=8", "## Notes"),
+    ]
+    assert "| lora r=8 | 110 | 100-120 | 0 | 10 | 1 |" in text
+    assert 'accuracy (higher is better; * the best of its setting); the trivial answer "always yes"' in text
+    assert "| lora r=8 | 0.8 [0.7391, 0.8495]* |" in text
+    assert "| full | 1.00 | 0.83-1.20 | 1.00 | 0.91-1.10 | +0 [+0, +0] |" in text
     assert "explora bench" in text
     assert "last-linear: out of <memory>" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 4
     assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
 
 
 def test_without_scores_there_is_no_table_of_them():
     given = result(quality=None)
-    assert [table.title for table in tables_of(given.rows)] == ["Speed", "Memory at its peak"]
+    assert not any("learned" in table.title for table in tables_of(given))
     assert as_html("explora bench", (), given).count("<svg") == 2
 
 
 def test_the_parts_of_memory_are_in_the_table_and_add_up():
     given = result()
-    table = tables_of(given.rows)[1]
+    table = tables_of(given)[1]
     assert table.header[:3] == ("method", "peak", "runtime")
     assert table.header[-1] == "rest"
     memory = given.rows[0].memory
@@ -68,7 +77,7 @@ def test_the_parts_of_memory_are_in_the_table_and_add_up():
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_given():
     given = result()
-    page = as_html("explora bench --data '<x>'", tables_of(given.rows), given)
+    page = as_html("explora bench --data '<x>'", tables_of(given), given)
     assert "<li>LoRA pays off &lt;here&gt;.</li>" in page
     assert "<x>" not in page
     assert not re.search(r"<(script|link|img|iframe)\b", page)
@@ -80,7 +89,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_given():
     assert "lora r=8" in said[0]
     assert "tokens a second" in said[1]
     assert "accuracy" in said[2]
-    assert as_html("explora bench --data '<x>'", tables_of(given.rows), given) == page
+    assert as_html("explora bench --data '<x>'", tables_of(given), given) == page
 
 
 @pytest.mark.parametrize("name", ["new/report.md", "report.html"])
@@ -88,7 +97,7 @@ def test_a_report_is_written_whole_and_replaces_the_one_before(name, tmp_path):
     file, given = tmp_path / name, result()
     check_report(file)
     for _ in range(2):
-        write_report(file, "explora bench", tables_of(given.rows), given)
+        write_report(file, "explora bench", tables_of(given), given)
         check_report(file)
     assert "pays off" in file.read_text(encoding="utf-8")
     assert [each.name for each in file.parent.iterdir()] == [file.name]

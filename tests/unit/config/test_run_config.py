@@ -53,7 +53,9 @@ UNUSUAL = TrainRun(
         alpha_pattern={"h.1.mlp.c_fc": 0.2},
         bias="lora-only",
     ),
-    data=DataConfig(data="é.csv", dev="d.csv", columns={"label": "y"}, format="msr", skip_bad=True),
+    data=DataConfig(
+        data="é.csv", dev="d.csv", columns={"label": "y"}, format="msr", encoding="cp1252", skip_bad=True
+    ),
     encoding=EncodingConfig(template='{sentence1}\n"{sentence2}"', label_words=("oui", "non"), max_length=9),
     optimizer=OptimizerConfig(
         optimizer="muon",

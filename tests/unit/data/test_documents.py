@@ -66,7 +66,6 @@ def test_stdin_and_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("a.txt", b"\xef\xbb\xbf\n \n", 0, "the file is empty"),
         ("a.txt", b"one\n\ncaf\xe9\n", 3, "byte 0xE9 is not UTF-8"),
         ("a.txt", b"one\ntw\0o\n", 2, "a NUL byte"),
-        ("a.txt", "one\n".encode("utf-16"), 0, "the file is UTF-16"),
         ("a.txt", b"PK\x03\x04", 0, "a zip file"),
         ("a.txt.xz", lzma.compress(b"one\n" * 9999)[:-20], 0, "damaged or cut off"),
         ("a.txt.gz", gzip.compress(b"one\n" * 9999, mtime=0)[:-20], 0, "damaged or cut off"),
@@ -76,7 +75,7 @@ def test_stdin_and_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', 2, "a string is expected"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "  "}\n', 2, "empty, a value is expected"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\\ud800"}\n', 2, "half a surrogate pair"),
-        ("a.jsonl", b'{"text": "x"}\n["x"]\n', 2, "a string is expected"),
+        ("a.jsonl", b'{"text": "x"}\n["x"]\n', 2, "an object {...} is expected"),
     ],
 )
 def test_what_can_be_wrong(tmp_path: Path, name: str, content: bytes, line: int, message: str) -> None:
@@ -88,6 +87,20 @@ def test_what_can_be_wrong(tmp_path: Path, name: str, content: bytes, line: int,
     assert caught.value.file == str(path)
     if "damaged" not in message:
         assert caught.value.line == line
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "cp1252"])
+def test_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(lzma.compress("one “café”\r\nline\n\ntwo\n".encode(encoding)))
+    given = "auto" if encoding.startswith("utf") else encoding
+    assert list(numbered_documents(path, given)) == [(1, "one “café”\nline"), (4, "two")]
+
+
+def test_a_json_array_has_a_document_in_each_object(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[\n{"text": "one\\n\\nstill one"},\n{"text": "two"}\n]')
+    assert list(numbered_documents(path)) == [(2, "one\n\nstill one"), (3, "two")]
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from explora.core.config.concerns import DataConfig
+from explora.core.data import text_files
 from explora.core.data.splits import Row, Table, read_table
 from explora.errors import DataError, UsageError
 
@@ -65,9 +67,24 @@ ONE = {"sentence1": "How old is he?", "sentence2": "What is his age?", "label": 
         ("a.jsonl", json.dumps(ONE | {"label": 1, "more": [2]}) + "\n\n"),
         ("a", "\n" + json.dumps(ONE) + "\n"),
         ("a.txt", f"\ufeff{MSR}\r\n1\t7\t8\tHow old is he?\tWhat is his age?\r\n"),
+        ("a.csv", "sentence1|sentence2|label\nHow old is he?|What is his age?|1\n"),
+        ("a.csv", "sep=;\r\nsentence1;sentence2;label\r\nHow old is he?;What is his age?;1\r\n"),
+        ("a.csv", '"sep=|"\nsentence1|sentence2|label\nHow old is he?|What is his age?|1\n'),
+        ("a.csv", "sentence1,sentence2,label\nHow old is he?,What is his age?,1,\n"),
+        ("a.csv", "sentence1,sentence2,label,,\nHow old is he?,What is his age?,1\n"),
+        ("a.csv", "sentence1,sentence2,label,,\nHow old is he?,What is his age?,1,a note\n"),
+        ("a.csv", "sentence1;sentence2;label;a,b\nHow old is he?;What is his age?;1;x,y\n"),
+        ("a.json", json.dumps([ONE])),
+        ("a.json", "\ufeff" + json.dumps([ONE | {"label": 1}], indent=2).replace("\n", "\r\n")),
+        ("a.jsonl", json.dumps([ONE], indent=1)),
+        ("a", json.dumps([ONE])[:-1] + ",\n]\n"),
+        ("a.csv", "sentence1,sentence2,label\nHow old is he?,What is his age?,1\n".encode("utf-16")),
+        ("a.csv", "sentence1\tsentence2\tlabel\nHow old is he?\tWhat is his age?\t1\n".encode("utf-16-le")),
+        ("a.json", json.dumps([ONE]).encode("utf-16-be")),
+        ("a.tsv", "sentence1\tsentence2\tlabel\nHow old is he?\tWhat is his age?\t1\n".encode("utf-32")),
     ],
 )
-def test_every_format_gives_the_same_values(write, name: str, content: str) -> None:
+def test_every_format_gives_the_same_values(write, name: str, content: str | bytes) -> None:
     assert values(read(write(name, content))) == [ONE]
 
 
@@ -173,9 +190,10 @@ GOOD = "7\tone\ttwo\t1\n"
     ("bad", "line", "column", "message"),
     [
         ("8\tone\ttwo\n", 3, "", "4 fields expected (id, sentence1, sentence2, is_duplicate), 3 found"),
-        ("8\tone\ttwo\t1\t\n", 3, "", "5 found"),
+        ("8\tone\ttwo\t1\tmore\n", 3, "", "5 found"),
         ("8\t \ttwo\t1\n", 3, "sentence1", "empty, a value is expected"),
-        ("8\tone\ttwo\t\n", 3, "is_duplicate", "empty, a value is expected"),
+        ("8\tone\ttwo\t\n", 3, "label", "the label is empty"),
+        ("8\tone\ttwo\tNaN\n", 3, "label", "'NaN' is a missing value"),
         ("8\tone\tt\0wo\t1\n", 3, "sentence2", "a NUL byte"),
         ('8\t"one" two\ttwo\t1\n', 3, "", "the quoting is broken"),
         ('8\t"one\ttwo\t1\n', 3, "", "the quoting is broken"),
@@ -208,7 +226,10 @@ def test_a_bad_row_after_a_long_one_has_its_physical_line(write) -> None:
         ('{"sentence": 3, "label": 1}', "sentence", "a string is expected, not a number"),
         ('{"sentence": "x", "label": [1]}', "label", "a string is expected, not a list"),
         ('{"sentence": null, "label": 1}', "sentence", "empty, a value is expected"),
-        ('{"sentence": "x"}', "label", "empty, a value is expected"),
+        ('{"sentence": "x"}', "label", "the label is empty"),
+        ('{"sentence": "x", "label": null}', "label", "the label is empty"),
+        ('{"sentence": "x", "label": NaN}', "label", "'NaN' is a missing value"),
+        ('{"sentence": "x", "label": -Infinity}', "label", "'-Infinity' is a missing value"),
         ('{"label": 1}', "sentence", "empty, a value is expected"),
         ('{"sentence": "a\\u0000b", "label": 1}', "sentence", "a NUL byte"),
         ('{"sentence": "a\\ud800b", "label": 1}', "sentence", "half a surrogate pair"),
@@ -236,9 +257,6 @@ def test_an_object_that_is_cut_short_is_no_table(write) -> None:
         (b"", "the file is empty"),
         (b"\xef\xbb\xbf \n", "the file is empty"),
         (b"sentence\tlabel\n", "no rows"),
-        ("sentence\tlabel\nfein\t1\n".encode("utf-16"), "the file is UTF-16, not UTF-8"),
-        ("sentence\tlabel\nfein\t1\n".encode("utf-16-le"), "looks like UTF-16"),
-        ("sentence\tlabel\nfein\t1\n".encode("utf-32"), "the file is UTF-32, not UTF-8"),
         (b"PK\x03\x04....", "a zip file"),
         (b"\x1f\x8b....", "a gzip file"),
         (b"\x00\x01\x02\x00\x00\x00\x00\xff", "a binary file"),
@@ -253,12 +271,68 @@ def test_a_file_that_cannot_be_read(write, content: bytes, message: str) -> None
     assert error.file == file
 
 
-def test_another_encoding_is_found_with_its_line_and_the_command_that_converts_it(write) -> None:
-    file = write("a.csv", b"sentence,label\nfine,1\ncaf\xe9,1\n")
+@pytest.mark.parametrize(
+    ("line", "byte", "encoding"),
+    [
+        (b"caf\xe9,1", "0xE9", "cp1252"),
+        (b"it\x92s \x80 5,1", "0x92", "cp1252"),
+        ("Привет,1".encode("cp1251"), "0xCF", ""),
+        ("映画は良い,1".encode("shift_jis"), "0x89", ""),
+    ],
+)
+def test_another_encoding_is_found_with_its_line_and_read_when_it_is_named(
+    write, line: bytes, byte: str, encoding: str
+) -> None:
+    file = write("a.csv", b"sentence,label\nfine,1\n" + line + b"\n")
     error = fails(file, "sentiment")
     assert error.line == 3
-    assert "byte 0xE9 is not UTF-8" in error.message
-    assert "iconv -f LATIN1 -t UTF-8" in error.hint
+    assert f"byte {byte} is not UTF-8" in error.message
+    assert (f"--encoding {encoding}" if encoding else "name its encoding") in error.hint
+    if encoding:
+        text = line.decode(encoding).split(",")[0]
+        assert values(read(file, "sentiment", encoding=encoding))[1]["sentence"] == text
+
+
+def test_an_encoding_that_does_not_fit_or_does_not_exist(write) -> None:
+    file = write("a.csv", b"sentence,label\ncaf\x81,1\n")
+    assert "a.csv:2: byte 0x81 is not CP1252" in fails(file, "sentiment", encoding="cp1252").message
+    for unknown in ("cp12x", "base64"):
+        with pytest.raises(UsageError, match=f"--encoding '{unknown}' is no text encoding"):
+            read(file, "sentiment", encoding=unknown)
+
+
+def test_a_file_without_a_header_is_mapped_by_position(write) -> None:
+    file = write("a.csv", "1;a good, long film\n0;bad\n")
+    mapped = {"columns": {"sentence": "2", "label": "1"}}
+    assert values(read(file, "sentiment", **mapped)) == [
+        {"sentence": "a good, long film", "label": "1"},
+        {"sentence": "bad", "label": "0"},
+    ]
+    assert "--columns sentence=1,label=2" in fails(file, "sentiment").hint
+    with_header = write("b.csv", "label,text\n1,fine\n")
+    assert values(read(with_header, "sentiment", **mapped)) == [{"sentence": "fine", "label": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (
+            '[\n{"sentence": "x", "label": 1},\n{"sentence": }\n]',
+            3,
+            "invalid JSON in an array: Expecting value",
+        ),
+        ('[{"sentence": "x", "label": 1}\n\n{"sentence": "y"}]', 3, "a comma or ] is expected"),
+        ('[{"sentence": "x", "label": 1}', 1, "a comma or ] is expected"),
+        ('[\n{"sentence": "x", "label": 1},\n\n  3]', 4, "an object {...} is expected, not a number"),
+        ('[{"sentence": "x", "label": 1}]\nmore', 1, "text after the end of the array"),
+        ('[{"a": ' + "[" * 100_000, 1, "invalid JSON"),
+        ("[]", 1, "the objects have no keys"),
+        ('{"data": [{"sentence": "x", "label": 1}]}', 0, "the rows are in the list 'data' of one object"),
+    ],
+)
+def test_a_broken_array_is_told_with_its_line(write, content: str, line: int, message: str) -> None:
+    error = fails(write("a.json", content), "sentiment")
+    assert (error.line, message in error.message) == (line, True), error.message
 
 
 def test_a_missing_file_and_a_folder(write, tmp_path: Path) -> None:
@@ -290,7 +364,7 @@ def test_a_column_that_the_task_does_not_have(write) -> None:
         read(write("a.csv", "sentence1,sentence2\na,b\n"), columns={"lable": "x"})
 
 
-def test_no_bytes_raise_anything_but_a_data_error(write) -> None:
+def test_no_bytes_raise_anything_but_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     pieces = [
         b'"',
@@ -306,17 +380,25 @@ def test_no_bytes_raise_anything_but_a_data_error(write) -> None:
         b"1}",
         b"sentence",
         b";",
+        b"|",
+        b"[",
+        b"]",
+        b"[{",
+        b"sep=",
+        b"nan",
+        b"\xff\xfe",
+        b"\x92",
     ]
     for number in range(2000):
         content = b"".join(rng.choices(pieces, k=rng.randrange(25)))
         if number % 2:
             content = b"sentence\tlabel\n" + content
-        file = write(f"a.{rng.choice(['csv', 'tsv', 'txt', 'jsonl'])}", content)
+        monkeypatch.setattr(text_files, "read_bytes", lambda _, content=content: content)
+        file = f"a.{rng.choice(['csv', 'tsv', 'txt', 'jsonl', 'json'])}"
+        columns = rng.choice([{}, {"sentence": "1"}, {"sentence": "1", "label": "2"}])
         for skip_bad in (False, True):
-            try:
-                read(file, "sentiment", skip_bad=skip_bad)
-            except DataError as error:
-                assert error.file == file
+            with contextlib.suppress(DataError):
+                read(file, "sentiment", skip_bad=skip_bad, columns=columns)
 
 
 # --- the real files ---

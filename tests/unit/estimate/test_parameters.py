@@ -63,8 +63,8 @@ def test_what_methods_train_on_gpt2(method: Method, trainable: int) -> None:
 def test_a_head_adds_a_row_for_each_class_to_what_is_trained(method: Method) -> None:
     without, with_head = count(GPT2, method), count(GPT2, method, classes=5)
     assert with_head.trainable - without.trainable == 5 * 768
-    assert with_head.total == without.total
-    assert (with_head.parts["score"].total, with_head.parts["score"].trainable) == (0, 5 * 768)
+    assert with_head.total - without.total == 5 * 768
+    assert (with_head.parts["score"].total, with_head.parts["score"].trainable) == (5 * 768, 5 * 768)
 
 
 def test_parts_of_a_tiny_base_by_hand() -> None:

@@ -23,7 +23,7 @@ from explora.core.runs.open import open_run
 from explora.core.runs.result import TrainResult
 from explora.core.runs.train import Running, start_run
 from explora.core.tasks.contract import Evaluation, Example
-from explora.errors import DataError, UsageError
+from explora.errors import DataError, UsageError, WriteError
 from tests.tiny_models import finish, tiny_run
 
 DEV, TRAIN = 5, 22  # rows of the tiny data
@@ -135,7 +135,7 @@ def test_what_was_skipped_is_told(sentiment: Path, tmp_path: Path) -> None:
     assert (scored.evaluation.examples, len(scored.skipped)) == (1, 2)
     assert scored.to_json(session)["skipped"] == 2
     assert "rows.csv:3" in scored.skipped[0]
-    assert "rows.csv:4: column label: 'nine' is none of" in scored.skipped[1]
+    assert "rows.csv:4: column label: 'nine': use one of" in scored.skipped[1]
 
 
 def test_the_json_holds_what_was_scored(sentiment: Path) -> None:
@@ -174,19 +174,22 @@ def test_a_run_is_read_as_it_was_trained_but_for_the_length(sentiment: Path, tin
     assert open_folder("text", tiny_base, max_length=20).encoding.max_length == 20
 
 
-# --- floors ---------------------------------------------------------------------------------------
+# --- trivial answers ---------------------------------------------------------------------------------------
 
 
-def test_the_floor_of_sonnets_is_left_out_where_the_training_poems_are_gone(
+def test_trivial_answers_that_need_training_poems_are_left_out_where_these_are_gone(
     sonnet: Path, tiny_data: Path
 ) -> None:
     session = open_folder("sonnet", sonnet)
     dev = DataConfig(data=str(tiny_data / "sonnet" / "dev.txt"))
     with_floor = score(session, dev, recorded_data(sonnet), None, 8).evaluation
     without = score(session, dev, DataConfig(data=str(tiny_data / "gone")), None, 8).evaluation
-    assert "chrf_greedy" in with_floor.floors
-    assert {name for name in without.floors if "perplexity" not in name} == set()
-    assert without.scores == with_floor.scores
+    assert with_floor.trivial_answers["perplexity"] == "unigram frequencies"
+    assert without.trivial_answers["perplexity"] == "uniform guess"
+    assert set(without.trivial_answers.values()) == {"uniform guess", "given lines again"}
+    assert with_floor.scores is not None
+    kept = {name: value for name, value in with_floor.scores.items() if "copied" not in name}
+    assert without.scores == kept  # nothing was there to copy from
 
 
 # --- files of predictions -------------------------------------------------------------------------
@@ -254,6 +257,6 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match=r"out\.csv cannot be written: No space"):
         write_predictions(file, session, evaluated(session, [{"id": "1", "prediction": "2"}]))
     assert file.read_bytes() == b"before"

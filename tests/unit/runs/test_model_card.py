@@ -22,6 +22,8 @@ RESULT = {
     "scores": {"accuracy": 0.75},
     "intervals": {"accuracy": [0.7, 0.8]},
     "floors": {"accuracy": 0.5},
+    "trivial_answers": {"accuracy": "always yes"},
+    "higher_is_better": {"accuracy": True},
 }
 
 
@@ -32,7 +34,7 @@ def card(folder: Path, task: str, method: str, classes: int, **settings: object)
 
 def test_the_measured_facts_are_there(tmp_path: Path) -> None:
     text = card(tmp_path, "paraphrase", "lora", 0)
-    assert "| accuracy | 0.75 | 0.7 to 0.8 | 0.5 |" in text
+    assert "| accuracy | higher | 0.75 | 0.7 to 0.8 | 0.5 (`always yes`) |" in text
     assert "10 of 1,000 (1.00%)" in text
     assert "1,074 MB" in text
     assert "More Information Needed" not in text

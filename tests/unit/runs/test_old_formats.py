@@ -68,6 +68,8 @@ RUNS = {
 ADAPTERS = [name for name, run in RUNS.items() if run.is_adapter]
 LORAS = [name for name in ADAPTERS if isinstance(RUNS[name].method, LoRA)]
 WHOLE_MODELS = [name for name, run in RUNS.items() if not run.is_adapter]
+# Wilson's intervals and the scores of trivial answers came later.
+CHANGED = ("intervals", "floors", "trivial_answers", "higher_is_better")
 Command = Callable[..., Any]
 
 
@@ -102,6 +104,13 @@ def near(value: Any) -> Any:
     if isinstance(value, list):
         return [near(item) for item in value]
     return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+
+
+def known_keys(found: Any, recorded: Any) -> Any:
+    """Return `found` without the keys that later versions added to its objects."""
+    if not isinstance(recorded, dict):
+        return found
+    return {key: known_keys(found[key], value) for key, value in recorded.items()}
 
 
 def change_header(folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -151,7 +160,11 @@ def test_an_old_run_scores_as_before(name: str, explora: Command) -> None:
     written = ("--predictions", str(file)) if recorded.exists() else ()
     outcome = explora("eval", task_of(name), name, "--threads", "1", "-q", "--json", *written)
     assert outcome.code == 0, outcome.err
-    assert outcome.objects[0] == near(read_json(f"{name}.eval.json"))
+    found, expected = outcome.objects[0], read_json(f"{name}.eval.json")
+    for result in (found, expected):
+        for part in CHANGED:
+            result.pop(part, None)
+    assert known_keys(found, expected) == near(expected)
     if written:
         found, expected = (
             [json.loads(line) for line in each.read_text().splitlines()] for each in (file, recorded)
@@ -166,6 +179,10 @@ def test_parameters_are_counted_as_before(name: str, explora: Command) -> None:
     found, expected = outcome.objects[0], read_json(f"{name}.params.json")
     for counted in (found, expected):
         del counted["adapter_bytes"]  # the file holds the header, and the header's format has changed
+    if head := expected["parts"].get("score"):  # the old code left a linear head out of the total
+        head["total"] = head["trainable"]
+        expected["total"] += head["total"]
+        expected["share"] = expected["trainable"] / expected["total"]
     assert found == expected
 
 
@@ -179,6 +196,7 @@ def test_the_record_resolves_to_the_same_settings(name: str, explora: Command) -
     assert outcome.code == 0, outcome.err
     found, expected = outcome.objects[0]["config"], read_json(record)["config"]
     assert TrainRun.from_json(found).method == RUNS[name].method
+    expected["data"] = {"encoding": "auto"} | expected["data"]  # a setting that came later
     assert found | {"method": None} == expected | {"method": None}
 
 
@@ -195,7 +213,7 @@ def test_old_layers_are_the_first_and_the_last_block(explora: Command) -> None:
 
 
 def load_base(folder: str) -> GPT2:
-    return load_model(open_base(folder), dtype=torch.float32, device=torch.device("cpu"))
+    return load_model(open_base(folder), dtype=torch.float32, device=torch.device("cpu"), with_head=True)
 
 
 @pytest.mark.parametrize("name", WHOLE_MODELS)

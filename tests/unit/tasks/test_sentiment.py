@@ -145,6 +145,7 @@ def test_probabilities_and_loss_are_softmax_of_these_logits(
     right = sum(a == b for a, b in zip(answers, ["1", "2", "3", "0", "1"], strict=True))
     assert evaluation.scores["accuracy"] == pytest.approx(right / 5)
     assert evaluation.floors["accuracy"] == pytest.approx(2 / 5)
+    assert evaluation.trivial_answers == {"accuracy": "always 1", "macro_f1": "random guesses"}
     assert "positive_f1" not in evaluation.scores
 
 
@@ -191,7 +192,7 @@ def test_a_class_that_training_never_saw_is_an_error_with_its_place(make: Make, 
     config = write(tmp_path / "train.csv", ["0", "1"])
     task.load(config, "train")
     write(tmp_path / "dev.csv", ["1", "2.0"])
-    with pytest.raises(DataError, match=r"'2.0' is none of 0, 1") as refusal:
+    with pytest.raises(DataError, match=r"'2.0': use one of 0, 1") as refusal:
         task.load(config, "dev")
     error = refusal.value
     assert (error.file, error.line, error.column) == (str(tmp_path / "dev.csv"), 3, "label")

@@ -20,7 +20,8 @@ from explora.core.config.precedence import resolve
 from explora.core.config.registry import Shape
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks.contract import Evaluation, Example, TaskContext
-from explora.core.tasks.sonnet import GIVEN_LINES, Sonnet
+from explora.core.tasks.poem_scores import GIVEN_LINES
+from explora.core.tasks.sonnet import Sonnet
 from explora.errors import DataError, UsageError
 from tests.tiny_models import VOCABULARY, randomise
 
@@ -300,18 +301,22 @@ def test_last_linear_is_refused_with_the_reason() -> None:
         resolve("sonnet", {"method": "last-linear"})
 
 
-# --- floors ---------------------------------------------------------------------------------------
+# --- trivial answers ---------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_the_tail_of_training_poems(make: Make, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """With one training poem, the floor is what its tail scores as everybody's continuation."""
+def test_the_best_trivial_text_is_the_tail_of_training_poems(
+    make: Make, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """With one training poem, the floor is the score of its tail as the continuation of every poem."""
     from sacrebleu.metrics.chrf import CHRF
 
     task, model = make(), saying(tokenizer, {"\n": 0.0})
     lines = ["the lamp", "is lit", "at six", "and burns", "all night", "until the day"]
     (training,) = read(task, tmp_path, poem(*"xyz", *lines))
     dev = read(task, tmp_path, poem(*"abc", *lines), poem(*"def", "something else"))
-    floors = task.evaluate(model, dev, [training], 2).floors
+    evaluation = task.evaluate(model, dev, [training], 2)
+    floors, answers = evaluation.floors, evaluation.trivial_answers
+    assert answers["chrf_greedy"] == answers["course_chrf_sampled"] == "another poem's end"
     tail, references = poem(*lines), [poem(*lines), "something else"]
     assert floors["chrf_greedy"] == pytest.approx(CHRF().corpus_score([tail, tail], [references]).score)
     assert floors["course_chrf_sampled"] == pytest.approx(
@@ -322,18 +327,30 @@ def test_the_floor_is_the_tail_of_training_poems(make: Make, tokenizer: Tokenize
         )
         .score
     )
-    assert floors["perplexity"] == SHAPE.vocab_size
+    assert answers["perplexity"] == answers["perplexity_given_3"] == "unigram frequencies"
+    assert 1 < floors["perplexity"] < SHAPE.vocab_size
 
 
-def test_without_training_poems_that_floor_is_left_out(
+def test_repeating_the_given_lines_fills_the_poem(make: Make, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A poem that repeats itself gets the best possible score from that trivial answer."""
+    task, model = make(), saying(tokenizer, {"\n": 0.0})
+    refrain = ["of a lamp,", "of a light,", "of a long and a dark night"]
+    dev = read(task, tmp_path, poem(*(refrain * 5)[:14]))
+    evaluation = task.evaluate(model, dev, read(task, tmp_path, poem(*"abcdefgh")), 2)
+    assert evaluation.trivial_answers["bleu_greedy"] == "given lines again"
+    assert evaluation.floors["bleu_greedy"] == pytest.approx(100)
+    assert evaluation.floors["course_chrf_sampled"] == pytest.approx(100)
+
+
+def test_without_training_poems_such_answers_are_left_out(
     make: Make, model: GPT2, poems: list[Example], tmp_path: Path
 ) -> None:
     without_tails = read(make(), tmp_path, poem("only", "three", "lines"))
     for train in ([], without_tails):
         evaluation = make().evaluate(model, poems[:2], train, 2)
         assert evaluation.scores is not None
-        assert {name.split("_")[0] for name in evaluation.floors} == {"perplexity"}
-        assert "chrf_greedy" in evaluation.scores
+        assert evaluation.trivial_answers["chrf_greedy"] == "given lines again"
+    assert make().evaluate(model, poems[:2], [], 2).floors["perplexity"] == pytest.approx(SHAPE.vocab_size)
 
 
 @pytest.fixture

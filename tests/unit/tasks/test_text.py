@@ -8,8 +8,10 @@ import lzma
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.cache import cache_folder
 from explora.core.config.concerns import DataConfig, EncodingConfig
-from explora.core.files import cache_folder
 from explora.core.model.gpt2 import GPT2
 from explora.core.tasks import text as text_module
 from explora.core.tasks.contract import TaskContext
@@ -171,6 +173,20 @@ def test_bits_per_byte_are_the_bits_of_a_token_over_its_bytes(make: Make, sample
         assert low < scores[name] < high
 
 
+def test_unigram_frequencies_of_the_training_text_are_the_trivial_answer(make: Make, sample: Path) -> None:
+    task, model = make(), randomise(GPT2(SHAPE)).eval()
+    rows = rows_of(task, sample)
+    evaluation = task.evaluate(model, rows, rows, 3)
+    seen = Counter(joined(rows))
+    total = sum(seen.values()) + len(seen)
+    loss = {token: -math.log((count + len(seen) / SHAPE.vocab_size) / total) for token, count in seen.items()}
+    expected = fmean(loss[token] for row in rows for token in row.ids[1:])
+    assert evaluation.floors["loss"] == pytest.approx(expected)
+    assert evaluation.floors["perplexity"] == pytest.approx(math.exp(expected))
+    assert set(evaluation.trivial_answers.values()) == {"unigram frequencies"}
+    assert not any(evaluation.higher_is_better.values())
+
+
 def test_bytes_are_counted_and_not_characters(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("naïve café\n\n雨が降る\nsecond line\n", encoding="utf-8")
@@ -237,7 +253,12 @@ def tokenised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: list[str] = []
     read = text_module.stream_documents
-    monkeypatch.setattr(text_module, "stream_documents", lambda source: seen.append(source) or read(source))
+
+    def noted(source: str, encoding: str) -> Iterator[str]:
+        seen.append(source)
+        return read(source, encoding)
+
+    monkeypatch.setattr(text_module, "stream_documents", noted)
     return seen
 
 
@@ -300,7 +321,7 @@ def test_standard_input_is_read_and_not_kept(
     stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(sample.read_bytes())))
     monkeypatch.setattr(sys, "stdin", stdin)
     rows = rows_of(make(), "-")
-    assert not cache_folder().exists()
+    assert not (cache_folder() / "tokens").exists()
     assert joined(rows) == joined(rows_of(make(), sample))
     assert rows.file == "<stdin>"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -139,7 +139,20 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("saves_before", [1, 2])
 @pytest.mark.parametrize(
-    "moment", ["rmtree", "mkdir", "save_file", "asdict", "write_text", "write_bytes", "replace", "rmtree+1"]
+    "moment",
+    [
+        *(
+            "remove_folder",
+            "mkdir",
+            "save_file",
+            "asdict",
+            "write_bytes",
+            "replace",
+            "replace+1",
+            "replace+2",
+        ),
+        "remove_folder+1",
+    ],
 )
 def test_a_kill_at_any_moment_leaves_a_complete_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, saves_before: int
@@ -150,7 +163,9 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
         save_checkpoint(tmp_path, model, optimizers, Progress(step=step), {})
     name, _, later = moment.partition("+")
     left = int(later or 0)
-    owner: Any = {"rmtree": shutil, "save_file": checkpoint, "asdict": checkpoint}.get(name, Path)
+    owner: Any = {"remove_folder": checkpoint, "save_file": safetensors.torch, "asdict": checkpoint}.get(
+        name, Path
+    )
     real = getattr(owner, name)
 
     def dies(*arguments: Any, **options: Any) -> Any:
@@ -160,7 +175,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
             return real(*arguments, **options)
         if name == "save_file":
             arguments[1].write_bytes(b"half a file")
-        elif name in ("write_text", "write_bytes"):
+        elif name == "write_bytes":
             real(arguments[0], arguments[1][: len(arguments[1]) // 2], **options)
         raise Killed
 
@@ -178,10 +193,10 @@ def test_no_state_until_the_first_is_complete(tmp_path: Path, monkeypatch: pytes
     assert not has_checkpoint(tmp_path)
     model, optimizers = prepare("lora", "adamw")
 
-    def dies(*arguments: Any) -> None:
+    def dies(*arguments: Any, **options: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(checkpoint, "save_file", dies)
+    monkeypatch.setattr(safetensors.torch, "save_file", dies)
     with pytest.raises(Killed):
         save_checkpoint(tmp_path, model, optimizers, Progress(), {})
     assert not has_checkpoint(tmp_path)

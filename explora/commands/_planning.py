@@ -1,0 +1,109 @@
+"""Plan a run: the settings of a new run from options and a config file, or those of a recorded run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from explora.core.config.precedence import fit_learning_rate, resolve
+from explora.core.config.registry import Shape
+from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
+from explora.core.config.setting import spelled
+from explora.core.runs.identity import Identity
+from explora.core.runs.paths import with_absolute_paths
+from explora.core.runs.record import read_config, read_identity
+from explora.errors import UsageError, WeightsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it starts or is resumed, and where each of its settings comes from.
+
+    `expected` is what the run of a --config file was trained on, as far as no option overrides it.
+    """
+
+    run: TrainRun
+    shape: Shape
+    origins: dict[str, str]
+    resumed: bool = False
+    expected: Identity | None = None
+
+
+def plan_new(task: str, settings: dict[str, Any], config: Path | None) -> Plan:
+    """Plan a new run from options and a config file."""
+    of_task, from_file = read_config(config) if config else (task, {})
+    if of_task != task:
+        raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
+    run, origins = resolve(task, settings, from_file)
+    shape = _shape(run)  # for a hub id a request
+    run, origins = fit_learning_rate(run, origins, shape.n_embd)
+    identity = read_identity(config) if config else None
+    return _checked(
+        Plan(
+            run=run,
+            shape=shape,
+            origins=origins,
+            expected=None if identity is None else identity.without(settings),
+        )
+    )
+
+
+def plan_rest(started: TrainRun, settings: dict[str, Any], folder: Path) -> Plan:
+    """Plan the rest of a recorded run. Raises WeightsError if its base is not where it was."""
+    run, origins = resume_settings(started, settings)
+    try:
+        shape = _shape(run)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{folder} is trained on the base {run.model}, which cannot be opened: {error.message}",
+            "put the base back, or start again with --overwrite --model NAME|FOLDER",
+        ) from None
+    return _checked(Plan(run=run, shape=shape, origins=origins, resumed=True))
+
+
+def _checked(plan: Plan) -> Plan:
+    """Return the plan. Raises UsageError if its method or its length does not fit the base."""
+    plan.run.method.check_fit(plan.shape)
+    plan.run.method.check_use(plan.shape)
+    asked, most = plan.run.encoding.max_length, plan.shape.n_positions
+    if plan.origins["max_length"] == "option" and asked > most:
+        raise UsageError(f"--max-length {asked}: the base reads at most {most} tokens")
+    return plan
+
+
+def _shape(run: TrainRun) -> Shape:
+    from explora.core.base.find import shape_of
+
+    return run.from_scratch or shape_of(run.model)
+
+
+def resume_settings(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRun, dict[str, str]]:
+    """Return the recorded run, and where its settings come from.
+
+    Raises UsageError for an option that contradicts the record, other than threads.
+    """
+    asked, origins = resolve(started.task, options, settings_in(started.to_json()))
+    before = settings_of(with_absolute_paths(started))
+    now = settings_of(with_absolute_paths(asked))
+    for name in options:
+        if before.get(name) != now[name] and name != "threads":
+            raise UsageError(
+                f"--resume continues {_said(started, name)}, not with {shown(asked, name)}",
+                "leave the option out, or start again with --overwrite",
+            )
+    if "threads" not in options:
+        return started, origins
+    return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads)), origins
+
+
+def _said(run: TrainRun, name: str) -> str:
+    known = settings_of(run).get(name) is not None
+    return f"with {spelled(name)} {shown(run, name)}" if known else f"without {spelled(name)}"
+
+
+def shown(run: TrainRun, name: str) -> str:
+    """Write a setting of a run as its option takes it."""
+    value = settings_of(run)[name]
+    item = all_settings(type(run.method)).get(name)
+    return str(value) if item is None else item.show(value)

@@ -1,0 +1,115 @@
+"""The many-run path of `explora eval`: a ranking as a table that fits the terminal, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from explora import console
+from explora.commands._scored_runs import Request, score_runs
+
+if TYPE_CHECKING:
+    from explora.core.ranking.candidates import LeftOut
+    from explora.core.ranking.standing import Line, Ranking
+
+LEGEND = "Runs that share a letter are not distinguishable (paired tests over rows and seeds, Holm, 5 %)."
+
+
+def rank_runs(request: Request, *, json: bool) -> None:
+    """Score runs on the same rows, rank them, and write the ranking."""
+    from explora.core.ranking.standing import rank
+
+    entries, left_out = score_runs(request)
+    ranking = rank(entries)
+    if json:
+        console.result_json(ranking_to_json(request.task, ranking, left_out))
+    else:
+        show_ranking(ranking)
+
+
+def ranking_to_json(task: str, ranking: Ranking, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    """Return the object of `eval --json` for several runs."""
+    from explora.core.ranking.standing import to_json
+
+    entry = ranking.first_entry
+    floors, answers = entry.evaluation.floors, entry.evaluation.trivial_answers
+    return {
+        "task": task,
+        "data": entry.rows.data,
+        "split": entry.rows.split,
+        "examples": entry.evaluation.examples,
+        "skipped": len(entry.rows.found.skipped),
+        "trivial": {"score": floors[ranking.metric], "answer": answers[ranking.metric]}
+        if ranking.metric in floors
+        else None,
+        **to_json(ranking),
+        "left_out": [{"run": each.name, "reason": each.reason} for each in left_out],
+    }
+
+
+def show_ranking(ranking: Ranking) -> None:
+    """Write the table, the most important columns first; a terminal shows those that it has room for."""
+    lines = [_cells(line, ranking) for line in ranking.lines]
+    if (trivial := _trivial_cells(ranking)) is not None:
+        lines.insert(_place_of_trivial(ranking), trivial)
+    columns = {name: [line.get(name, "") for line in lines] for name in _cells(ranking.lines[0], ranking)}
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    shown = columns_that_fit(columns, console.columns())
+    console.result_table(shown, zip(*(columns[name] for name in shown), strict=True))
+    if hidden := [name for name in columns if name not in shown]:
+        console.note(f"no room for: {', '.join(hidden)}. --json has all figures.")
+    console.note(LEGEND)
+    if doubt := ranking.first_entry.evaluation.doubt:
+        console.note(doubt)
+
+
+def columns_that_fit(columns: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
+    """Return the names of the columns that fit into `width` characters, the first always; all for None."""
+    shown, used = list[str](), 0
+    for name, cells in columns.items():
+        needed = max(map(len, (name, *cells))) + (2 if shown else 0)
+        if width is None or not shown or used + needed <= width:
+            shown.append(name)
+            used += needed
+    return shown
+
+
+def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
+    """Return the cells of a line by column, the most important first; empty where there is no figure."""
+    first, deviation = line.entries[0], line.seed_deviation
+    others = [name for name in first.evaluation.scores or {} if name != ranking.metric]
+    return {
+        "run": f"{line.rank}. {line.name}",
+        ranking.metric: f"{line.score:.4g}",
+        "95 % interval": "{:.4g} to {:.4g}".format(*line.interval),
+        "group": line.letters,
+        "method": first.candidate.method_label,
+        "forgetting": _show(line.forgetting, "{:+.3f}".format),
+        "seed sd": _show(deviation, "{:.2g}".format),
+        "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
+        "time": _show(line.mean_result("seconds"), console.duration),
+        "memory": _show(line.mean_result("peak_memory_bytes"), console.size),
+        "trained": _show(line.mean_result("trainable"), "{:,.0f}".format),
+        "file": _show(line.file_bytes, console.size),
+        **{name: f"{line.mean_score(name):.4g}" for name in others},
+    }
+
+
+def _show(value: float | None, write: Callable[[float], str]) -> str:
+    return "" if value is None else write(value)
+
+
+def _trivial_cells(ranking: Ranking) -> dict[str, str] | None:
+    """Return the line of the best trivial answer, None where the metric has none."""
+    evaluation = ranking.first_entry.evaluation
+    if ranking.metric not in evaluation.floors:
+        return None
+    answer = evaluation.trivial_answers[ranking.metric]
+    return {"run": f"-  ({answer})", ranking.metric: f"{evaluation.floors[ranking.metric]:.4g}"}
+
+
+def _place_of_trivial(ranking: Ranking) -> int:
+    """Return how many lines are better than the best trivial answer."""
+    floor = ranking.first_entry.evaluation.floors[ranking.metric]
+    sign = 1 if ranking.higher_is_better else -1
+    return sum(sign * line.score > sign * floor for line in ranking.lines)

@@ -1,0 +1,149 @@
+"""What a sweep writes to stdout: its plan, its cells from the best to the worst, and their JSON objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from explora import console
+from explora.core.sweeps.outcomes import State
+
+if TYPE_CHECKING:
+    from explora.core.sweeps.run import CellProgress, Sweep
+
+
+def show_plan(opened: Sweep, *, json: bool) -> None:
+    """Write every cell with what it will take."""
+    cells = list(opened.own.values())
+    if json:
+        for each in cells:
+            console.result_json(_plan_json(opened, each))
+        return
+    rows = [
+        (
+            each.cell.name,
+            each.outcome.state,
+            _steps(each.forecast.steps),
+            _size(each),
+            _time_left(opened, each),
+        )
+        for each in cells
+    ]
+    console.result_table(("cell", "state", "steps", "predicted memory", "time left"), rows)
+    total = opened.seconds_of(*cells)
+    time = "" if total is None else f", about {console.duration(total / opened.jobs)}"
+    console.result(f"\n{len(cells)} cells in {opened.folder}, {opened.jobs} at once{time}")
+
+
+def _plan_json(opened: Sweep, progress: CellProgress) -> dict[str, Any]:
+    return {
+        "cell": progress.cell.name,
+        "state": progress.outcome.state,
+        "folder": str(progress.folder),
+        "settings": dict(progress.cell.varied),
+        "steps": progress.forecast.steps,
+        "predicted_memory_bytes": progress.forecast.memory_bytes,
+        "seconds_left": opened.seconds_of(progress),
+        "config": progress.cell.run.to_json(),
+    }
+
+
+def _steps(steps: int | None) -> str:
+    return "-" if steps is None else f"{steps:,}"
+
+
+def _size(progress: CellProgress) -> str:
+    size = progress.forecast.memory_bytes
+    return "-" if size is None else console.size(size)
+
+
+def _time_left(opened: Sweep, progress: CellProgress) -> str:
+    seconds = opened.seconds_of(progress)
+    return "-" if seconds is None else console.duration(seconds)
+
+
+def show_result(opened: Sweep, *, json: bool) -> None:
+    """Write the finished cells from the best to the worst, and how to go on."""
+    if json:
+        console.result_json({"summary": _summary(opened)})
+    ranked = opened.ranked()
+    if not ranked:
+        return
+    if not json:
+        _show_ranking(opened, ranked)
+        _show_seeds(opened)
+    if len(ranked) > 1:
+        console.note(
+            f"the best of {len(ranked)} dev scores is optimistic, because it was chosen for being the best: "
+            "score that cell on a test set that chose nothing"
+        )
+    console.note(f"next: explora eval {opened.plan.task} {opened.folder}/*/")
+
+
+def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
+    rows = []
+    for each in ranked:
+        assert each.outcome.result is not None and each.outcome.dev is not None
+        result = each.outcome.result
+        rows.append(
+            (
+                each.cell.name,
+                f"{each.outcome.dev:.4f}",
+                f"{result['best_step']:,} of {result['steps']:,}",
+                f"{result['trainable']:,}",
+                console.duration(result["seconds"]),
+                console.size(result["peak_memory_bytes"]),
+            )
+        )
+    console.result_table(
+        ("cell", f"dev {opened.metric}", "best step", "trained", "time", "peak memory"), rows
+    )
+
+
+def _show_seeds(opened: Sweep) -> None:
+    """Write the mean over seeds of each setting, where there are several seeds."""
+    rows = [
+        (
+            group.name,
+            str(len(group.scores)),
+            f"{group.mean:.4f}",
+            f"{min(group.scores):.4f}",
+            f"{max(group.scores):.4f}",
+        )
+        for group in opened.over_seeds()
+    ]
+    if rows:
+        console.result("")
+        console.result_table(("settings", "seeds", f"mean dev {opened.metric}", "lowest", "highest"), rows)
+
+
+def cell_json(progress: CellProgress) -> dict[str, Any]:
+    """Return the JSON object of a cell that has ended."""
+    outcome = progress.outcome
+    return {
+        "cell": progress.cell.name,
+        "state": outcome.state,
+        "folder": str(progress.folder),
+        "settings": dict(progress.cell.varied),
+        "dev_score": outcome.dev,
+        "result": outcome.result,
+        "error": outcome.error,
+    }
+
+
+def _summary(opened: Sweep) -> dict[str, Any]:
+    ranked = opened.ranked()
+    return {
+        "task": opened.plan.task,
+        "folder": str(opened.folder),
+        "metric": opened.metric,
+        "higher_is_better": opened.higher_is_better,
+        "cells": len(opened.own),
+        "finished": len(opened.with_state(State.FINISHED)),
+        "failed": [each.cell.name for each in opened.with_state(State.FAILED)],
+        "unfinished": [each.cell.name for each in opened.with_state(State.STOPPED, State.WAITING)],
+        "ranking": [each.cell.name for each in ranked],
+        "over_seeds": [
+            {"settings": dict(group.settings), "scores": list(group.scores), "mean": group.mean}
+            for group in opened.over_seeds()
+        ],
+    }

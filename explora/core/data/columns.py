@@ -1,0 +1,114 @@
+"""Which column of a file is which of a task's: by name, by alias or by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from explora.core.config.registry import TaskRow
+from explora.core.data.records import ID
+from explora.errors import DataError, UsageError, did_you_mean
+
+Columns = dict[str, str]  # the task's column -> its name in the file
+
+
+class RecordedColumns(dict[str, str]):
+    """The mapping that a run was trained with: it applies where a file has these columns."""
+
+
+def match_columns(
+    there: Sequence[str], row: TaskRow, given: Mapping[str, str], file: str, *, by_position: bool
+) -> Columns:
+    """Find the columns of a task among those of a file.
+
+    Required are the task's columns and those in `given`; the label and the id are taken if they are there. A
+    canonical name goes before an alias. With `by_position`, `given` may name a column by its number, from 1.
+    Raises DataError that lists all missing columns, UsageError if `given` names no column of the task.
+    """
+    named, is_recorded = orient(given, row), isinstance(given, RecordedColumns)
+    required = {*row.columns, *(() if is_recorded else named)}
+    folded = {name.casefold(): name for name in reversed(there)}
+    if by_position and not is_recorded:
+        folded = {str(number): name for number, name in enumerate(there, 1)} | folded
+    found: Columns = {}
+    missing: Columns = {}
+    for canonical in _wanted(row):
+        names = [named[canonical]] if canonical in named else []
+        if not names or is_recorded:
+            names += [canonical, *(alias for alias, meant in row.aliases.items() if meant == canonical)]
+        match = next((folded[name.casefold()] for name in names if name.casefold() in folded), None)
+        if match is not None:
+            found[canonical] = match
+        elif canonical in required:
+            missing[canonical] = names[0]
+    if missing:
+        raise _no_columns(missing, found, there, row, file, by_position=by_position)
+    for name in found.values():
+        if there.count(name) > 1:
+            raise DataError(f"{there.count(name)} columns have this name", file=file, line=1, column=name)
+    return found
+
+
+def orient(given: Mapping[str, str], row: TaskRow) -> Columns:
+    """Return `given` as a mapping from the task's columns; the two sides of a pair may be exchanged.
+
+    Raises UsageError for a pair without a column of the task.
+    """
+    wanted = _wanted(row)
+    oriented: Columns = {}
+    for left, right in given.items():
+        ours, theirs = (right, left) if left not in wanted and right in wanted else (left, right)
+        if ours not in wanted:
+            raise UsageError(
+                f"--columns {left}={right}: the task has no column {left!r}{did_you_mean(left, wanted)} "
+                f"(it has {', '.join(wanted)})",
+                f"the task's column comes first: --columns {wanted[0]}=NAME",
+            )
+        if ours in oriented:
+            raise UsageError(f"--columns names {ours!r} twice")
+        oriented[ours] = theirs
+    return oriented
+
+
+def count_known(names: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> int:
+    """Return how many of `names` are columns of the task: its own names, its aliases and those in `given`."""
+    mapped = (name for name in orient(given, row).values() if not name.isdecimal())
+    known = {name.casefold() for name in (*_wanted(row), *row.aliases, *mapped)}
+    return len(known & {name.strip().casefold() for name in names})
+
+
+def numbered_header(first: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> list[str] | None:
+    """Return the columns' numbers as their names if `given` has only positions and `first` is a row of data.
+
+    A first line that names a column of the task is a header, and so is one that has all these numbers.
+    """
+    numbers = orient(given, row).values()
+    by_number = bool(given) and all(number.isdecimal() for number in numbers)
+    if not by_number or count_known(first, row, given) or set(numbers) <= set(first):
+        return None
+    return [str(number) for number in range(1, len(first) + 1)]
+
+
+def _wanted(row: TaskRow) -> list[str]:
+    return [*row.columns, *([row.label] if row.label else []), ID]
+
+
+def _no_columns(
+    missing: Columns, found: Columns, there: Sequence[str], row: TaskRow, file: str, *, by_position: bool
+) -> DataError:
+    names = list(missing.values())
+    what = f"column {names[0]!r}" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
+    near = did_you_mean(names[0], there) if len(names) == 1 else ""
+    shown = [repr(name[:40]) for name in there[:12]]
+    hint = f"name it: --columns {','.join(f'{name}=NAME' for name in missing)}"
+    if by_position and not found:  # perhaps there is no header
+        shown = [f"{number} {name}" for number, name in enumerate(shown, 1)]
+        hint += f"; if line 1 is a row and no header, give positions: --columns {_positions(there, row)}"
+    return DataError(f"no {what}{near} (there are {', '.join(shown)})", hint, file=file, line=1)
+
+
+def _positions(there: Sequence[str], row: TaskRow) -> str:
+    """Return an example of a mapping by position: the task's columns in their usual order."""
+    wanted = _wanted(row)[:-1]
+    if len(there) < len(wanted):
+        wanted = list(row.columns)
+    return ",".join(f"{name}={number}" for number, name in enumerate(wanted, 1))

@@ -1,0 +1,145 @@
+"""Let one process at a time train in a folder, and name that process to all others.
+
+Beside the folder NAME lie two files:
+
+    .NAME.lock     held by the operating system as long as the process lives
+    .NAME.owner    JSON: the process, its host, when it started, and its command
+
+The lock ends with its process. The owner's file also protects a folder that another host shares, where the
+lock may not be seen. A file that a dead process of this host left behind is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from explora.core.files import write_atomically
+from explora.errors import InUseError, UsageError
+
+PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
+CLOCK_TOLERANCE = 2.0  # seconds by which the start time of a process, as the system computes it, may shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A process that works in a folder. `started` is its start time in seconds since 1970."""
+
+    process: int
+    host: str
+    started: float
+    command: str
+
+    def may_be_alive(self) -> bool:
+        """Tell whether the process still runs; one on another host may always do.
+
+        The start time tells it from a later process with the same number.
+        """
+        if self.host != socket.gethostname():
+            return True
+        started = _start_time(self.process)
+        return started is not None and abs(started - self.started) < CLOCK_TOLERANCE
+
+
+@contextmanager
+def owning(folder: Path) -> Iterator[None]:
+    """Own a folder, which need not exist yet, until the context ends.
+
+    A link is the folder that it points to. Raises InUseError if another process owns the folder.
+    """
+    if not folder.resolve().name:
+        raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
+    owner_file = _owner_file(folder)
+    with _locked(folder):
+        check_unowned(folder)
+        write_atomically(owner_file, json.dumps(asdict(_this_process()), indent=2) + "\n")
+        try:
+            yield
+        finally:
+            owner_file.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps an open file
+                _lock_file(folder).unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> AbstractContextManager[object]:
+    """Take the lock of a folder, for a context to release."""
+    from filelock import FileLock, Timeout  # takes a tenth of a second, which --help does not have
+
+    file = _lock_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # without flock it locks by the file's existence
+            return FileLock(file, thread_local=False).acquire(timeout=PATIENCE)
+    except Timeout:
+        raise _in_use(folder, _read_owner(folder)) from None
+
+
+def check_unowned(folder: Path) -> None:
+    """Raise InUseError if a process owns a folder, or may own it on another host."""
+    owner = _read_owner(folder)
+    if owner is not None and owner.may_be_alive():
+        raise _in_use(folder, owner)
+
+
+def _lock_file(folder: Path) -> Path:
+    place = folder.resolve()
+    return place.with_name(f".{place.name}.lock")
+
+
+def _owner_file(folder: Path) -> Path:
+    return _lock_file(folder).with_suffix(".owner")
+
+
+def _this_process() -> Owner:
+    return Owner(
+        process=os.getpid(),
+        host=socket.gethostname(),
+        started=_start_time(os.getpid()) or 0.0,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def _start_time(process: int) -> float | None:
+    """Return when a process of this host started, in seconds since 1970; None if it has ended."""
+    import psutil
+
+    try:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _read_owner(folder: Path) -> Owner | None:
+    """Return the owner of a folder; None if there is no such file, or it names none."""
+    try:
+        return Owner(**json.loads(_owner_file(folder).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _in_use(folder: Path, owner: Owner | None) -> InUseError:
+    """Return the error for a folder with an owner; `owner` is None while it has not named itself yet."""
+    files = " and ".join(str(file) for file in (_owner_file(folder), _lock_file(folder)) if file.exists())
+    if owner is None or not owner.may_be_alive():
+        return InUseError(
+            f"{folder} is in use by another process", f"wait until it ends; if there is none, remove {files}"
+        )
+    since = datetime.fromtimestamp(owner.started).astimezone().isoformat(" ", "seconds")
+    message = (
+        f"{folder} is in use by process {owner.process} on host {owner.host}, "
+        f"started {since} ({owner.command})"
+    )
+    if owner.host == socket.gethostname():
+        stop = f"kill {owner.process}"
+        return InUseError(message, f"wait until it ends, stop it ({stop}), or choose another folder: -o")
+    return InUseError(message, f"if that process is known to be dead, remove {files}")

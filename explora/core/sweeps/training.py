@@ -1,0 +1,80 @@
+"""Train one cell, and report every step and score and how it ended."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from explora.core.config.run_config import TrainRun
+from explora.core.runs.events import Completed, RunEvent
+from explora.core.runs.ownership import owning
+from explora.core.runs.record import read_record
+from explora.core.runs.signals import Signals
+from explora.core.runs.train import Running, start_run
+from explora.core.runtime.resolve import resolve_runtime
+from explora.core.training.events import EvalDone, EvalStarted, StepDone
+from explora.errors import ExploraError, Interrupted
+
+Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
+
+
+def train_cell(run: TrainRun, folder: Path, tell: Tell) -> None:
+    """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
+
+    Raises Interrupted after a signal, once the state is saved and "stopped" is told.
+    """
+    try:
+        _train(run, folder, tell)
+    except Interrupted:
+        raise
+    except ExploraError as error:
+        tell("failed", message=error.message, details=f"hint: {error.hint}" if error.hint else "")
+    except Exception as error:  # out of memory, or a bug: neither may stop the other cells
+        tell("failed", message=_reason(error), details=traceback.format_exc())
+    else:
+        tell("finished")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemoryError) or "memory" in text:
+        return f"out of memory (lower --batch-size, or use --grad-checkpoint): {text}"
+    return f"{type(error).__name__}: {text}"
+
+
+def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
+    """Train to the end. The settings of a cell that was started before are those that it recorded."""
+    record = read_record(folder)
+    started = run if record is None else record.run
+    # A cluster may send SIGTERM to every process, and our parent sends one.
+    with owning(folder), Signals(once=True) as signals:
+        signals.at_once = True  # nothing is lost before the first step
+        resolved = replace(started, runtime=resolve_runtime(started.runtime))
+        running = start_run(resolved, folder)
+        signals.at_once = False
+        _follow(running, signals, tell)
+
+
+def _follow(running: Running, signals: Signals, tell: Tell) -> None:
+    is_complete = False
+    try:
+        for event in running.events():
+            is_complete = isinstance(event, Completed)
+            signals.at_once = isinstance(event, EvalStarted)
+            _tell_event(event, running, tell)
+            signals.check()
+    except Interrupted:
+        if is_complete:
+            return
+        running.save()
+        tell("stopped")
+        raise
+
+
+def _tell_event(event: RunEvent, running: Running, tell: Tell) -> None:
+    if isinstance(event, StepDone):
+        tell("step", step=event.step, steps=event.steps, seconds=running.training.progress.seconds)
+    elif isinstance(event, EvalDone):
+        tell("score", step=event.step, score=event.score)
