@@ -77,6 +77,8 @@ class TrainingError(ExploraError):
 
 class ProcessError(ExploraError):
     """A process that trains together with this one has ended or does not answer."""
+
+
 class WriteError(ExploraError):
     """A file cannot be written; `reason` is the system's. What was there before is still there."""
 

@@ -272,7 +272,7 @@ def test_the_dev_score_is_the_metric_of_the_evaluation(adapted: Prepared, evalua
     session = adapted.session
     assert evaluated.scores is not None
     score = session.task.dev_score(session.model, adapted.dev.examples[:FEW], 3)
-    assert score == pytest.approx(evaluated.scores[session.task.metric], rel=1e-6)
+    assert score.value == pytest.approx(evaluated.scores[session.task.metric], rel=1e-6)
 
 
 def test_a_better_model_has_the_better_dev_score(adapted: Prepared) -> None:
@@ -280,13 +280,13 @@ def test_a_better_model_has_the_better_dev_score(adapted: Prepared) -> None:
     session = adapted.session
     before = {name: value.clone() for name, value in session.model.state_dict().items()}
     examples = [adapted.train.examples[i] for i in range(16)]
-    start = session.task.dev_score(session.model, examples, 8)
+    start = session.task.dev_score(session.model, examples, 8).value
     optimizer = torch.optim.Adam(trainable(session.model), lr=2e-2)
     for epoch in range(12):
         optimizer.zero_grad()
         session.task.loss(session.model, session.task.collate(examples, epoch)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    end = session.task.dev_score(session.model, examples, 8)
+    end = session.task.dev_score(session.model, examples, 8).value
     session.model.load_state_dict(before)
     assert (end > start) if session.task.higher_is_better else (end < start)
     evaluation = evaluate(adapted, adapted.dev.examples[:FEW], 2)

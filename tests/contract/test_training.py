@@ -30,6 +30,7 @@ from explora.core.runs.folder import Holds, check_folder, look_into, pending_fol
 from explora.core.runs.open import open_run
 from explora.core.runs.record import MetricsLog, read_record
 from explora.core.runs.train import Running, start_run
+from explora.core.training import time_budget
 from explora.core.training.events import EvalDone, EvalStarted, Event, Finished, Saved, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import schedule_factor
@@ -196,7 +197,7 @@ def test_the_run_folder_opens_as_what_was_scored(
     best = [event for event in events if isinstance(event, EvalDone) and event.best][-1]
     session = open_run(task, str(folder), model=None, tokenizer=None, runtime=run.runtime)
     dev = session.task.load(run.data, "dev").examples
-    assert session.task.dev_score(session.model, dev, 8) == pytest.approx(best.score, rel=1e-6)
+    assert session.task.dev_score(session.model, dev, 8).value == pytest.approx(best.score, rel=1e-6)
     assert completed.result.best_step == best.step
 
 
@@ -259,7 +260,7 @@ def test_a_rehearsal_between_two_steps_changes_no_bit(
     running = start_run(prepare(method=method), tmp_path / "run")
     for event in running.events():
         if isinstance(event, StepDone) and event.step == 3:
-            with running.training.rehearsal():
+            with time_budget._rehearsing(running.training):
                 done = [running.training.take_step([0, 1, 2], epoch=0) for _ in range(2)]
             assert [step.learning_rate for step in done] == [0.0, 0.0]
             assert done[0].loss != done[1].loss  # dropout draws random numbers
@@ -347,7 +348,7 @@ def test_the_best_is_kept_and_not_the_last(prepare: Prepare, tmp_path: Path) -> 
 
 def give_scores(running: Running, scores: list[float]) -> None:
     given = iter(scores)
-    running.session.task.dev_score = lambda *_: next(given)  # type: ignore[method-assign]
+    running.training._dev_score = lambda: next(given)  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("higher", [False, True])

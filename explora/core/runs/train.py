@@ -40,12 +40,14 @@ from explora.core.runs.record import (
     write_record,
 )
 from explora.core.runs.result import TrainResult
+from explora.core.runtime.processes import Processes
+from explora.core.runtime.resolve import set_seed
 from explora.core.tasks.contract import Evaluation, Split
 from explora.core.training.checkpoint import discard_checkpoint, saved_step, trained_tensors
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
-from explora.errors import TrainingError
+from explora.errors import CheckpointError, TrainingError
 
 CHECKPOINT = "checkpoint"
 UNDO_CHANGES = "put it back as it was, or start again with --overwrite"
@@ -61,37 +63,45 @@ def start_run(
     replace: bool = False,
     spent: float = 0.0,
     expected: Identity | None = None,
+    processes: Processes | None = None,
 ) -> Running:
     """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
     The caller owns the folder (`ownership.owning`). With `replace`, the run trains beside the old content of
     the folder until it has weights to keep. `spent` is the part of the run's time, in seconds, that is
-    already over. `expected` is the identity of the run that is repeated. Raises CheckpointError, DataError,
+    already over. `expected` is the identity of the run that is repeated. Of several `processes`, which all
+    call this, the leading one writes. Raises CheckpointError, DataError,
     IdentityError, UsageError and WeightsError for a state, data, settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
     recorded = with_absolute_paths(run)
-    place = prepare_place(recorded, folder, replace=replace)
-    tokenizer = _own_tokenizer(run, place, fresh=replace)
+    processes = processes or Processes()
+    place = processes.decide(prepare_place(recorded, folder, replace=replace) if processes.leads else folder)
+    tokenizer = processes.decide(_own_tokenizer(run, place, fresh=replace) if processes.leads else None)
     session, train, dev = assemble_for_training(run, tokenizer)
+    if processes.size > 1:
+        set_seed(run.training.seed + processes.rank)  # another dropout in each
     identity = identify(session, train, dev)
     if expected is not None:
         require_same(expected, identity, run, "the run of --config", ACCEPT_CHANGES)
-    if replace:
-        discard_pending(folder)
-    elif (record := read_record(place)) is not None and record.identity is not None:
+    if not replace and (record := read_record(place)) is not None and record.identity is not None:
         require_same(record.identity, identity, run, str(folder), UNDO_CHANGES)
+    if replace and processes.leads:
+        discard_pending(folder)
+    processes.wait()
     training = Training(
-        session.model, session.task, run, train.examples, dev.examples, checkpoint=place / CHECKPOINT
+        session.model,
+        session.task,
+        run,
+        train.examples,
+        dev.examples,
+        checkpoint=place / CHECKPOINT,
+        processes=processes,
     )
     training.plan_features()
     training.resume()
     machine = describe_machine()
-    write_record(place, RunRecord(run=recorded, result={}, machine=machine, identity=identity))
-    log = open_metrics(place, training.progress.step)
-    if tokenizer is not None:
-        tokenizer.save(place)
-    return Running(
+    running = Running(
         folder=folder,
         place=place,
         recorded=recorded,
@@ -100,11 +110,26 @@ def start_run(
         dev=dev,
         identity=identity,
         training=training,
-        log=log,
+        log=MetricsLog(place / METRICS_FILE),
         machine=machine,
         started=started - training.progress.seconds,
         resumed_at=training.progress.step,
     )
+    _require_same_step(training, place)
+    if processes.leads:
+        running.open(tokenizer)
+    return running
+
+
+def _require_same_step(training: Training, place: Path) -> None:
+    """Raise CheckpointError if this process has not resumed where the leading process has."""
+    step, own = training.processes.decide(training.progress.step), training.progress.step
+    if step != own:
+        raise CheckpointError(
+            f"process {training.processes.rank} is at step {own} and process 0 at step {step}: "
+            f"{place} differs between their machines",
+            "put the run folder on a file system that all machines share",
+        )
 
 
 def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
@@ -153,8 +178,20 @@ class Running:
         """The settings of the run, with the number of steps once it is fitted to the time."""
         return self.training.run
 
+    @property
+    def writes(self) -> bool:
+        """Tell whether this process writes the files of the run."""
+        return self.training.processes.leads
+
+    def open(self, tokenizer: Tokenizer | None) -> None:
+        """Write the record and start or continue the log. `tokenizer` is the run's own, if it has one."""
+        self._record({})
+        self.log = open_metrics(self.place, self.resumed_at)
+        if tokenizer is not None:
+            tokenizer.save(self.place)
+
     def save(self) -> None:
-        """Write the resume state. Call this between two events."""
+        """Write the resume state. Call this between two events, in every process."""
         self.training.save()
 
     def saved_step(self) -> int:
@@ -167,15 +204,17 @@ class Running:
         if minutes is not None and self.run.training.max_steps is None:
             yield from self._fit(60 * minutes)
         for event in self.training.events():
-            if isinstance(event, StepDone):
+            if isinstance(event, StepDone) and self.writes:
                 self._log_step(event)
             yield event
             if isinstance(event, StepDone):
                 yield from self._compare_with_full(event)
                 yield from self._end_in_time(event)
-            if isinstance(event, EvalDone):
+            if isinstance(event, EvalDone) and self.writes:
                 self._keep(event)
             if isinstance(event, Finished):
+                self.training.processes.leave()
+            if isinstance(event, Finished) and self.writes:
                 yield self._complete(event)
 
     def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
@@ -184,12 +223,14 @@ class Running:
         try:
             found = fit_steps(self.training, self.started + seconds - time.monotonic())
         except TrainingError:  # before any step: leave the folder as it was
-            discard_pending(self.folder)
-            empty_folder(self.place)
+            if self.writes:
+                discard_pending(self.folder)
+                empty_folder(self.place)
             raise
         self.closing_seconds = found.closing_seconds
         self.training.plan_steps(found.steps, time.monotonic() - self.started)
-        self._record({})
+        if self.writes:
+            self._record({})
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
@@ -201,6 +242,8 @@ class Running:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
         method, shape = self.run.method, self.session.model.shape
         passes_blocks = method.first_trained_block(shape) < shape.n_layer
+        if not self.writes or self.training.processes.size > 1:  # of one process it says nothing here
+            return
         if method.trains_base or not passes_blocks or len(self.first_steps) == AFTER_STEPS:
             return
         self.first_steps.append(step)
@@ -213,7 +256,8 @@ class Running:
         minutes = self.run.training.max_minutes
         if minutes is None or step.step == step.steps:
             return
-        if time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes:
+        is_up = time.monotonic() - self.started + self.closing_seconds > LATEST * 60 * minutes
+        if self.training.processes.decide(is_up):
             self.training.end_here()
             yield TimeIsUp(step=step.step)
 

@@ -1,8 +1,8 @@
 """The processes that train one model together: data parallelism on torch.distributed, started by torchrun.
 
 Each process holds the whole model and computes its share of every batch. The gradients are added up before
-the optimizer step (Li et al. 2020, "PyTorch Distributed"), so all processes take the same step. What is sent is
-what is trained: a LoRA adapter is small enough for an ordinary network.
+the optimizer step (Li et al. 2020, "PyTorch Distributed"), so all processes take the same step. Only what is
+trained is sent: a LoRA adapter is small enough for an ordinary network.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from explora.core.machine.launch import rank, world_size
 from explora.errors import ProcessError
 
 BUCKET = 1 << 24  # numbers that are added up at once: few messages, little extra memory
@@ -28,6 +30,7 @@ LAST_WORDS = 5.0  # seconds in which the processes that still run answer after o
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
+Numbers = TypeVar("Numbers", bound=NDArray[Any])
 
 
 @dataclass(kw_only=True)
@@ -35,13 +38,15 @@ class Processes:
     """The processes of a training, seen from one of them. A lone process sends nothing.
 
     rank: the number of this process; size: how many there are; timeout: seconds until a process that does
-    not answer is given up; sent: bytes that each process has handed over so far.
+    not answer is given up; sent: bytes of gradients that each process has handed over so far.
     """
 
     rank: int = 0
     size: int = 1
     timeout: float = 0.0
     sent: int = 0
+    asked_to_stop: bool = False
+    agreed_to_stop: bool = False
 
     @property
     def leads(self) -> bool:
@@ -55,7 +60,7 @@ class Processes:
     def add_gradients(self, trained: Sequence[nn.Parameter], losses: Sequence[Tensor]) -> list[Tensor]:
         """Replace each gradient by its sum over all processes. Returns the losses, added up likewise.
 
-        Raises ProcessError if a process does not answer in time.
+        The processes also agree on whether to stop. Raises ProcessError if one does not answer in time.
         """
         if self.size == 1:
             return list(losses)
@@ -63,16 +68,25 @@ class Processes:
             if parameter.grad is None:  # this process had no row in the batch
                 parameter.grad = torch.zeros_like(parameter)
         loss = sum(losses, torch.zeros((), device=trained[0].device))
-        self._add_in_place([*(value.grad for value in trained if value.grad is not None), loss])
+        stop = torch.full_like(loss, self.asked_to_stop)
+        gradients = [value.grad for value in trained if value.grad is not None]
+        self._add_in_place([*gradients, loss, stop])
+        self.sent += sum(gradient.nbytes for gradient in gradients)
+        self.agreed_to_stop = bool(stop)
         return [loss]
 
-    def totals(self, *values: float) -> tuple[float, ...]:
-        """Return each number summed over all processes, in fp64."""
+    def stop(self, wanted: bool) -> bool:
+        """Tell whether all processes stop now, because one of them wants to: one step after it said so."""
+        self.asked_to_stop |= wanted
+        return self.asked_to_stop if self.size == 1 else self.agreed_to_stop
+
+    def add_up(self, numbers: Numbers) -> Numbers:
+        """Return the sum over all processes of an array of numbers."""
         if self.size == 1:
-            return values
-        numbers = torch.tensor(values, dtype=torch.float64)
-        self._add_in_place([numbers])
-        return tuple(numbers.tolist())
+            return numbers
+        sums = numbers.copy()
+        self._add_in_place([torch.from_numpy(sums)])
+        return sums
 
     def decide(self, value: Value) -> Value:
         """Return the leading process's `value` in every process."""
@@ -83,18 +97,31 @@ class Processes:
             dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
         return said[0]
 
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self.decide(None)
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the values of all processes, in their order."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with self._named():
+            dist.all_gather_object(found, value)
+        return found
+
     def leave(self) -> None:
-        """End the communication. The leading process may go on alone."""
+        """End the communication: from here on, each process is alone."""
         if self.size > 1:
             dist.destroy_process_group()
+            self.size = 1
 
     def _add_in_place(self, tensors: Sequence[Tensor]) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
             with self._named():
                 dist.all_reduce(flat)
-            self.sent += flat.nbytes
-            parts = flat.split([tensor.numel() for tensor in bucket])
+            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
@@ -127,18 +154,20 @@ class Processes:
             return [0]
 
 
-def join_processes(device: str) -> Processes:
-    """Join the processes that torchrun has started with this one; without torchrun, return a lone process.
-
-    device: "cpu" or "cuda". Raises UsageError where the processes do not find each other.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return Processes()
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Join the processes that torchrun has started with this one; without torchrun, yield a lone process."""
+    if world_size() == 1:
+        yield Processes()
+        return
     seconds = float(os.environ.get(TIMEOUT, PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
-    return Processes(rank=dist.get_rank(), size=size, timeout=seconds)
+    processes = Processes(rank=rank(), size=world_size(), timeout=seconds)
+    try:
+        yield processes
+    finally:
+        processes.leave()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -155,10 +155,10 @@ class Classification(ABC):
             answers[rows] = self.class_logits(model, hidden).softmax(dim=-1).cpu()
         return answers
 
-    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
         """Return the accuracy."""
         answers = self.probabilities(model, examples, batch_size).argmax(dim=-1).tolist()
-        return accuracy(answers, _gold(examples)).value
+        return accuracy(answers, _gold(examples))
 
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int

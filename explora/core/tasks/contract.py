@@ -272,7 +272,7 @@ class Task(Protocol):
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the loss summed over the `weight` items of the batch."""
 
-    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
         """Return `metric` on labelled examples: quick, for choosing the best step."""
 
     def evaluate(

@@ -38,7 +38,12 @@ class Score:
     @property
     def value(self) -> float:
         """The metric of all examples."""
-        return self.formula(self.times @ self.counts)
+        return self.formula(self.sums)
+
+    @property
+    def sums(self) -> Counts:
+        """The sum of the counts of all examples, (K,)."""
+        return self.times @ self.counts
 
     @property
     def times(self) -> NDArray[np.int64]:
@@ -81,7 +86,7 @@ class Score:
         gives its own value twice. It would also give equal ends where all answers are right.
         """
         if self.formula is share:
-            hits, examples = self.times @ self.counts
+            hits, examples = self.sums
             return wilson_interval(int(hits), int(examples), level)
         generator = np.random.default_rng(seed)
         times = self.times

@@ -135,9 +135,9 @@ class Sonnet:
         states, targets = batch.predicted(model(batch.inputs))
         return tied_cross_entropy(states, model.wte.weight, targets)
 
-    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
         """Return the perplexity of the continuations, over 1, 3, 6 and 12 given lines together."""
-        return self._perplexities(model, examples, batch_size)["perplexity"].value
+        return self._perplexities(model, examples, batch_size)["perplexity"]
 
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int

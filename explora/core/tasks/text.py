@@ -162,10 +162,9 @@ class Text:
         states, targets = batch.predicted(model(batch.input_ids))
         return tied_cross_entropy(states, model.wte.weight, targets)
 
-    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> float:
+    def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
         """Return the perplexity per token."""
-        losses, counts = self._row_losses(model, examples, batch_size)
-        return math.exp(min(sum(losses) / max(1, sum(counts)), 700.0))
+        return perplexity(*self._row_losses(model, examples, batch_size))
 
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int

@@ -3,7 +3,8 @@
 It is written atomically and without pickle.
 
 checkpoint/latest   the name of the complete state, "a" or "b": one is written while the other is kept
-checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_generator
+checkpoint/a/       state.safetensors  weights.*, optimizer.*, generator, cuda_generator, and generator.1 ...
+                                       of further processes
                     state.json         progress, loss scaler, and the plain numbers of the optimizers
 """
 
@@ -56,10 +57,15 @@ def save_checkpoint(
     optimizers: Sequence[Optimizer],
     progress: Progress,
     scaler: Mapping[str, Any],
+    generators: Sequence[Mapping[str, Tensor]],
 ) -> None:
-    """Write a new state, point `latest` at it, and only then remove the old one."""
+    """Write a new state, point `latest` at it, and only then remove the old one.
+
+    `generators` are the `generator_states` of each process.
+    """
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
-    tensors |= _generators(model.device)
+    for rank, states in enumerate(generators):
+        tensors |= {_of_process(key, rank): value for key, value in states.items()}
     numbers = []
     for number, optimizer in enumerate(optimizers):
         found, plain = _split_state(optimizer)
@@ -77,12 +83,16 @@ def save_checkpoint(
         remove_folder(folder / before)
 
 
-def _generators(device: torch.device) -> dict[str, Tensor]:
+def generator_states(device: torch.device) -> dict[str, Tensor]:
     """Return the states of the random number generators that a training on `device` draws from."""
     states = {"generator": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda_generator"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _of_process(key: str, rank: int) -> str:
+    return f"{key}.{rank}" if rank else key
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -102,12 +112,13 @@ def _latest(folder: Path) -> str:
 
 
 def load_checkpoint(
-    folder: Path, model: GPT2, optimizers: Sequence[Optimizer]
+    folder: Path, model: GPT2, optimizers: Sequence[Optimizer], rank: int = 0
 ) -> tuple[Progress, dict[str, Any]]:
     """Restore the newest state into model, optimizers and random number generators.
 
-    Returns the progress and the state of the loss scaler. Raises CheckpointError for a state that cannot be
-    read or belongs to other settings.
+    A process `rank` that was not there before keeps its generators as they are. Returns the progress and the
+    state of the loss scaler. Raises CheckpointError for a state that cannot be read or belongs to other
+    settings.
     """
     tensors, plain = _read(folder / _latest(folder))
     stored = {
@@ -124,9 +135,11 @@ def load_checkpoint(
             value.copy_(stored[key])
     for number, optimizer in enumerate(optimizers):
         _restore_optimizer(optimizer, number, tensors, plain["optimizers"][number])
-    torch.set_rng_state(tensors["generator"])
-    if "cuda_generator" in tensors and model.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["cuda_generator"], model.device)
+    generator, on_gpu = (tensors.get(_of_process(key, rank)) for key in ("generator", "cuda_generator"))
+    if generator is not None:
+        torch.set_rng_state(generator)
+    if on_gpu is not None and model.device.type == "cuda":
+        torch.cuda.set_rng_state(on_gpu, model.device)
     return Progress(**plain["progress"]), plain.get("scaler", {})
 
 

@@ -6,9 +6,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,13 @@ from explora.core.model.gpt2 import GPT2
 from explora.core.runtime.processes import Processes
 from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.adamw import Optimizer
-from explora.core.training.checkpoint import Progress, has_checkpoint, load_checkpoint, save_checkpoint
+from explora.core.training.checkpoint import (
+    Progress,
+    generator_states,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from explora.core.training.events import (
     EvalDone,
     EvalStarted,
@@ -77,11 +84,12 @@ class Training:
         self.learning_rate = run.optimizer.learning_rate
         self.factor = schedule_factor(run.optimizer, self.steps)
         self.optimizers: list[Optimizer] = make_optimizers(model, run.method, run.optimizer)
-        self.scaler = self._loss_scaler()
+        self.scaler = self.new_scaler()
         self.progress = Progress()
         self.feature_cache: FeatureCache | None = None
 
-    def _loss_scaler(self) -> torch.amp.GradScaler:
+    def new_scaler(self) -> torch.amp.GradScaler:
+        """Return a loss scaler in its first state; only fp16 needs one."""
         enabled = self.run.runtime.amp == "fp16"
         return torch.amp.GradScaler(self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 
@@ -89,12 +97,15 @@ class Training:
         """Restore the saved state, if there is one. Raises CheckpointError if it does not fit."""
         if not has_checkpoint(self.folder):
             return
-        self.progress, scaler = load_checkpoint(self.folder, self.model, self.optimizers)
+        rank = self.processes.rank
+        self.progress, scaler = load_checkpoint(self.folder, self.model, self.optimizers, rank)
         if scaler:
             self.scaler.load_state_dict(scaler)
 
     def plan_features(self) -> None:
         """Plan the feature cache of the frozen blocks, if examples are read more than once."""
+        if self.processes.size > 1:  # each process would need the features of all examples
+            return
         if self.steps > self.steps_per_epoch or self.run.training.max_minutes is not None:
             file = self.folder / FEATURES_FILE
             self.feature_cache = plan_feature_cache(
@@ -113,25 +124,11 @@ class Training:
         self.steps = self.progress.step
 
     def save(self) -> None:
-        """Write the resume state."""
-        save_checkpoint(self.folder, self.model, self.optimizers, self.progress, self.scaler.state_dict())
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """Inside this context, steps take their usual time and change nothing.
-
-        The learning rate is zero. Optimizers, progress and random numbers are restored at the end.
-        """
-        before = self.learning_rate, self.optimizers, self.scaler, self.progress
-        self.learning_rate = 0.0
-        self.optimizers = make_optimizers(self.model, self.run.method, self.run.optimizer)
-        self.scaler = self._loss_scaler()
-        self.progress = dataclasses.replace(self.progress)
-        try:
-            with torch.random.fork_rng():
-                yield
-        finally:
-            self.learning_rate, self.optimizers, self.scaler, self.progress = before
+        """Write the resume state. All processes call this, and the leading one writes."""
+        generators = self.processes.gather(generator_states(self.model.device))
+        if self.processes.leads:
+            scaler = self.scaler.state_dict()
+            save_checkpoint(self.folder, self.model, self.optimizers, self.progress, scaler, generators)
 
     def events(self) -> Iterator[Event]:
         """Train to the end, and yield the events of each step, evaluation and saved state."""
@@ -224,10 +221,9 @@ class Training:
 
     def _totals(self, batches: Sequence[Batch]) -> tuple[int, int]:
         """Return the number of items, at least 1, and of tokens in the batches of all processes."""
-        items, tokens = self.processes.totals(
-            sum(batch.weight for batch in batches), sum(batch.tokens for batch in batches)
-        )
-        return max(1, int(items)), int(tokens)
+        counts = [sum(batch.weight for batch in batches), sum(batch.tokens for batch in batches)]
+        items, tokens = self.processes.add_up(np.array(counts)).tolist()
+        return max(1, items), tokens
 
     def _set_learning_rate(self, step: int) -> float:
         rate = self.learning_rate * self.factor(step)
@@ -283,9 +279,16 @@ class Training:
     def _evaluate(self) -> EvalDone:
         started, at = time.perf_counter(), self.progress
         self.model.eval()
-        score = self.task.dev_score(self.model, self.dev, 2 * self.run.training.batch_size)
+        score = self._dev_score()
         at.seconds += time.perf_counter() - started
         return EvalDone(step=at.step, metric=self.task.metric, score=score, best=self._is_best(score))
+
+    def _dev_score(self) -> float:
+        """Score the dev examples. Each process scores its share of them."""
+        is_shared = len(self.dev) >= self.processes.size  # else one would have no example
+        dev = self.processes.share(self.dev) if is_shared else self.dev
+        score = self.task.dev_score(self.model, dev, 2 * self.run.training.batch_size)
+        return score.formula(self.processes.add_up(score.sums)) if is_shared else score.value
 
     def _is_best(self, score: float) -> bool:
         best = self.progress.best_score

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
 
 from explora.core.data.batching import epoch_batches, in_length_order
 from explora.core.training.loop import Training
+from explora.core.training.optimizers import make_optimizers
 from explora.errors import TrainingError
 
 WARMUP_STEPS = 2  # not timed: they load kernels, and the first has the longest batch
@@ -30,10 +35,11 @@ def fit_steps(training: Training, seconds: float) -> TimeBudget:
     Rehearses a few steps, which leave the training as it was. Raises TrainingError if too few steps fit.
     """
     started = time.monotonic()
-    with training.rehearsal():
+    with _rehearsing(training):
         step = _step_seconds(training, SHARE * seconds)
         evaluation = _evaluation_seconds(training)
     left = MARGIN * seconds - (time.monotonic() - started)
+    step, evaluation, left = training.processes.decide((step, evaluation, left))
     every = training.run.training.eval_every or training.steps_per_epoch
     closing = 2 * evaluation  # one after the last step, and one of the best adapter at the end
     steps = int((left - closing) / (step + evaluation / every))
@@ -45,6 +51,24 @@ def fit_steps(training: Training, seconds: float) -> TimeBudget:
             f"give {missing / 60 + 0.1:.1f} minutes more, or a smaller dev set: --dev FILE",
         )
     return TimeBudget(steps=steps, closing_seconds=closing)
+
+
+@contextmanager
+def _rehearsing(training: Training) -> Iterator[None]:
+    """Inside this context, steps take their usual time and change nothing.
+
+    The learning rate is zero. Optimizers, progress and random numbers are restored at the end.
+    """
+    before = training.learning_rate, training.optimizers, training.scaler, training.progress
+    training.learning_rate = 0.0
+    training.optimizers = make_optimizers(training.model, training.run.method, training.run.optimizer)
+    training.scaler = training.new_scaler()
+    training.progress = replace(training.progress)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        training.learning_rate, training.optimizers, training.scaler, training.progress = before
 
 
 def _step_seconds(training: Training, seconds: float) -> float:

@@ -51,7 +51,7 @@ def test_the_score_is_that_of_a_real_training(tiny_base, tiny_data, tmp_path):
     steps = (event for event in training.events() if isinstance(event, StepDone))
     assert next(event for event in steps if event.step == 8)
     session.model.eval()
-    assert got.equal_steps.score == session.task.dev_score(session.model, dev.examples, 8)
+    assert got.equal_steps.score == session.task.dev_score(session.model, dev.examples, 8).value
     assert got.curve[0].score != got.curve[-1].score
 
 

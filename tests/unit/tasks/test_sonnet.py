@@ -236,7 +236,7 @@ def test_perplexities_are_those_of_the_continuations(make: Make, model: GPT2, po
     assert scores is not None
     found = {name: value for name, value in scores.items() if name.startswith("perplexity")}
     assert found == pytest.approx(direct_perplexities(model, poems), rel=1e-5)
-    assert make().dev_score(model, poems, 5) == pytest.approx(found["perplexity"], rel=1e-6)
+    assert make().dev_score(model, poems, 5).value == pytest.approx(found["perplexity"], rel=1e-6)
     for shift in (-1, 1):
         assert found != pytest.approx(direct_perplexities(model, poems, shift), rel=1e-5)
 

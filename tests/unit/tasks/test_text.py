@@ -150,7 +150,7 @@ def test_the_loss_is_that_of_transformers_on_consecutive_windows(
     assert evaluation.scores is not None
     assert evaluation.scores["loss"] == pytest.approx(expected, abs=1e-4)
     assert evaluation.scores["perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
-    assert task.dev_score(model, rows, 5) == pytest.approx(evaluation.scores["perplexity"], rel=1e-6)
+    assert task.dev_score(model, rows, 5).value == pytest.approx(evaluation.scores["perplexity"], rel=1e-6)
     batch = task.collate(rows, 0)
     assert float(task.loss(model, batch).detach()) / batch.weight == pytest.approx(expected, abs=1e-4)
     off_by_one = their_loss(model, joined(rows)[1:], window)
@@ -241,7 +241,7 @@ def test_dev_always_has_something_to_predict(make: Make, tmp_path: Path, tokens:
     task, model = make(8), randomise(GPT2(SHAPE)).eval()
     assert len(rows_of(task, file).ids) == tokens
     dev = task.load(DataConfig(data=str(file)), "dev").examples
-    assert task.dev_score(model, dev, 4) > 10
+    assert task.dev_score(model, dev, 4).value > 10
 
 
 # --- the cache ------------------------------------------------------------------------------------
