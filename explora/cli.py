@@ -27,7 +27,8 @@ from explora.commands.generate import generate
 from explora.commands.merge_lora import merge_lora
 from explora.commands.params import params
 from explora.commands.train import train
-from explora.errors import ExploraError, Interrupted
+from explora.core.machine.launch import world_size
+from explora.errors import ExploraError, Interrupted, UsageError
 
 FAILURE = 1
 BUG = 70
@@ -111,6 +112,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     command = typer.main.get_command(app)
     words = normalise(argv, _flags(command)) or ["--help"]
+    if world_size() > 1 and words[0] != "train":
+        raise UsageError(
+            f"explora {words[0]} runs in one process, not in {world_size()}", "leave torchrun out"
+        )
     code = command.main(words, prog_name="explora", standalone_mode=False)
     console.flush()
     return code if isinstance(code, int) else 0

@@ -1,5 +1,7 @@
 """The two streams: stdout carries the result (text or JSON), stderr the progress.
 
+Of several processes that torchrun started, only the leading one writes.
+
 Only a colour terminal gets colours and a moving bar; a pipe, a file, NO_COLOR and TERM=dumb get plain
 lines. Control characters in text from data or a model are escaped before they reach a terminal.
 """
@@ -20,12 +22,15 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from explora.core.machine.launch import rank
 from explora.core.runs.record import finite
 from explora.errors import WriteError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CLEAR_LINE = "\r\x1b[K"
 _RED, _YELLOW, _DIM = "31", "33", "2"
+
+LEAD = 3.0  # seconds
 
 _quiet = False
 _bar_is_drawn = False
@@ -94,6 +99,8 @@ def clean(text: str) -> str:
 
 def result(text: str, end: str = "\n") -> None:
     """Write a part of the result; with another `end` than newline, a stream of pieces."""
+    if rank():
+        return
     with _as_write_error():
         sys.stdout.write((clean(text) if sys.stdout.isatty() else text) + end)
         sys.stdout.flush()
@@ -159,7 +166,7 @@ def columns() -> int | None:
 
 def note(text: str) -> None:
     """Tell something that is not the result."""
-    if not _quiet:
+    if not _quiet and not rank():
         _write_line(text, _DIM)
 
 
@@ -170,11 +177,19 @@ def show(text: str) -> None:
 
 def warn(text: str) -> None:
     """Tell what may be wrong though the work goes on."""
+    if rank():
+        return
     _write_line(f"warning: {text}", _YELLOW)
 
 
 def error(message: str, hint: str = "") -> None:
-    """Tell why the work stopped, and what would be right."""
+    """Tell why the work stopped, and what would be right.
+
+    Of several processes, the leading one speaks first: torchrun then ends the others, which met the same.
+    """
+    if rank():
+        time.sleep(LEAD)
+        message = f"process {rank()}: {message}"
     _write_line(f"error: {message}", _RED)
     if hint:
         _write_line(f"hint: {hint}")
@@ -182,6 +197,8 @@ def error(message: str, hint: str = "") -> None:
 
 def stopped(message: str, hint: str = "") -> None:
     """Tell that the work stopped because it was told to, and how it goes on."""
+    if rank():
+        return
     _write_line(message, _YELLOW)
     if hint:
         _write_line(f"hint: {hint}")
@@ -222,7 +239,7 @@ class _Progress:
         self.total = self.total if total is None else max(total, 1)
         if done <= self.first + 1:  # the first step and what comes before it tell little of the others
             self.started = time.monotonic()
-        if _quiet or not self._is_due(done):
+        if _quiet or rank() or not self._is_due(done):
             return
         self.shown_at = time.monotonic()
         self.shown_tenth = 10 * done // self.total

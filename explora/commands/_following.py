@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
 
-def follow(running: Running) -> Completed:
+def follow(running: Running) -> Completed | None:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
     A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it. A
-    WriteError says which state is safe.
+    WriteError says which state is safe. Returns None in a process that does not lead.
     """
     try:
         return _follow(running)
@@ -39,21 +40,26 @@ def _what_is_safe(running: Running) -> str:
     return "no state was saved before: start again with --overwrite"
 
 
-def _follow(running: Running) -> Completed:
+def _follow(running: Running) -> Completed | None:
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted
 
-    training = running.training
+    training, processes = running.training, running.training.processes
+    is_alone = processes.size == 1  # several processes stop together, after a step
     completed = None
-    with Signals() as signals, console.progress("train", training.steps, running.resumed_at) as advance:
+    with (
+        Signals(once=not is_alone) as signals,
+        console.progress("train", training.steps, running.resumed_at) as advance,
+    ):
         display = _Display(advance)
         try:
             for event in running.events():
-                signals.at_once = isinstance(event, EvalStarted)
+                signals.at_once = is_alone and isinstance(event, EvalStarted)
                 if isinstance(event, Completed):
                     completed = event
                 display.show(event)
-                signals.check()
+                if processes.stop(signals.noted is not None):
+                    raise Interrupted(signals.noted or signal.SIGTERM)
         except Interrupted as interrupt:
             if completed is None:
                 running.save()
@@ -61,7 +67,6 @@ def _follow(running: Running) -> Completed:
                 interrupt.message = f"{step}; the state is saved"
                 interrupt.hint = f"explora train {running.run.task} -o {running.folder} --resume"
                 raise
-    assert completed is not None
     return completed
 
 

@@ -25,6 +25,7 @@ from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
+from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import RunRecord, read_losses
@@ -33,6 +34,7 @@ from explora.errors import UsageError
 if TYPE_CHECKING:
     from explora.core.runs.result import TrainResult
     from explora.core.runs.train import Running
+    from explora.core.runtime.processes import Processes
 
 
 @with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
@@ -80,6 +82,11 @@ def train(
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
     if is_sweep(settings, sweeping, output, resume=resume):
+        if world_size() > 1:
+            raise UsageError(
+                "a sweep does not run on torchrun",
+                "--jobs N trains N runs at once, --shard i/n shares a sweep among machines",
+            )
         sweep(
             task,
             settings,
@@ -92,23 +99,53 @@ def train(
             json=json,
         )
         return
-    record = None
     with ExitStack() as ownership:
-        if resume:  # what the folder holds decides what is done
-            ownership.enter_context(nullcontext() if dry_run else owning(folder))
-            record = _recorded(folder, task)
-        if record is not None and record.finished and not dry_run:
-            resume_settings(record.run, settings)
-            _show_recorded(folder, record.result, json)
-            return
-        plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
-        if dry_run:
-            _show_plan(plan, json)
-            return
-        if not resume:
-            ownership.enter_context(owning(folder))
-            check_folder(folder, overwrite=overwrite)
-        _execute(plan, folder, began, overwrite=overwrite, json=json)
+        plan = None
+        if rank() == 0:  # of several processes, the leading one plans for all
+            plan = _plan(
+                task,
+                settings,
+                folder,
+                ownership,
+                overwrite=overwrite,
+                resume=resume,
+                config=config,
+                dry_run=dry_run,
+                json=json,
+            )
+        if plan is not None or world_size() > 1:
+            _execute(plan, folder, began, overwrite=overwrite, json=json)
+
+
+def _plan(
+    task: str,
+    settings: dict[str, Any],
+    folder: Path,
+    ownership: ExitStack,
+    *,
+    overwrite: bool,
+    resume: bool,
+    config: Path | None,
+    dry_run: bool,
+    json: bool,
+) -> Plan | None:
+    """Own the folder and plan its run. Returns None if there is nothing to train, and shows why."""
+    record = None
+    if resume:  # what the folder holds decides what is done
+        ownership.enter_context(nullcontext() if dry_run else owning(folder))
+        record = _recorded(folder, task)
+    if record is not None and record.finished and not dry_run:
+        resume_settings(record.run, settings)
+        _show_recorded(folder, record.result, json)
+        return None
+    plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
+    if dry_run:
+        _show_plan(plan, json)
+        return None
+    if not resume:
+        ownership.enter_context(owning(folder))
+        check_folder(folder, overwrite=overwrite)
+    return plan
 
 
 def _recorded(folder: Path, task: str) -> RunRecord | None:
@@ -125,15 +162,30 @@ def _recorded(folder: Path, task: str) -> RunRecord | None:
     return record
 
 
-def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
-    """Train, show and write."""
+def _execute(plan: Plan | None, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
+    """Train as the leading process has planned, show and write."""
+    from explora.core.runtime.processes import joined_processes
+
+    with joined_processes() as processes:
+        plan = processes.decide(plan)
+        if plan is not None:
+            _train(plan, folder, began, processes, overwrite=overwrite, json=json)
+
+
+def _train(
+    plan: Plan, folder: Path, began: float, processes: Processes, *, overwrite: bool, json: bool
+) -> None:
     from explora.core.runs.train import start_run
 
     warn_if_emulated(plan.run.runtime, is_recorded=plan.resumed)
-    run = _with_runtime(plan.run)
-    _show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})")
+    run = processes.decide(_with_runtime(plan.run) if processes.leads else plan.run)
+    if not processes.leads:
+        run = _with_runtime(run)  # threads and the like, as the leading process has measured them
+    _show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})", processes.size)
     spent = time.monotonic() - began
-    running = start_run(run, folder, replace=overwrite, spent=spent, expected=plan.expected)
+    running = start_run(
+        run, folder, replace=overwrite, spent=spent, expected=plan.expected, processes=processes
+    )
     session = running.session
     for message in [*running.train.skipped, *running.dev.skipped]:
         console.warn(f"skipped: {message}")
@@ -147,6 +199,8 @@ def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: b
     warn_if_short(running)
     warn_if_few_steps(running)
     completed = follow(running)
+    if completed is None:
+        return
     if json:
         console.result_json(completed.result.to_json())
         return
@@ -167,7 +221,7 @@ def _with_runtime(run: TrainRun) -> TrainRun:
     return replace(run, runtime=resolve_runtime(run.runtime))
 
 
-def _show_settings(run: TrainRun, origin: str) -> None:
+def _show_settings(run: TrainRun, origin: str, processes: int) -> None:
     """Say how the run trains; `origin` says where its learning rate comes from."""
     optimizer, training = run.optimizer, run.training
     console.note(
@@ -175,6 +229,7 @@ def _show_settings(run: TrainRun, origin: str) -> None:
         f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
         f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
         f"{console.counted(run.runtime.threads or 1, 'thread')}"
+        + (f" in each of {processes} processes" if processes > 1 else "")
     )
 
 

@@ -43,6 +43,10 @@ PROGRESS = Progress(
 SETUPS = [("lora", "adamw"), ("full", "adamw"), ("full", "muon")]
 
 
+def drawn_from() -> list[dict[str, Tensor]]:
+    return [generator_states(torch.device("cpu"))]
+
+
 def prepare(method: str, optimizer: str, rank: int = 2) -> tuple[GPT2, list[torch.optim.Optimizer]]:
     torch.manual_seed(0)
     model = randomise(GPT2(TINY))
@@ -86,7 +90,7 @@ def test_everything_comes_back(tmp_path: Path, method: str, optimizer: str) -> N
         optimizers,
         PROGRESS,
         {"scale": 64.0, "_growth_tracker": 5},
-        [generator_states(model.device)],
+        drawn_from(),
     )
     train(model, optimizers, 2)
     torch.manual_seed(123)  # another process draws something else
@@ -102,7 +106,7 @@ def test_the_comparison_sees_what_is_lost(tmp_path: Path, monkeypatch: pytest.Mo
     """The twin of the test above: a state without one part does not give the same bits."""
     model, optimizers = prepare("lora", "adamw")
     train(model, optimizers, 3)
-    save_checkpoint(tmp_path, model, optimizers, PROGRESS, {}, [generator_states(model.device)])
+    save_checkpoint(tmp_path, model, optimizers, PROGRESS, {}, drawn_from())
     train(model, optimizers, 2)
     torch.manual_seed(123)
     again, fresh = prepare("lora", "adamw")
@@ -126,7 +130,7 @@ def test_the_comparison_sees_what_is_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_frozen_is_not_stored(tmp_path: Path) -> None:
     model, optimizers = prepare("lora", "adamw")
-    save_checkpoint(tmp_path, model, optimizers, Progress(), {}, [generator_states(model.device)])
+    save_checkpoint(tmp_path, model, optimizers, Progress(), {}, drawn_from())
     names = {name for name in load_file(tmp_path / "a" / "state.safetensors") if name.startswith("weights.")}
     assert names == {f"weights.{name}" for name in trained_tensors(model)}
 
@@ -134,9 +138,7 @@ def test_what_is_frozen_is_not_stored(tmp_path: Path) -> None:
 def test_there_is_one_state_and_no_pickle(tmp_path: Path) -> None:
     model, optimizers = prepare("lora", "adamw")
     for step in range(4):
-        save_checkpoint(
-            tmp_path, model, optimizers, Progress(step=step), {}, [generator_states(model.device)]
-        )
+        save_checkpoint(tmp_path, model, optimizers, Progress(step=step), {}, drawn_from())
         assert load_checkpoint(tmp_path, model, optimizers)[0].step == step
         assert len([item for item in tmp_path.iterdir() if item.is_dir()]) == 1
     files = sorted(file.suffix for file in tmp_path.rglob("*") if file.is_file())
@@ -170,9 +172,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
     """Every operation on files that saving makes is, in turn, the last one: done by half, then killed."""
     model, optimizers = prepare("lora", "adamw")
     for step in range(1, saves_before + 1):
-        save_checkpoint(
-            tmp_path, model, optimizers, Progress(step=step), {}, [generator_states(model.device)]
-        )
+        save_checkpoint(tmp_path, model, optimizers, Progress(step=step), {}, drawn_from())
     name, _, later = moment.partition("+")
     left = int(later or 0)
     owner: Any = {"remove_folder": checkpoint, "save_file": safetensors.torch, "asdict": checkpoint}.get(
@@ -194,13 +194,11 @@ def test_a_kill_at_any_moment_leaves_a_complete_state(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, dies)
         with pytest.raises(Killed):
-            save_checkpoint(
-                tmp_path, model, optimizers, Progress(step=9), {}, [generator_states(model.device)]
-            )
+            save_checkpoint(tmp_path, model, optimizers, Progress(step=9), {}, drawn_from())
     found = load_checkpoint(tmp_path, model, optimizers)[0].step
     assert found in (saves_before, 9)
     save_checkpoint(
-        tmp_path, model, optimizers, Progress(step=10), {}, [generator_states(model.device)]
+        tmp_path, model, optimizers, Progress(step=10), {}, drawn_from()
     )  # and it goes on from there
     assert load_checkpoint(tmp_path, model, optimizers)[0].step == 10
 
@@ -214,14 +212,14 @@ def test_no_state_until_the_first_is_complete(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(safetensors.torch, "save_file", dies)
     with pytest.raises(Killed):
-        save_checkpoint(tmp_path, model, optimizers, Progress(), {}, [generator_states(model.device)])
+        save_checkpoint(tmp_path, model, optimizers, Progress(), {}, drawn_from())
     assert not has_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "json", "pointer"])
 def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
     model, optimizers = prepare("lora", "adamw")
-    save_checkpoint(tmp_path, model, optimizers, Progress(step=1), {}, [generator_states(model.device)])
+    save_checkpoint(tmp_path, model, optimizers, Progress(step=1), {}, drawn_from())
     tensors, plain = tmp_path / "a" / "state.safetensors", tmp_path / "a" / "state.json"
     if damage == "cut":
         tensors.write_bytes(tensors.read_bytes()[:-7])
@@ -238,6 +236,6 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(("method", "rank"), [("lora", 3), ("full", 2)])
 def test_the_state_of_another_method_is_refused(tmp_path: Path, method: str, rank: int) -> None:
     model, optimizers = prepare("lora", "adamw")
-    save_checkpoint(tmp_path, model, optimizers, Progress(step=1), {}, [generator_states(model.device)])
+    save_checkpoint(tmp_path, model, optimizers, Progress(step=1), {}, drawn_from())
     with pytest.raises(CheckpointError, match="does not fit this run"):
         load_checkpoint(tmp_path, *prepare(method, "adamw", rank))
