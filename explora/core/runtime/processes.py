@@ -20,12 +20,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explora.core.machine.launch import rank, world_size
+from explora.core.machine.launch import local_rank, world_size
 from explora.errors import ProcessError
 
 BUCKET = 1 << 24  # numbers that are added up at once: few messages, little extra memory
 TIMEOUT = "EXPLORA_TIMEOUT"  # environment variable: seconds
 PATIENCE = 600.0  # seconds: longer than the slowest thing that one process does alone
+GO_ON = "torchrun --max-restarts N -m explora train ... --resume goes on from the last saved state"
 LAST_WORDS = 5.0  # seconds in which the processes that still run answer after one has hung
 
 Row = TypeVar("Row")
@@ -131,10 +132,9 @@ class Processes:
         try:
             yield
         except (RuntimeError, dist.DistError) as error:
-            silent = self._silent()
-            if not silent:
-                raise ProcessError(f"the processes lost touch: {error}") from None
-            numbers = ", ".join(str(rank) for rank in silent)
+            if "timed out" not in str(error).lower():
+                raise ProcessError("another process has ended, so this one cannot go on", GO_ON) from None
+            numbers = ", ".join(str(rank) for rank in self._silent())
             raise ProcessError(
                 f"no answer from process {numbers} of {self.size} within {self.timeout:.0f} s",
                 f"see whether it still runs; a slow one needs more time: {TIMEOUT}=SECONDS",
@@ -161,9 +161,16 @@ def joined_processes() -> Iterator[Processes]:
         yield Processes()
         return
     seconds = float(os.environ.get(TIMEOUT, PATIENCE))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
-    processes = Processes(rank=rank(), size=world_size(), timeout=seconds)
+    # After a restart by torchrun, the store still has the addresses of the processes that have ended.
+    store, number, size = next(dist.rendezvous("env://"))
+    fresh = dist.PrefixStore(f"explora/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(
+        backend, store=fresh, rank=number, world_size=size, timeout=timedelta(seconds=seconds)
+    )
+    processes = Processes(rank=number, size=size, timeout=seconds)
     try:
         yield processes
     finally:
