@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch import Tensor, nn
 
 from explora.core.machine.launch import local_rank, world_size
@@ -165,8 +167,8 @@ def joined_processes() -> Iterator[Processes]:
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # After a restart by torchrun, the store still has the addresses of the processes that have ended.
-    store, number, size = next(dist.rendezvous("env://"))
-    fresh = dist.PrefixStore(f"explora/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store, number, size = next(rendezvous("env://"))
+    fresh = PrefixStore(f"explora/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(
         backend, store=fresh, rank=number, world_size=size, timeout=timedelta(seconds=seconds)
     )
