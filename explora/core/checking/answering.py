@@ -16,11 +16,13 @@ from explora.core.generate.sampling import SamplingConfig, draw, row_generators
 from explora.core.model.cross_entropy import rows_at_once, tied_cross_entropy, token_losses
 from explora.core.model.gpt2 import GPT2
 
+COMBINED = SamplingConfig(temperature=0.7, top_k=12, top_p=0.9, repetition_penalty=1.2)
 SAMPLED = (
     SamplingConfig(),
+    SamplingConfig(repetition_penalty=1.5),  # alone: the others drop the unlikely tokens that it makes rarer
     SamplingConfig(top_k=5),
-    SamplingConfig(temperature=0.7, top_p=0.9, repetition_penalty=1.2),
-    SamplingConfig(temperature=1.5, top_k=12, top_p=0.8),
+    SamplingConfig(temperature=1.5, top_p=0.8),
+    COMBINED,
 )
 DRAWS, VOCABULARY = 256, 50
 PROMPT_LENGTHS, NEW_TOKENS = (5, 9, 3), (4, 8, 6)  # so that rows are padded, and leave the batch in turn
@@ -94,9 +96,7 @@ def sampling(base: GPT2) -> float:
     for config in SAMPLED:
         found = draw(logits, config, _generators(DRAWS), seen).tolist()
         rows = zip(logits, _generators(DRAWS), seen, strict=True)
-        different += sum(
-            token != _plain_draw(*row, config) for token, row in zip(found, rows, strict=True)
-        )
+        different += sum(token != _plain_draw(*row, config) for token, row in zip(found, rows, strict=True))
     return different
 
 
@@ -130,7 +130,7 @@ def _plain_draw(logits: Tensor, generator: torch.Generator, seen: Tensor, config
 )
 def decoding(base: GPT2) -> float:
     """Return how many of the prompts, which are read in one batch, have another continuation."""
-    draws, config = torch.Generator().manual_seed(0), SAMPLED[2]
+    draws = torch.Generator().manual_seed(0)
     vocabulary = base.shape.vocab_size
     ids = [torch.randint(vocabulary, (size,), generator=draws).tolist() for size in PROMPT_LENGTHS]
     prompts = [
@@ -140,22 +140,22 @@ def decoding(base: GPT2) -> float:
     eos = vocabulary - 1
     written: list[list[int]] = [[] for _ in prompts]
     # Each token counts as a line break, so each row ends after a number of tokens of its own.
-    for step in stream(base, prompts, config, max(NEW_TOKENS), eos, lambda token: 1):
+    for step in stream(base, prompts, COMBINED, max(NEW_TOKENS), eos, lambda token: 1):
         for row, token in step:
             written[row].append(token)
-    expected = [_plain_continuation(base, prompt, config, eos) for prompt in prompts]
+    expected = [_plain_continuation(base, prompt, eos) for prompt in prompts]
     return sum(found != wanted for found, wanted in zip(written, expected, strict=True))
 
 
 @torch.no_grad()
-def _plain_continuation(base: GPT2, prompt: Prompt, config: SamplingConfig, eos: int) -> list[int]:
+def _plain_continuation(base: GPT2, prompt: Prompt, eos: int) -> list[int]:
     """Continue a prompt without a cache; lines are counted in tokens, and `eos` is never drawn."""
     (generator,) = row_generators([prompt.seed], base.device)
     ids: list[int] = [*prompt.ids]
     for _ in range(prompt.lines or 0):
         logits = base.wte.weight @ base(torch.tensor([ids]))[0, -1]
         logits[eos] = -torch.inf
-        ids.append(_plain_draw(logits, generator, _marked(ids, len(logits)), config))
+        ids.append(_plain_draw(logits, generator, _marked(ids, len(logits)), COMBINED))
     return ids[len(prompt.ids) :]
 
 

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return ||found - expected|| / ||expected||, in fp64; infinity for another shape or a difference to 0."""
+    """Return ||found - expected|| / ||expected||, computed in fp64.
+
+    Infinity for other shapes, and where only `expected` is zero.
+    """
     if found.shape != expected.shape:
         return math.inf
     expected = expected.detach().double()

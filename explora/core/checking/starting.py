@@ -12,17 +12,15 @@ from explora.core.training.checkpoint import trained_tensors
 @check(
     "Before the first step, the model computes what the base computes.",
     name="start",
-    tolerance=1e-5,
+    tolerance=1e-4,
     reason="frozen weights may be stored for other kernels, which add in another order",
     meaning="training starts from another model than the base",
     remedy="do not use adapters of this method",
 )
 def start(subject: Subject) -> float:
     """Return the relative difference of the hidden states, which no fresh head can change."""
-    trial = subject.trial()
-    batch = trial.batch()
-    found = outputs(trial.model.eval(), batch)["hidden"]
-    return relative_difference(found, outputs(subject.base, batch)["hidden"])
+    trained = subject.trained
+    return relative_difference(trained.first["hidden"], outputs(subject.base, trained.batch)["hidden"])
 
 
 @check(
@@ -50,8 +48,8 @@ def declared(subject: Subject) -> float:
 )
 def moves(subject: Subject) -> float:
     """Return how many trained tensors have their old bits after some steps."""
-    trained = trained_tensors(subject.trained.model)
-    return len(trained) - different_tensors(trained, {name: subject.untrained[name] for name in trained})
+    trained, before = trained_tensors(subject.trained.session.model), subject.trained.before
+    return len(trained) - different_tensors(trained, {name: before[name] for name in trained})
 
 
 @check(
@@ -64,7 +62,7 @@ def moves(subject: Subject) -> float:
 )
 def frozen(subject: Subject) -> float:
     """Return how many frozen tensors have other bits after some steps."""
-    model = subject.trained.model
+    model = subject.trained.session.model
     trained = trained_tensors(model)
-    before = {name: value for name, value in subject.untrained.items() if name not in trained}
+    before = {name: value for name, value in subject.trained.before.items() if name not in trained}
     return different_tensors(snapshot(model), before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,31 +13,34 @@ import torch
 from torch import Tensor, nn
 
 from explora.core.base.find import open_base, shape_of
+from explora.core.base.tokenizer import Tokenizer
 from explora.core.base.weights import load_model
+from explora.core.config.concerns import RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import Shape, method_class
 from explora.core.config.run_config import TrainRun, field_names
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.assemble import Session, assemble_for_training
+from explora.core.runs.assemble import Session, assemble_for_training, save_trained
+from explora.core.runs.open import open_run
 from explora.core.tasks.contract import Batch
 from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 
 TASK = "sentiment"  # each method can be trained for it, and LoRA and its relatives adapt all modules
-# Of different lengths, so that batches have padding.
+# Short, so that a check takes a moment; of different lengths, so that batches have padding.
 ROWS = (
-    ("A slow, tender and very funny film.", "good"),
     ("The plot goes nowhere.", "bad"),
-    ("I went in a sceptic and came out a devoted fan for life.", "good"),
+    ("The cast is a joy to watch.", "good"),
     ("Flat.", "bad"),
-    ("The cast is a joy to watch from the first scene to the last.", "good"),
-    ("Two hours that I want back.", "bad"),
-    ("Wise, warm, and over too soon.", "good"),
-    ("The sound was so poor that we left before the end of the first act.", "bad"),
+    ("A triumph of a film.", "good"),
+    ("Two hours I want back.", "bad"),
+    ("I came out a devoted fan.", "good"),
+    ("The sound was very poor.", "bad"),
     ("A triumph.", "good"),
-    ("Nothing in it is new, and nothing in it is well done.", "bad"),
+    ("It is too long.", "bad"),
+    ("Wise and warm.", "good"),
 )
 TRAINED_STEPS = 4
 
@@ -70,10 +73,9 @@ class Trial:
             self.gradients = {name: dense(value.grad) for name, value in named if value.grad is not None}
         yield
 
-    def gradients_of(self, *groups: range) -> dict[str, Tensor]:
-        """Take an optimizer step on each group of rows. Returns the gradients of the last one."""
-        for rows in groups:
-            self.training.take_step(rows, epoch=0)
+    def gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Take an optimizer step on these rows. Returns its gradients."""
+        self.training.take_step(rows, epoch=0)
         return self.gradients
 
     def train(self, steps: int) -> list[float]:
@@ -92,14 +94,30 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained model and its way there.
+
+    before: every parameter before the first step; first, last: `outputs` for `batch`, before the first step
+    and after the last one.
+    """
+
+    session: Session
+    batch: Batch
+    before: dict[str, Tensor]
+    first: dict[str, Tensor]
+    last: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """A method, the base it is checked on, and a folder for its files.
 
-    data: the folder of `write_rows`.
+    tokenizer: the base's, read once for all trials; data: the folder of `write_rows`.
     """
 
     method: str
     model: str
+    tokenizer: Tokenizer
     data: Path
     folder: Path
 
@@ -128,7 +146,7 @@ class Subject:
     def trial(self, settings: Mapping[str, Any] | None = None) -> Trial:
         """Assemble a training as `explora train` does, with the same seed each time."""
         run = self.run(settings or {})
-        session, train, dev = assemble_for_training(run)
+        session, train, dev = assemble_for_training(run, self.tokenizer)
         folder = self.folder / "checkpoint"
         training = Training(session.model, session.task, run, train.examples, dev.examples, folder)
         trial = Trial(session, training)
@@ -147,22 +165,31 @@ class Subject:
         return found.eval()
 
     @cached_property
-    def _trained(self) -> tuple[dict[str, Tensor], Trial]:
+    def trained(self) -> Trained:
+        """A training without dropout, after its last step."""
         trial = self.trial()
-        before = snapshot(trial.model)
+        model, batch = trial.model, trial.batch()
+        before, first = snapshot(model), outputs(model.eval(), batch)
         trial.train(TRAINED_STEPS)
-        trial.model.eval()
-        return before, trial
+        return Trained(
+            session=trial.session, batch=batch, before=before, first=first, last=outputs(model.eval(), batch)
+        )
 
-    @property
-    def untrained(self) -> dict[str, Tensor]:
-        """Every parameter of `trained` before its first step."""
-        return self._trained[0]
+    @cached_property
+    def uninterrupted(self) -> dict[str, Tensor]:
+        """The losses of a training with dropout, and what it trained."""
+        trial = self.trial(self.noisy())
+        return with_losses(trial.train(TRAINED_STEPS), trial.model)
 
-    @property
-    def trained(self) -> Trial:
-        """A training after its last step."""
-        return self._trained[1]
+    @cached_property
+    def reopened(self) -> Session:
+        """Save the trained model, and open it as `explora eval` does."""
+        folder = self.folder / "saved"
+        save_trained(self.trained.session, folder, TRAINED_STEPS)
+        runtime = RuntimeConfig(device="cpu", amp="off")
+        session = open_run(TASK, str(folder), model=self.model, tokenizer=None, runtime=runtime)
+        session.model.eval()
+        return session
 
 
 def dense(value: Tensor) -> Tensor:
@@ -188,6 +215,7 @@ def outputs(model: GPT2, batch: Batch) -> dict[str, Tensor]:
     return found
 
 
-def copy_of_trained(model: GPT2) -> dict[str, Tensor]:
-    """Return a copy of what the method trains."""
-    return {name: value.clone() for name, value in trained_tensors(model).items()}
+def with_losses(losses: Sequence[float], model: GPT2) -> dict[str, Tensor]:
+    """Return copies of the trained tensors, with the losses of the steps that led to them."""
+    trained = {name: value.clone() for name, value in trained_tensors(model).items()}
+    return {"losses": torch.tensor(losses), **trained}
