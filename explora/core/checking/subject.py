@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,20 @@ from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 
 TASK = "sentiment"  # each method can be trained for it, and LoRA and its relatives adapt all modules
-# Short, so that a check takes a moment; of different lengths, so that batches have padding.
+# Short, so that a check takes a moment; of two lengths, so that batches have padding.
 ROWS = (
     ("The plot goes nowhere.", "bad"),
-    ("The cast is a joy to watch.", "good"),
-    ("Flat.", "bad"),
-    ("A triumph of a film.", "good"),
-    ("Two hours I want back.", "bad"),
-    ("I came out a devoted fan.", "good"),
-    ("The sound was very poor.", "bad"),
-    ("A triumph.", "good"),
-    ("It is too long.", "bad"),
-    ("Wise and warm.", "good"),
+    ("Great.", "good"),
+    ("A joy to watch.", "good"),
+    ("Dull.", "bad"),
+    ("I want it back.", "good"),
+    ("Far too long.", "bad"),
+    ("I am a fan.", "good"),
+    ("Poor.", "bad"),
+    ("The sound is poor.", "bad"),
+    ("Wise.", "good"),
 )
-TRAINED_STEPS = 4
+TRAINED_STEPS = 3  # LoRA's A moves from the second on, and an epoch has five
 
 
 def write_rows(folder: Path) -> None:
@@ -69,14 +69,23 @@ class Trial:
     def watch(self, phase: str) -> Iterator[None]:
         """Keep the gradients when the optimizer's phase begins. This is the `phase` of the training."""
         if phase == "optimizer":
-            named = self.model.named_parameters()
-            self.gradients = {name: dense(value.grad) for name, value in named if value.grad is not None}
+            self.gradients = _gradients(self.model)
         yield
 
     def gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Take an optimizer step on these rows. Returns its gradients."""
         self.training.take_step(rows, epoch=0)
         return self.gradients
+
+    def plain_gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the gradients of the mean loss over these rows: one batch, read from the text."""
+        examples = [replace(self.training.examples[row], features=None) for row in rows]
+        batch = self.session.task.collate(examples, 0)
+        loss = self.session.task.loss(self.model.train(), batch) / batch.weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        found = _gradients(self.model)
+        self.model.zero_grad()
+        return found
 
     def train(self, steps: int) -> list[float]:
         """Train on for `steps` steps, as the loop does. Returns their losses."""
@@ -196,6 +205,11 @@ def dense(value: Tensor) -> Tensor:
     """Return a copy of a tensor, whatever its layout, as an ordinary one."""
     plain = value.detach()
     return (plain if plain.layout is torch.strided else plain.to_dense()).clone()
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: dense(value.grad) for name, value in named if value.grad is not None}
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
