@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -87,20 +87,27 @@ def result_json(value: Mapping[str, Any]) -> None:
 
 
 def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write aligned columns: the first to the left, the others, mostly numbers, to the right."""
+    """Write aligned columns: the first to the left, the others, mostly numbers, to the right.
+
+    A terminal that is too narrow gets the first columns that fit, and a note that names the others: put the
+    most important columns first.
+    """
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    fitting = _fitting(widths) if sys.stdout.isatty() else len(widths)
     for line in lines:
         cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:fitting], widths[1:fitting], strict=True)]
         result("  ".join(cells).rstrip())
+    if fitting < len(header):
+        note(f"A wider terminal, a pipe or --json also shows: {', '.join(header[fitting:])}")
 
 
-def columns() -> int | None:
-    """Return the width of the terminal that shows stdout, or COLUMNS; None for a pipe or a file."""
-    if not (os.environ.get("COLUMNS") or sys.stdout.isatty()):
-        return None
-    return shutil.get_terminal_size().columns
+def _fitting(widths: Sequence[int]) -> int:
+    """Return how many columns fit into the terminal, two spaces between them; at least two."""
+    columns = shutil.get_terminal_size().columns
+    ends = accumulate(width + 2 for width in widths)
+    return max(2, sum(end - 2 <= columns for end in ends))
 
 
 # --- stderr: everything else ----------------------------------------------------------------------
@@ -170,7 +177,8 @@ class _Progress:
             return
         self.shown_at = time.monotonic()
         self.shown_tenth = 10 * done // self.total
-        line = f"{self.label} {done}/{self.total}  {facts}  {self._time_left(done)}".rstrip()
+        shown = [f"{self.label} {done}/{self.total}", self._time_left(done), facts]
+        line = "  ".join(filter(None, shown))
         if is_terminal():
             _draw_bar(line, done / self.total)
         else:
@@ -229,6 +237,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 thread`, `2 threads`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def size(count: float) -> str:

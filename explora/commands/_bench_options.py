@@ -28,9 +28,12 @@ Methods = Annotated[
     ),
 ]
 Ranks = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--ranks", metavar="R,...", rich_help_panel="Method", help="Ranks of the methods that have one."
+        "--ranks",
+        metavar="R,...",
+        rich_help_panel="Method",
+        help=f"Ranks of the methods that have one (default: {RANKS_COMPARED}).",
     ),
 ]
 Peer = Annotated[

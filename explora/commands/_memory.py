@@ -17,6 +17,9 @@ from explora.errors import TrainingError
 if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
+FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
+NO_ACTIVATIONS = "activations 0: memory is largest while nothing is kept for a backward pass"
+
 
 def choose(
     run: TrainRun,
@@ -87,6 +90,9 @@ def show(choice: Choice, *, is_chosen: bool) -> None:
     size = f"batch {training.batch_size}{times}, rows of {choice.length} tokens, {precision}{again}"
     if is_chosen:
         console.result(f"explora train {choice.run.task} ... {choice.options}\n")
-    rows = [(name, console.size(number)) for name, number in asdict(choice.memory).items()]
-    console.result_table(("memory at its peak", ""), [*rows, ("all", console.size(choice.memory.peak))])
+    rows = [(name, f"{number / 1e6:,.1f}") for name, number in asdict(choice.memory).items()]
+    console.result_table(("memory at its peak", "MB"), [*rows, ("all", f"{choice.memory.peak / 1e6:,.1f}")])
     console.result(f"\npredicted for {size}")
+    console.result(FRAGMENTATION)
+    if choice.memory.activations == 0:
+        console.result(NO_ACTIVATIONS)

@@ -9,7 +9,7 @@ from explora import console
 if TYPE_CHECKING:
     from explora.core.tasks.contract import Evaluation
 
-HEADER = ("value", "95 % interval", "better", "trivial", "trivial answer")
+HEADER = ("value", "trivial", "better", "95 % interval", "trivial answer")  # by importance
 
 
 def show_scores(title: str, evaluation: Evaluation) -> None:
@@ -19,8 +19,9 @@ def show_scores(title: str, evaluation: Evaluation) -> None:
         low, high = evaluation.intervals[name]
         better = "higher" if evaluation.higher_is_better[name] else "lower"
         floor = evaluation.floors.get(name)
-        trivial = ("", "") if floor is None else (f"{floor:.4g}", evaluation.trivial_answers[name])
-        rows.append((name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", better, *trivial))
+        trivial = "" if floor is None else f"{floor:.4g}"
+        answer = evaluation.trivial_answers.get(name, "")
+        rows.append((name, f"{value:.4g}", trivial, better, f"{low:.4g} to {high:.4g}", answer))
     console.result_table((title, *HEADER), rows)
     if evaluation.doubt:
         console.note(evaluation.doubt)

@@ -19,7 +19,7 @@ SPEED = (
     *("tokens/s", "range", "peak MB", "trained", "share %", "file MB", "rows/s"),
     *("forward %", "backward %", "optimizer %", "of peak %"),
 )
-TIMES = [f"{share:.0%} of the time" for share in SHARES]
+TIMES = [f"{share:.0%} of the time" for share in reversed(SHARES)]
 
 
 def tables_of(result: Result) -> list[ReportTable]:
@@ -90,7 +90,7 @@ def _quality(row: BenchRow, rows: Sequence[BenchRow]) -> Sequence[str]:
     best = max if learned.higher_is_better else min
     in_time = [
         _score(learned.after(seconds), best(rival.after(seconds).score for rival in rivals))
-        for seconds in learned.seconds
+        for seconds in reversed(learned.seconds)
     ]
     return (
         *in_time,
@@ -104,7 +104,7 @@ def _quality(row: BenchRow, rows: Sequence[BenchRow]) -> Sequence[str]:
 def _comparisons(comparisons: Sequence[Comparison], names: Sequence[str]) -> ReportTable:
     subjects = list(dict.fromkeys(each.row.name for each in comparisons))
     metric = next((each.row.quality.metric for each in comparisons if each.row.quality), "")
-    scored = [f"{metric}, {time}" for time in reversed(TIMES)] if metric else []
+    scored = [f"{metric}, {time}" for time in TIMES] if metric else []
     lines = [
         (
             each.other.name,

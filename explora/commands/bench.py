@@ -41,7 +41,7 @@ def bench(
     task: o.Task = "paraphrase",
     *,
     methods: b.Methods = b.METHODS_COMPARED,
-    ranks: b.Ranks = b.RANKS_COMPARED,
+    ranks: b.Ranks = None,
     peer: b.Peer = False,
     settings: dict[str, Any],
     batch_sizes: b.BatchSizes = None,
@@ -70,7 +70,7 @@ def bench(
     `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
     """
     prepare_training()
-    chosen = b.parse_methods(methods), b.parse_numbers("--ranks", ranks, b.RANKS_COMPARED)
+    chosen = b.parse_methods(methods), _ranks(ranks, b.parse_methods(methods))
     matrix = _Matrix(
         batch_sizes=b.parse_numbers("--batch-sizes", batch_sizes, "4,8") if batch_sizes else [None],
         lengths=b.parse_numbers("--lengths", lengths, "64,256", least=8) if lengths else [None],
@@ -90,6 +90,14 @@ def bench(
     for runtime in {each.run.runtime.amp: each.run.runtime for each in plan.contenders}.values():
         warn_if_emulated(runtime)
     _run(plan, report, json=json)
+
+
+def _ranks(text: str | None, methods: list[str]) -> list[int]:
+    """Return the ranks to compare. Raises UsageError where they are given and no method has a rank."""
+    users = methods_with("rank")
+    if text is not None and not set(users) & set(methods):
+        raise UsageError("none of the --methods takes --ranks", f"methods with a rank: {', '.join(users)}")
+    return b.parse_numbers("--ranks", b.RANKS_COMPARED if text is None else text, b.RANKS_COMPARED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +181,11 @@ def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
 def _follow(bench: Bench) -> Result:
     """Draw the events."""
     plan, run = bench.plan, bench.plan.contenders[0].run
+    threads = run.runtime.threads or 1
     console.note(
-        f"{run.task}: {plan.cells} cells on {bench.base.label}, {bench.examples:,} rows, "
-        f"{run.runtime.threads} threads{_about(plan.expected_seconds)}"
+        f"{run.task}: {console.counted(plan.cells, 'cell')} on {bench.base.label}, "
+        f"{console.counted(bench.examples, 'row')}, {console.counted(threads, 'thread')}"
+        f"{_about(plan.expected_seconds)}"
     )
     for setting in plan.settings:
         console.note(setting.described(list(setting.words())))
@@ -192,7 +202,7 @@ def _follow(bench: Bench) -> Result:
 
 def _follow_learning(bench: Bench) -> None:
     lessons, seconds = bench.lessons()
-    console.note(f"{lessons} trainings{_about(seconds)} and their scores")
+    console.note(f"{console.counted(lessons, 'training')}{_about(seconds)} and their scores")
     with console.progress("learn", lessons) as advance:
         for lesson in bench.learn():
             if lesson.learned is None:

@@ -42,7 +42,7 @@ Memory = Annotated[
         "--memory",
         metavar="",
         rich_help_panel="Memory",
-        help="Predict the peak memory of training, by part; holes are freed memory that fits nothing.",
+        help="Predict the peak memory of training, by part.",
     ),
 ]
 Length = Annotated[

@@ -193,7 +193,7 @@ def _show_settings(run: TrainRun, origins: dict[str, str]) -> None:
         f"{run.task}: {run.method.description}; learning rate {optimizer.learning_rate:g}{origin}, "
         f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
         f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
-        f"{run.runtime.threads} threads"
+        f"{console.counted(run.runtime.threads or 1, 'thread')}"
     )
 
 

@@ -49,7 +49,7 @@ def test_each_cell_has_a_process_and_one_that_fails_is_a_row(explora, on_tiny, c
     assert failed["error"].startswith("out of memory")
     assert failed["tokens_per_second"] is None
     assert f"warning: lora r={TOO_LARGE}: out of memory" in done.err
-    assert value["verdict"].startswith("No verdict: each method was measured once")
+    assert value["verdict"].startswith("No verdict: one repeat shows no spread")
     assert [(each["name"], each["other"]) for each in value["comparisons"]] == [("lora r=2", "full")]
     assert lora["peak_memory_bytes"] < len(ballast) < psutil.Process().memory_info().rss
 
@@ -86,6 +86,7 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--ranks 4,0", "not a positive whole number"),
         ("--ranks x", "not a positive whole number"),
         ("--ranks ,", "at least one"),
+        ("--ranks 4 --methods full,ia3", "none of the --methods takes --ranks"),
         ("--steps 0", "--steps"),
         ("--length 10000", "reads at most 192 tokens"),
         ("--lengths 64,7", "not a whole number from 8 on"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -209,6 +210,23 @@ def test_a_table_is_aligned(capsys):
         "full            1,200",
         "last-linear         9",
     ]
+
+
+def test_a_narrow_terminal_gets_the_first_columns_and_the_names_of_the_others():
+    table = "console.result_table(['task', 'b' * 20, 'c' * 20, 'd' * 40], [['x', '1', '2', '3']])"
+    shown = in_a_terminal(table).splitlines()
+    assert [line.split() for line in shown[:2]] == [["task", "b" * 20, "c" * 20], ["x", "1", "2"]]
+    assert f"also shows: {'d' * 40}" in shown[2]
+    assert "d" * 40 in in_a_terminal(table, COLUMNS="100").splitlines()[0]
+
+
+def test_the_time_left_comes_before_the_facts(monkeypatch, capsys):
+    clock = iter(range(1000))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    with console.progress("train", 4) as advance:
+        for step in (1, 2):
+            advance(step, "loss 0.10")
+    assert re.match(r"train 2/4  \d+:\d\d left  loss 0.10$", capsys.readouterr().err.splitlines()[-1])
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])

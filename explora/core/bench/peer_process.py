@@ -70,6 +70,8 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     first_loss = _first_loss(peer.model, request)
     for batch in request["batches"][:WARMUP_STEPS]:
         peer.step(batch)
+    longest = request["batches"][0]
+    peer.step(longest)  # as in explora's cell
     peer.clock.seconds.clear()
     rows = [row for batch in request["batches"][WARMUP_STEPS:] for row in batch]
     batches = list(shuffled(rows, run.training.batch_size, run.training.seed))
@@ -79,7 +81,6 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     seconds, phases = time.perf_counter() - started, dict(peer.clock.seconds)
     peak = device_peak_bytes(peer.device)
     sizes = _sizes(peer)
-    longest = request["batches"][0]
     runtime = runtime_bytes(peer.model, [peer.optimizer])
     tensors = tensor_parts(peer.model, [peer.optimizer], peer.clock, lambda: peer.step(longest))
     tokens = sum(row["tokens"] for row in rows)
@@ -91,7 +92,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         forward=phases["forward"],
         backward=phases["backward"],
         optimizer=phases["optimizer"],
-        flop=step_flop(_shape(peer.model.config), run.method, tokens, _head_tokens(request, rows)),
+        flop=_flop(request, peer, run, rows),
         peak_memory_bytes=peak,
         baseline_memory_bytes=baseline,
         parts=MemoryParts(runtime=runtime, **tensors),
@@ -110,11 +111,13 @@ def _sizes(peer: Peer) -> dict[str, int]:
     return {"trainable": trainable, "total": base, "checkpoint_bytes": _saved_bytes(peer.model)}
 
 
-def _head_tokens(request: Mapping[str, Any], rows: Rows) -> int:
-    """How many tokens must meet the whole head; a cloze needs two of its rows only."""
-    if request["candidates"]:
-        return 0
-    return sum(label >= 0 for row in rows for label in row["labels"])
+def _flop(request: Mapping[str, Any], peer: Peer, run: TrainRun, rows: Rows) -> float:
+    """Return the FLOP that the method needs for the rows: those of explora's own cell."""
+    shape, tokens = _shape(peer.model.config), sum(row["tokens"] for row in rows)
+    if request["candidates"]:  # a cloze needs two rows of the head, at one position
+        return step_flop(shape, run.method, tokens, 0, answers=len(rows))
+    predicted = sum(label >= 0 for row in rows for label in row["labels"])
+    return step_flop(shape, run.method, tokens, predicted)
 
 
 def _adapted(base: str, run: TrainRun) -> Any:

@@ -103,11 +103,14 @@ def legend(result: Result) -> list[str]:
     assert first.matrix_peak
     precision = "fp32" if first.amp == "off" else first.amp
     peak = f"{first.matrix_peak / 1e9:,.0f} GFLOP/s"
+    repeats = f"medians of {first.repeats} repeats" if first.repeats > 1 else "measured once"
     return [
-        f"{first.steps} steps a cell, medians of {first.repeats}; range: the slowest and the fastest.",
-        f"of peak: of the {peak} that a large product in {precision} reaches.",
-        "Memory by part is in MB. runtime: what the process holds without any of these tensors, measured; "
-        "weights to temporaries: sums over tensors in the step with the longest batch; rest: unexplained.",
+        f"{first.steps} timed steps per method, {repeats}; range: the slowest and the fastest repeat.",
+        f"of peak: share of the {peak} that a large product in {precision} reaches.",
+        "Memory by part, at the moment when the tensors are largest together. runtime: the process without "
+        "these tensors, measured. activations: 0 where that moment is not in the backward pass, such as in "
+        "the optimizer step. rest: the peak minus the parts; below 0 where the parts, counted in a later "
+        "step, are more than the peak.",
     ]
 
 

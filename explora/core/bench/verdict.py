@@ -59,8 +59,11 @@ def _incomplete(group: Sequence[BenchRow]) -> str:
 def _of_comparison(against_full: Comparison, machine: Mapping[str, Any]) -> list[str]:
     """Return what the subject costs and learns beside full fine-tuning, in two sentences."""
     learned, other = against_full.row.quality, against_full.other.quality
-    if learned is None or other is None:
+    if learned is None and other is None:
         return [_costs(against_full, machine, ""), "What they learn was not measured: add --quality."]
+    if learned is None or other is None:
+        failed = (against_full.row if learned is None else against_full.other).name
+        return [_costs(against_full, machine, ""), f"No verdict on learning: {failed} has no score."]
     if not any(beats_no_learning(each, each.equal_time) for each in (learned, other)):
         return [_costs(against_full, machine, ""), _nothing_learned(against_full, learned)]
     clause = _clause(against_full, learned)
@@ -70,10 +73,11 @@ def _of_comparison(against_full: Comparison, machine: Mapping[str, Any]) -> list
 def _costs(found: Comparison, machine: Mapping[str, Any], clause: str) -> str:
     row, speed, memory = found.row, found.speed, found.memory
     precision = "fp32" if row.amp == "off" else row.amp
-    where = f"({machine['cores']} cores, {precision}, {row.task}, batch {row.batch_size})"
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    where = f"({cores}, {precision}, {row.task}, batch {row.batch_size})"
     if not found.has_spread:
         return (
-            f"No verdict: each method was measured once {where}. {row.name} had {speed.median:.2f} times the "
+            f"No verdict: one repeat shows no spread {where}. {row.name} had {speed.median:.2f} times the "
             f"speed and {memory.median:.2f} times the peak memory of full fine-tuning. "
             f"Measure the spread with --repeats {ENOUGH_REPEATS}."
         )
@@ -87,10 +91,10 @@ def _clause(found: Comparison, learned: Learned) -> str:
     """Return how the scores differ, as the end of a sentence."""
     estimate = found.scores[-1].estimate
     if is_better(learned, estimate):
-        return f", and its {learned.metric} is better here"
+        return f", and its {learned.metric} after equal time is better here"
     if estimate.low <= 0 <= estimate.high:
-        return f", and no difference in {learned.metric} was found"
-    return f", but its {learned.metric} is worse here"
+        return f", and no difference in {learned.metric} after equal time was found"
+    return f", but its {learned.metric} after equal time is worse here"
 
 
 def _scores(found: Comparison, learned: Learned, other: Learned) -> str:
@@ -99,7 +103,8 @@ def _scores(found: Comparison, learned: Learned, other: Learned) -> str:
         f"After {learned.seconds[-1]:.1f} s of training each, {found.row.name} has {learned.metric} "
         f"{learned.equal_time.score:.3f} and full fine-tuning {other.equal_time.score:.3f} "
         f"(difference {estimate.value:+.3f}, 95 % interval {estimate.low:+.3f} to {estimate.high:+.3f}, "
-        f"{learned.examples:,} rows); {_without_learning(learned)}."
+        f"{learned.examples:,} rows); after {learned.steps} steps each {learned.equal_steps.score:.3f} and "
+        f"{other.equal_steps.score:.3f}; {_without_learning(learned)}."
     )
 
 

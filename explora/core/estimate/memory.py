@@ -25,9 +25,9 @@ from explora.core.estimate.parameters import (
 RUNTIME_BYTES = 310 << 20
 GPU = "cuda"
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
-# Freed memory in pieces that nothing fits, as a share: of what autograd keeps in between, and of a block that
-# is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
-HOLES_BESIDE_KEPT, HOLES_OF_RECOMPUTED = 0.1, 1.5
+# Freed memory that the allocator cannot reuse, as a share: of what autograd keeps in between, and of a block
+# that is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
+FRAGMENTS_BESIDE_KEPT, FRAGMENTS_OF_RECOMPUTED = 0.1, 1.5
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU, FEWEST_ROWS = 1 << 22, 1 << 26, 128  # as in cross_entropy.py
 # On a GPU torch counts its tensors alone, and the workspace of cuBLAS, :4096:8 as in resolve.py.
 GPU_RUNTIME_BYTES = 8 * 4096 << 10
@@ -43,7 +43,7 @@ class Memory:
     optimizer: int
     activations: int
     temporaries: int
-    holes: int
+    fragmentation: int
 
     @property
     def peak(self) -> int:
@@ -90,7 +90,7 @@ def predict(
         optimizer=step.optimizer(),
         activations=most.activations,
         temporaries=most.temporaries,
-        holes=step.holes(),
+        fragmentation=step.fragmentation(),
     )
 
 
@@ -147,15 +147,15 @@ class _Step:
         if self.work.is_full:
             yield self._at_embeddings()
 
-    def holes(self) -> int:
-        """What glibc has got back and cannot use again. A GPU's memory is not its own."""
+    def fragmentation(self) -> int:
+        """Return the freed memory that glibc's allocator cannot reuse; 0 on a GPU, which has its own."""
         if self.work.on_gpu:
             return 0
         passed = [block for block in self.blocks if block[1].passes]
         if self.run.runtime.grad_checkpoint:
             again = max((sum(half.size + half.backward for half in block) for block in passed), default=0)
-            return round(min(HOLES_OF_RECOMPUTED, len(passed) - 1) * again)  # the first leaves none
-        return round(HOLES_BESIDE_KEPT * sum(half.in_heap for block in passed for half in block))
+            return round(min(FRAGMENTS_OF_RECOMPUTED, len(passed) - 1) * again)  # the first leaves none
+        return round(FRAGMENTS_BESIDE_KEPT * sum(half.in_heap for block in passed for half in block))
 
     @property
     def _answers(self) -> int:

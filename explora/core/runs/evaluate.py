@@ -86,7 +86,7 @@ def evaluate_rows(session: Session, rows: Rows, trained_on: DataConfig, batch_si
 
     A task whose trivial answers need training rows reads them from `trained_on`.
     """
-    train = _floor_rows(session, trained_on)
+    train = _training_rows(session, trained_on)
     return session.task.evaluate(session.model, rows.found.examples, train, batch_size)
 
 
@@ -114,7 +114,7 @@ def _holds_out(trained_on: DataConfig, file: str) -> bool:
     return Path(trained_on.data).resolve() == Path(file).resolve()
 
 
-def _floor_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
+def _training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
     """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
     if not TASKS[session.task_name].floor_needs_train:
         return []

@@ -11,8 +11,10 @@ from itertools import islice
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from explora.core.bench import cell_process
 from explora.core.bench.cell_process import ClockedTraining, endless_batches, filled, measure, open_cell
 from explora.core.bench.measurements import FEWEST_STEPS, Cell, Measurement
 from explora.core.bench.other_load import OtherLoad
@@ -54,6 +56,26 @@ def test_a_cell_measures_every_task_with_every_method(task, method, tiny_base, t
     assert 0 < found.forward + found.backward + found.optimizer <= found.seconds
     assert found.flop > 0
     assert found.matrix_peak > 0
+
+
+def test_the_peak_is_read_after_the_longest_batch_met_the_optimizers_state(tiny_base, tiny_data, monkeypatch):
+    """The first step has the longest batch, and no state of the optimizer yet."""
+    states: list[int] = []
+    repeat, peak = ClockedTraining.repeat_longest, cell_process.device_peak_bytes
+
+    def repeat_and_look(self: ClockedTraining) -> None:
+        states.append(sum(len(each.state) for each in self.training.optimizers))
+        repeat(self)
+
+    def read(device: torch.device) -> int:
+        states.append(-1)
+        return peak(device)
+
+    monkeypatch.setattr(ClockedTraining, "repeat_longest", repeat_and_look)
+    monkeypatch.setattr(cell_process, "device_peak_bytes", read)
+    measure(cell(tiny_run(tiny_base, tiny_data, "paraphrase")).to_json())
+    assert states[0] > 0
+    assert states[1] == -1
 
 
 def test_a_cell_is_the_real_training(tiny_base, tiny_data, tmp_path):
@@ -157,16 +179,17 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.mkldnn._linear_po
 ONEDNN = {PRODUCTS[-1]: lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]}
 
 
-def counted_flop(method: Method, shape: Shape, tokens: int) -> float:
-    """What torch counts in the products with weights of one step of language modelling."""
+def counted_flop(method: Method, shape: Shape, tokens: int, positions: Tensor | None = None) -> float:
+    """What torch counts in the products with weights of one step, at all positions or at one of two rows."""
     from explora.core.model.cross_entropy import tied_cross_entropy
 
     model = randomise(GPT2(shape))
     method.apply(model)
     ids = torch.randint(shape.vocab_size, (2, tokens // 2))
     with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
-        hidden = model(ids).reshape(tokens, -1)
-        tied_cross_entropy(hidden, model.wte.weight, ids.reshape(-1)).backward()
+        hidden = model(ids, positions).flatten(0, 1)
+        targets = ids.flatten() if positions is None else ids[:, 0]
+        tied_cross_entropy(hidden, model.wte.weight, targets).backward()
     counts = counter.get_flop_counts()["Global"]
     return sum(value for name, value in counts.items() if name in PRODUCTS)
 
@@ -177,6 +200,9 @@ def test_flop_of_full_fine_tuning_are_those_that_torch_counts():
         Full(),
     )
     assert step_flop(shape, method, 48, 48) == counted_flop(method, shape, 48)
+    one_position = counted_flop(method, shape, 48, torch.tensor([23, 23]))
+    assert step_flop(shape, method, 48, 2, answers=2) == one_position
+    assert step_flop(shape, method, 48, 2) > one_position  # the last block counted at every token
 
 
 @pytest.mark.parametrize("layers", [None, (3, 5)])
@@ -190,6 +216,7 @@ def test_flop_of_a_frozen_model_are_those_of_the_forward_pass():
     shape = Shape(n_layer=12, n_head=12, n_embd=768)
     assert step_flop(shape, LastLinear(), 1, 0) == 2 * 12 * 12 * 768**2
     assert step_flop(shape, LoRA(), 1, 0) == 4 * 12 * 12 * 768**2
+    assert step_flop(shape, LastLinear(), 10, 0, answers=1) == 2 * 768**2 * (11 * 12 * 10 + 3 * 10 + 9)
 
 
 # --- processes ------------------------------------------------------------------------------------

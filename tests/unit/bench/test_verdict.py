@@ -110,7 +110,7 @@ def test_ranges_that_overlap_are_no_difference(speed, memory, words):
 
 def test_one_repeat_gives_figures_and_no_verdict():
     text = said(full=(contender("full"), [found(50)]), lora=(contender(), [found(100)]))
-    assert text.startswith("No verdict: each method was measured once (2 cores")
+    assert text.startswith("No verdict: one repeat shows no spread (2 cores")
     assert "lora r=8 had 2.00 times the speed and 1.00 times the peak memory" in text
     assert "--repeats 3" in text
     assert "faster" not in text
@@ -160,17 +160,26 @@ def scored(lora: Learned, full: Learned) -> list[BenchRow]:
     [
         (
             right(150),
-            ", but its accuracy is worse here (",
+            ", but its accuracy after equal time is worse here (",
             "0.750 and full fine-tuning 0.850",
         ),
-        (right(190), ", and its accuracy is better here (", "0.950 and full fine-tuning 0.850"),
-        (right(168, first=20), ", and no difference in accuracy was found (", "0.840 and full"),
+        (
+            right(190),
+            ", and its accuracy after equal time is better here (",
+            "0.950 and full",
+        ),
+        (
+            right(168, first=20),
+            ", and no difference in accuracy after equal time was found (",
+            "0.840 and full",
+        ),
     ],
 )
 def test_scores_are_compared_row_by_row(lora, clause, figures):
     headline, scores, *doubts = sentences(scored(learned(lora), learned(right(170))))
     assert clause in headline
     assert figures in scores
+    assert "rows); after 40 steps each 0." in scores
     assert scores.startswith("After 8.0 s of training each")
     assert scores.endswith('the untrained model has 0.500, the trivial answer "always yes" 0.550.')
     assert doubts == ["Each method was trained once, with one seed; the intervals are over the dev rows."]
@@ -181,7 +190,9 @@ def test_a_difference_that_intervals_hide_is_found_by_pairing():
     better, worse = right(170), right(158)
     low, high = better.interval()[0], worse.interval()[1]
     assert low < high
-    assert "its accuracy is worse here" in sentences(scored(learned(worse), learned(better)))[0]
+    assert (
+        "its accuracy after equal time is worse here" in sentences(scored(learned(worse), learned(better)))[0]
+    )
     shuffled = dataclasses.replace(worse, order=np.random.default_rng(0).permutation(worse.order))
     assert "no difference in accuracy" in sentences(scored(learned(shuffled), learned(better)))[0]
 
@@ -202,13 +213,20 @@ def test_without_learning_there_is_no_verdict_on_learning(trained, untrained):
     assert "accuracy" in sentences(scored(got, learned(right(190), untrained)))[0]  # one of them is enough
 
 
+def test_a_training_that_failed_leaves_no_verdict_on_learning():
+    full, lora = scored(learned(right(150)), learned(right(150)))
+    assert sentences([full, dataclasses.replace(lora, quality=None)])[1] == (
+        "No verdict on learning: lora r=8 has no score."
+    )
+
+
 def test_a_lower_perplexity_is_better():
     def of(nats: float) -> Score:
         return perplexity(np.linspace(nats - 1, nats + 1, 200), np.ones(200))
 
     changes = {"metric": "perplexity", "higher_is_better": False, "trivial": None}
     text = sentences(scored(learned(of(2.0), of(5.0), **changes), learned(of(2.5), of(5.0), **changes)))
-    assert "its perplexity is better here" in text[0]
+    assert "its perplexity after equal time is better here" in text[0]
     assert "trivial" not in text[1]
 
 

@@ -158,7 +158,7 @@ def test_a_gpu_holds_tensors_alone() -> None:
     options = {"method": "lora", "amp": "bf16", "plain_attention": 0}
     on_cpu = predict(resolve("paraphrase", options | {"device": "cpu"})[0], GPT2, 128)
     on_gpu = predict(resolve("paraphrase", options | {"device": "cuda:0"})[0], GPT2, 128)
-    assert (on_gpu.holes, on_gpu.runtime) == (0, memory.GPU_RUNTIME_BYTES)
+    assert (on_gpu.fragmentation, on_gpu.runtime) == (0, memory.GPU_RUNTIME_BYTES)
     assert on_cpu.weights - on_gpu.weights == 2 * 12 * 12 * 768**2
     assert on_gpu.activations == on_cpu.activations
     assert (on_gpu.gradients, on_gpu.optimizer) == (on_cpu.gradients, on_cpu.optimizer)
