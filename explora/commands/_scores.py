@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 HEADER = ("value", "trivial", "better", "95 % interval", "trivial answer")  # by importance
 
+DIRECTIONS = {True: "higher", False: "lower", None: ""}  # early versions did not record it
+
 
 def show_scores(title: str, evaluation: Evaluation) -> None:
     """Write the scores of an evaluation that has some."""
     rows = []
     for name, value in (evaluation.scores or {}).items():
         low, high = evaluation.intervals[name]
-        better = "higher" if evaluation.higher_is_better[name] else "lower"
+        better = DIRECTIONS[evaluation.higher_is_better.get(name)]
         floor = evaluation.floors.get(name)
         trivial = "" if floor is None else f"{floor:.4g}"
         answer = evaluation.trivial_answers.get(name, "")
