@@ -50,7 +50,7 @@ ELSEWHERE = {
     "core/cache.py": {"mkdir"},  # finds out whether the cache can be written
     "core/machine/facts.py": {"write_text"},  # resets a counter of the kernel
     "core/bench/peer_process.py": {"save_pretrained"},  # peft measures itself, in a temporary folder
-    "core/bench/plots.py": {"savefig"},  # into memory
+    "core/reports/drawing.py": {"savefig"},  # into memory
 }
 FOLDERS = [replacing_folder, replacing_files_in]
 Replacing = Callable[[Path], AbstractContextManager[Path]]

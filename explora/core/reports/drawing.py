@@ -1,4 +1,4 @@
-"""Draw the plots of a report as SVG. The only module that imports matplotlib, which the extra `report` brings.
+"""Draw the plots of a report as SVG. The only module that imports matplotlib, from the extra `report`.
 
 Text stays text, and colours are variables of the page's style, so that a plot follows light and dark.
 """
@@ -6,6 +6,7 @@ Text stays text, and colours are variables of the page's style, so that a plot f
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -76,7 +77,7 @@ def _draw_curves(plot: Curves) -> Figure:
         )
         if each.low:
             axes.fill_between(each.xs, each.low, each.high, color=line[0].get_color(), alpha=0.2, lw=0)
-    _draw_levels(axes.axhline, plot.levels)
+    _draw_levels(axes.axhline, plot.levels, axes.get_ylim())
     if plot.log_x:
         values = sorted({x for each in plot.series for x in each.xs})
         axes.set_xscale("log")
@@ -116,7 +117,7 @@ def _draw_intervals(plot: Intervals) -> Figure:
     for row, each in enumerate(plot.items):
         axes.plot([each.low, each.high], [row, row], color=SERIES[0], lw=2)
         axes.plot([each.value], [row], "o", color=SERIES[0], markersize=6)
-    _draw_levels(axes.axvline, plot.levels)
+    _draw_levels(axes.axvline, plot.levels, axes.get_xlim())
     _name_rows(axes, [each.label for each in plot.items])
     axes.set_xlabel(plot.x)
     _add_legend(figure, axes)
@@ -142,9 +143,15 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw_levels(line: Any, levels: Sequence[Level]) -> None:
+def _draw_levels(line: Any, levels: Sequence[Level], limits: tuple[float, float]) -> None:
+    """Draw lines across a plot; a level far outside of its `limits` is named, but does not stretch it."""
+    low, high = limits
+    room = 2 * (high - low)
     for level, style in zip(levels, cycle(LEVELS), strict=False):
-        line(level.value, linestyle=style, color=INK, lw=1.2, label=f"{level.label}: {level.value:.4g}")
+        is_near = low - room <= level.value <= high + room
+        label = f"{level.label}: {level.value:.4g}" + ("" if is_near else " (outside)")
+        at = level.value if is_near else math.nan
+        line(at, linestyle=style, color=INK, lw=1.2, label=label)
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:

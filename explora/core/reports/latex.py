@@ -30,7 +30,7 @@ _SPECIAL = {
     "'": r"\textquotesingle{}",
 }
 # What inputenc and the T1 encoding know without a further package, besides Latin letters.
-_TYPOGRAPHIC = frozenset("–—‘’“”…„«»")
+_TYPOGRAPHIC = frozenset("–—‘’“”…„«»")  # noqa: RUF001
 _LAST_LATIN = "\u017f"
 
 
@@ -100,6 +100,6 @@ def _character(character: str) -> str:
         return _SPECIAL[character]
     if character in "\n\t":
         return " "
-    if character <= _LAST_LATIN and character.isprintable() or character in _TYPOGRAPHIC:
+    if (character <= _LAST_LATIN and character.isprintable()) or character in _TYPOGRAPHIC:
         return character
     return f"[U+{ord(character):04X}]"

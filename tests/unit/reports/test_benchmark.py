@@ -8,11 +8,11 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-
 from explora.commands._tables import tables_of
+from explora.core.bench.report import as_html, as_markdown, check_report, write_report
+
 from explora.core.bench.comparisons import compare_rows
 from explora.core.bench.measurements import Contender
-from explora.core.bench.report import as_html, as_markdown, check_report, write_report
 from explora.core.bench.rows import Outcome, summarise
 from explora.core.bench.run import Result
 from explora.core.config.run_config import TrainRun
