@@ -35,7 +35,7 @@ class LeftOut:
 class Candidate:
     """A run, an adapter, a model folder or a base.
 
-    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, where there is
+    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, if there is
     one. file_bytes: of the trained weights.
     """
 

@@ -63,6 +63,7 @@ class Scored:
             "examples": evaluation.examples,
             "skipped": len(self.skipped),
             **evaluation.to_json(),
+            "notes": list(evaluation.notes),
             "predictions": list(evaluation.predictions) if evaluation.scores is None else None,
         }
 

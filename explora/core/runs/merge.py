@@ -1,7 +1,7 @@
 """Merge an adapter into its base, and verify the new Hugging Face folder before it appears.
 
-The weights are merged in fp32 and cast last. What was written is checked twice: its weights against the
-formula of the method (`weight_check`), and its logits against those of base and adapter (`logit_check`).
+Weights are merged in fp64, rounded to fp32 and cast last. What was written is checked twice: weights against
+the formula of the method (`weight_check`), and logits against those of base and adapter (`logit_check`).
 """
 
 from __future__ import annotations

@@ -156,14 +156,13 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores and what belongs to them as plain JSON data, without the predictions."""
+        """Return the scores and what belongs to them as plain JSON data, without predictions and notes."""
         return {
             "scores": None if self.scores is None else dict(self.scores),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "floors": dict(self.floors),
             "trivial_answers": dict(self.trivial_answers),
             "higher_is_better": dict(self.higher_is_better),
-            "notes": list(self.notes),
         }
 
 
