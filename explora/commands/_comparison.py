@@ -61,6 +61,7 @@ def _report(file: Path, found: Findings) -> None:
     evaluated = Evaluated(
         task=entry.task,
         label=entry.label,
+        metric=entry.metric,
         rows=entry.rows,
         evaluation=entry.evaluation,
         other=found.against.label if found.against else "",

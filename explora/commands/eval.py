@@ -223,7 +223,13 @@ def _report(file: Path, session: Session, rows: Rows, evaluation: Evaluation) ->
     if evaluation.scores is None:
         console.warn(f"no report in {file}: rows without labels have no scores")
         return
-    found = Evaluated(task=session.task_name, label=session.label, rows=rows, evaluation=evaluation)
+    found = Evaluated(
+        task=session.task_name,
+        label=session.label,
+        metric=session.task.metric,
+        rows=rows,
+        evaluation=evaluation,
+    )
     save_report(file, evaluation_report(this_command(), found))
 
 

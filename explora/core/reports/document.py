@@ -105,22 +105,27 @@ class Bars:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval. `mark` is a value marked beside it."""
 
     label: str
     value: float
     low: float
     high: float
+    mark: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """A plot of values with their intervals, one below the other. `x` names the axis."""
+    """A plot of values with their intervals, one below the other.
+
+    `x` names the axis; `mark` says what the marks are.
+    """
 
     title: str
     x: str
     items: tuple[Interval, ...]
     levels: tuple[Level, ...] = ()
+    mark: str = ""
 
     @property
     def alt(self) -> str:

@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "explora",  # the same figures give the same bytes
     "text.parse_math": False,
-    "font.size": 9,
+    "font.size": 10,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.prop_cycle": cycler(color=SERIES),
@@ -104,7 +104,7 @@ def _draw_bars(plot: Bars) -> Figure:
             ends = [[max(0.0, bar.length - bar.spread[0])], [max(0.0, bar.spread[1] - bar.length)]]
             axes.errorbar(bar.length, row, xerr=ends, color=INK, capsize=3)
         if bar.mark is not None:
-            axes.plot([bar.mark] * 2, [row - 0.28, row + 0.28], color=INK, lw=2, label=plot.mark)
+            _mark(axes, row, bar.mark, plot.mark)
     _name_rows(axes, [bar.label for bar in plot.bars])
     axes.set_xlim(left=0)
     axes.set_xlabel(plot.x)
@@ -113,10 +113,12 @@ def _draw_bars(plot: Bars) -> Figure:
 
 
 def _draw_intervals(plot: Intervals) -> Figure:
-    figure, axes = _start(_height(len(plot.items)) + LEGEND_LINE * len(plot.levels))
+    figure, axes = _start(_height(len(plot.items)) + LEGEND_LINE * (len(plot.levels) + bool(plot.mark)))
     for row, each in enumerate(plot.items):
         axes.plot([each.low, each.high], [row, row], color=SERIES[0], lw=2)
         axes.plot([each.value], [row], "o", color=SERIES[0], markersize=6)
+        if each.mark is not None:
+            _mark(axes, row, each.mark, plot.mark)
     _draw_levels(axes.axvline, plot.levels, axes.get_xlim())
     _name_rows(axes, [each.label for each in plot.items])
     axes.set_xlabel(plot.x)
@@ -131,6 +133,10 @@ def _start(height: float) -> tuple[Figure, Axes]:
 
 def _height(rows: int) -> float:
     return FRAME_HEIGHT + ROW_HEIGHT * rows
+
+
+def _mark(axes: Axes, row: int, value: float, label: str) -> None:
+    axes.plot([value, value], [row - 0.28, row + 0.28], color=INK, lw=2, label=label)
 
 
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:

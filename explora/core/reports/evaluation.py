@@ -23,6 +23,7 @@ class Evaluated:
 
     task: str
     label: str
+    metric: str
     rows: Rows
     evaluation: Evaluation
     other: str = ""
@@ -37,7 +38,7 @@ def evaluation_report(command: str, found: Evaluated) -> Report:
     sections = [
         Section(
             heading="Scores",
-            blocks=score_blocks(f"Scores on {found.rows.described}", evaluation.to_json()),
+            blocks=score_blocks(f"Scores on {found.rows.described}", found.metric, evaluation.to_json()),
         )
     ]
     if found.comparison is not None:

@@ -10,10 +10,10 @@ from explora.core.reports.document import Block, Interval, Intervals, Remarks, T
 HEADER = ("score", "value", "95 % from", "to", "best trivial", "trivial answer", "better")
 
 
-def score_blocks(title: str, found: Mapping[str, Any]) -> tuple[Block, ...]:
+def score_blocks(title: str, metric: str, found: Mapping[str, Any]) -> tuple[Block, ...]:
     """Return the scores of an evaluation, given as `Evaluation.to_json` writes it.
 
-    Scores that are shares share a plot. The others have no common scale and stand in the table alone.
+    The plot shows the scores on the scale of `metric`, the most important one; the table shows all.
     """
     lines = []
     for name, value in found["scores"].items():
@@ -26,28 +26,26 @@ def score_blocks(title: str, found: Mapping[str, Any]) -> tuple[Block, ...]:
         lines.append((name, _number(value), _number(low), _number(high), trivial, answer, better))
     table = Table(title=title, header=HEADER, lines=tuple(lines))
     notes = tuple(found.get("notes", ()))
-    return (table, *_plots(found), *((Remarks(lines=notes),) if notes else ()))
+    return (table, _plot(metric, found), *((Remarks(lines=notes),) if notes else ()))
 
 
-def _plots(found: Mapping[str, Any]) -> tuple[Block, ...]:
-    """Return the plot of the scores from 0 to 1, each with its trivial answer below it."""
-    items = []
-    for name, value in found["scores"].items():
-        low, high = found["intervals"][name]
-        if not _is_share(low, high):
-            continue
-        items.append(Interval(label=name, value=value, low=low, high=high))
-        if (floor := found["floors"].get(name)) is not None:
-            items.append(
-                Interval(label=f"{name} of the best trivial answer", value=floor, low=floor, high=floor)
-            )
-    if not items:
-        return ()
-    return (Intervals(title="Scores with 95 % intervals", x="score", items=tuple(items)),)
+def _plot(metric: str, found: Mapping[str, Any]) -> Intervals:
+    ends, floors = found["intervals"], found["floors"]
+    items = [
+        Interval(label=name, value=value, low=ends[name][0], high=ends[name][1], mark=floors.get(name))
+        for name, value in found["scores"].items()
+        if None not in (value, *ends[name]) and _has_scale_of(metric, name, ends)
+    ]
+    return Intervals(
+        title="Scores with 95 % intervals", x=metric, items=tuple(items), mark="best trivial answer"
+    )
 
 
-def _is_share(low: float | None, high: float | None) -> bool:
-    return low is not None and high is not None and 0 <= low <= high <= 1
+def _has_scale_of(metric: str, name: str, ends: Mapping[str, Any]) -> bool:
+    """Tell whether a score belongs into the plot of `metric`: both are shares, or it is a variant."""
+    if name.startswith(metric):
+        return True
+    return all(each is not None and 0 <= each <= 1 for each in (*ends[metric], *ends[name]))
 
 
 def _number(value: float | None) -> str:

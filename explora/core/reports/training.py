@@ -9,6 +9,7 @@ from typing import Any
 
 from explora.core.config.run_config import all_settings, settings_of
 from explora.core.config.setting import spelled
+from explora.core.estimate.memory import Memory
 from explora.core.reports.document import (
     Bar,
     Bars,
@@ -72,11 +73,11 @@ def _lead(best: TrainedRun, metric: str, *, is_sweep: bool) -> tuple[str, ...]:
 
 def _scores(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> tuple[Block, ...]:
     if len(ranked) == 1:
-        return score_blocks("Scores of the best step on the dev set", ranked[0].result)
+        return score_blocks("Scores of the best step on the dev set", metric, ranked[0].result)
     blocks: list[Block] = [_runs_table(ranked, metric, higher_is_better), _intervals(ranked, metric)]
     seeds = {run.record.run.training.seed for run in ranked}
     if len(seeds) > 1:
-        blocks.insert(1, _seeds_table(ranked, metric))
+        blocks.insert(1, _seeds_table(ranked, metric, higher_is_better))
     if response := _learning_rate_response(ranked, metric):
         blocks.append(response)
     return tuple(blocks)
@@ -107,17 +108,19 @@ def _runs_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: boo
     )
 
 
-def _seeds_table(ranked: Sequence[TrainedRun], metric: str) -> Table:
+def _seeds_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
     groups = group_by(ranked, TrainedRun.settings)
     found = {label or "all runs": [run.best_dev for run in group] for label, group in groups.items()}
+    order = sorted(found.items(), key=lambda item: fmean(item[1]), reverse=higher_is_better)
     lines = [
         (label, f"{len(each)}", f"{fmean(each):.4f}", f"{min(each):.4f}", f"{max(each):.4f}")
-        for label, each in found.items()
+        for label, each in order
     ]
     return Table(
         title="Over random seeds",
         header=("settings", "seeds", f"mean dev {metric}", "lowest", "highest"),
         lines=tuple(lines),
+        best=frozenset({(0, 2)} if len(lines) > 1 else ()),
     )
 
 
@@ -178,38 +181,42 @@ def _curves(ranked: Sequence[TrainedRun], metric: str) -> tuple[Block, ...]:
 
 
 def _memory(ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
-    known = {run.name: asdict(run.memory) for run in ranked if run.memory is not None}
-    measured = {run.name: run.result["peak_memory_bytes"] for run in ranked}
-    if not known:
-        lines = [(name, megabytes(size)) for name, size in measured.items()]
-        return (Table(title="Peak memory, measured", header=("run", "MB"), lines=tuple(lines)),)
-    parts = list(next(iter(known.values())))
-    lines_by_part = [
-        (
-            name,
-            *(megabytes(sizes[part]) for part in parts),
-            megabytes(sum(sizes.values())),
-            megabytes(measured[name]),
+    """Return the measured peaks beside the predicted parts; runs with equal predictions share a line."""
+    groups = group_by(ranked, lambda run: run.memory)
+    unknown = groups.pop(None, [])
+    blocks: list[Block] = []
+    if groups:
+        blocks += _predicted_memory({memory: group for memory, group in groups.items() if memory})
+    if unknown:
+        lines = [(run.name, megabytes(run.result["peak_memory_bytes"])) for run in unknown]
+        blocks.append(Table(title="Peak memory, measured", header=("run", "MB"), lines=tuple(lines)))
+    return tuple(blocks)
+
+
+def _predicted_memory(groups: Mapping[Memory, Sequence[TrainedRun]]) -> list[Block]:
+    bars, lines = list[Bar](), list[tuple[str, ...]]()
+    for memory, group in groups.items():
+        name = group[0].name + (f" +{len(group) - 1}" if len(group) > 1 else "")
+        peak = max(run.result["peak_memory_bytes"] for run in group)
+        parts = asdict(memory)
+        sizes = map(megabytes, (*parts.values(), memory.peak, peak))
+        lines.append((name, *sizes))
+        bars.append(
+            Bar(label=name, parts={part: size / 1e6 for part, size in parts.items()}, mark=peak / 1e6)
         )
-        for name, sizes in known.items()
-    ]
-    bars = [
-        Bar(label=name, parts={part: size / 1e6 for part, size in sizes.items()}, mark=measured[name] / 1e6)
-        for name, sizes in list(known.items())[:MOST_SHOWN]
-    ]
-    return (
+    return [
         Bars(
-            title=f"Peak memory: predicted parts and measured peak{_cut(ranked)}",
+            title="Peak memory: the parts as predicted, and the measured peak",
             x="MB",
-            bars=tuple(bars),
+            bars=tuple(bars[:MOST_SHOWN]),
             mark="measured peak",
         ),
         Table(
-            title="Peak memory in MB: the parts are predicted, the last column is measured",
-            header=("run", *parts, "predicted peak", "measured peak"),
-            lines=tuple(lines_by_part),
+            title="Peak memory in MB: predicted parts, and the largest measured peak of the runs of a line",
+            header=("run", *asdict(next(iter(groups))), "predicted peak", "measured peak"),
+            lines=tuple(lines),
         ),
-    )
+    ]
 
 
 def _origin(command: str, ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
