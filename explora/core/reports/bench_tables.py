@@ -6,14 +6,15 @@ A column has one unit, named in its header. Columns stand by importance: a narro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from explora.core.bench.comparisons import Comparison, Difference, Ratio
+from explora.core.bench.comparisons import Comparison, Difference, Ratio, settings_of_rows
 from explora.core.bench.lessons import SHARES, Learned, Point
-from explora.core.bench.measurements import varying
+from explora.core.bench.measurements import BenchSetting, varying
 from explora.core.bench.rows import BenchRow, MeasuredMemory
 from explora.core.reports.document import Table
+from explora.core.reports.figures import best_lines
 
 if TYPE_CHECKING:
     from explora.core.bench.run import Result
@@ -37,7 +38,7 @@ def tables_of(result: Result) -> list[Table]:
     parts = [part.name for part in fields(MeasuredMemory)]
     parts.sort(key=lambda name: name == "rest")  # what is left comes last
     found = [
-        table("Speed", SPEED, _speed),
+        replace(table("Speed", SPEED, _speed), best=_best_speeds(rows, len(names))),
         table("Memory at its peak, in MB", ("peak", *parts), lambda row: _memory(row, parts)),
     ]
     learned = next((row.quality for row in rows if row.quality), None)
@@ -47,6 +48,27 @@ def tables_of(result: Result) -> list[Table]:
     if result.comparisons:
         found.append(_comparisons(result.comparisons, names))
     return found
+
+
+def _best_speeds(rows: Sequence[BenchRow], names: int) -> frozenset[tuple[int, int]]:
+    """Return the places of the highest speed and the lowest peak memory of each setting."""
+    columns: dict[int, tuple[Sequence[float | None], bool]] = {
+        1 + names + SPEED.index("tokens/s"): ([row.tokens_per_second for row in rows], True),
+        1 + names + SPEED.index("peak MB"): ([row.peak_memory_bytes for row in rows], False),
+    }
+    return frozenset(
+        (line, column)
+        for setting in settings_of_rows(rows)
+        for column, (values, highest) in columns.items()
+        for line in best_lines(_of_setting(rows, values, setting), highest=highest)
+    )
+
+
+def _of_setting(
+    rows: Sequence[BenchRow], values: Sequence[float | None], setting: BenchSetting
+) -> list[float | None]:
+    """Return the values of the rows of a setting, None in the places of the others."""
+    return [value if row.setting == setting else None for row, value in zip(rows, values, strict=True)]
 
 
 def _speed(row: BenchRow) -> Sequence[str]:

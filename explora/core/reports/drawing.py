@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 from explora.core.reports.document import Bars, Curves, Intervals, Level, Plot
 
 # Any colours that differ: the page replaces them by its own.
-INK, RULE = "#111111", "#cccccc"
+INK, RULE, PAPER = "#111111", "#cccccc", "#fefefe"
 SERIES = ("#0067a8", "#c04a00", "#00785a", "#97458a", "#8a6500", "#2f93d1", "#d0607e", "#7b8591")
 VARIABLES = {
     INK: "currentColor",
     RULE: "var(--rule)",
+    PAPER: "var(--paper)",
     **{colour: f"var(--c{n})" for n, colour in enumerate(SERIES)},
 }
 MARKERS, DASHES = "os^Dv", ("-", "--", "-.")
@@ -142,8 +143,9 @@ def _mark(axes: Axes, row: int, value: float, label: str) -> None:
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     """Write the labels above their rows, where long ones have room, the first row on top."""
     place = axes.get_yaxis_transform()
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}  # no line crosses a label
     for row, label in enumerate(labels):
-        axes.text(0.01, row - 0.3, label, transform=place, va="bottom")
+        axes.text(0.01, row - 0.3, label, transform=place, va="bottom", bbox=behind)
     axes.set_yticks([])
     axes.set_ylim(len(labels) - 0.5, -0.9)
     axes.spines["left"].set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from explora.core.reports.document import Block, Listing, Remarks, Report, Section, Table
@@ -81,7 +82,7 @@ def _where(mistake: Mistake) -> str:
         else f"predicted {each['prediction']} (probability {each['probability']:.3f})"
         for each in mistake.answers
     )
-    return f"{mistake.file}, {place}{label}: {answers}"
+    return f"{Path(mistake.file).name}, {place}{label}: {answers}"
 
 
 def _text(mistake: Mistake) -> str:

@@ -36,8 +36,12 @@ def _plot(metric: str, found: Mapping[str, Any]) -> Intervals:
         for name, value in found["scores"].items()
         if None not in (value, *ends[name]) and _has_scale_of(metric, name, ends)
     ]
+    is_one_score = all(item.label.startswith(metric) for item in items)
     return Intervals(
-        title="Scores with 95 % intervals", x=metric, items=tuple(items), mark="best trivial answer"
+        title="Scores with 95 % intervals",
+        x=metric if is_one_score else "score",
+        items=tuple(items),
+        mark="best trivial answer",
     )
 
 
