@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from explora.core.reports.document import Bars, Block, Curves, Intervals, Listing, Remarks, Report, Table
 from explora.core.reports.sparklines import curve_table
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def as_markdown(report: Report) -> str:
