@@ -37,6 +37,7 @@ def sweep(
     config: Path | None,
     dry_run: bool,
     json: bool,
+    report: Path | None = None,
 ) -> None:
     """Train every cell of a sweep that has not finished, and rank what they gave."""
     from explora.core.sweeps.run import open_sweep
@@ -63,6 +64,10 @@ def sweep(
         return
     _train(opened, json=json)
     show_result(opened, json=json)
+    if report is not None:
+        from explora.commands._training_reports import report_sweep
+
+        report_sweep(report, opened)
     _raise_failures(opened)
 
 

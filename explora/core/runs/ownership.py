@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from explora.core.files import write_atomically
+from explora.core.files import remove_leftovers, write_atomically
 from explora.errors import InUseError, UsageError
 
 PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
@@ -52,7 +52,7 @@ class Owner:
 
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Own a folder, which need not exist yet, until the context ends.
+    """Own a folder, which need not exist yet, until the context ends. Leftovers of dead owners are removed.
 
     A link is the folder that it points to. Raises InUseError if another process owns the folder.
     """
@@ -61,6 +61,8 @@ def owning(folder: Path) -> Iterator[None]:
     owner_file = _owner_file(folder)
     with _locked(folder):
         check_unowned(folder)
+        for place in (owner_file, *_places(folder)):
+            remove_leftovers(place)
         write_atomically(owner_file, json.dumps(asdict(_this_process()), indent=2) + "\n")
         try:
             yield
@@ -93,6 +95,12 @@ def check_unowned(folder: Path) -> None:
 def _lock_file(folder: Path) -> Path:
     place = folder.resolve()
     return place.with_name(f".{place.name}.lock")
+
+
+def _places(folder: Path) -> list[Path]:
+    """Return the folder, and where a new or an old one lies while the one replaces the other."""
+    place = folder.resolve()
+    return [place, *(place.with_name(f".{place.name}.{state}") for state in ("new", "old"))]
 
 
 def _owner_file(folder: Path) -> Path:
