@@ -67,4 +67,4 @@ def caching(subject: Subject) -> float | None:
 def _on_the_last_block(subject: Subject) -> dict[str, Blocks]:
     if not subject.has_setting("layers"):
         return {}
-    return {"layers": Blocks([subject.shape.n_layer - 1])}
+    return {"layers": Blocks([subject.base.shape.n_layer - 1])}

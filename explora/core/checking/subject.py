@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explora.core.base.find import open_base, shape_of
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.base.weights import load_model
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import Shape, method_class
+from explora.core.config.registry import method_class
 from explora.core.config.run_config import TrainRun, field_names
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
@@ -54,7 +52,7 @@ def write_rows(folder: Path) -> None:
 
 @dataclass
 class Trial:
-    """A training that has not begun. `gradients` are those of its last step, before clipping."""
+    """A training, step by step. `gradients` are those of its last step, before clipping."""
 
     session: Session
     training: Training
@@ -121,19 +119,16 @@ class Trained:
 class Subject:
     """A method, the base it is checked on, and a folder for its files.
 
-    tokenizer: the base's, read once for all trials; data: the folder of `write_rows`.
+    model: the base by name; base, tokenizer: the same, opened once for all checks, in fp32; data: the folder
+    of `write_rows`.
     """
 
     method: str
     model: str
+    base: GPT2
     tokenizer: Tokenizer
     data: Path
     folder: Path
-
-    @cached_property
-    def shape(self) -> Shape:
-        """The shape of the base."""
-        return shape_of(self.model)
 
     def has_setting(self, name: str) -> bool:
         """Tell whether the method has a setting."""
@@ -150,7 +145,7 @@ class Subject:
             "device": "cpu",
             "amp": "off",
         }
-        return fit_learning_rate(*resolve(TASK, {**own, **settings}), self.shape.n_embd)[0]
+        return fit_learning_rate(*resolve(TASK, {**own, **settings}), self.base.shape.n_embd)[0]
 
     def trial(self, settings: Mapping[str, Any] | None = None) -> Trial:
         """Assemble a training as `explora train` does, with the same seed each time."""
@@ -166,12 +161,6 @@ class Subject:
         """Return settings with dropout wherever the method has it."""
         own = {"lora_dropout": 0.1} if self.has_setting("lora_dropout") else {}
         return {"dropout": 0.1, **own}
-
-    @cached_property
-    def base(self) -> GPT2:
-        """The plain base in fp32, for inference."""
-        found = load_model(open_base(self.model), dtype=torch.float32, device=torch.device("cpu"))
-        return found.eval()
 
     @cached_property
     def trained(self) -> Trained:
