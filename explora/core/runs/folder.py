@@ -71,7 +71,7 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
 
     The paths of the run are absolute. Raises UsageError for paths that cannot be used.
     """
-    check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
+    check_utf8(run, folder.resolve())
     settle_folder(real_folder(folder))
     found = look_into(folder)
     if found.holds is not Holds.PENDING:
