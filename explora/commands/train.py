@@ -19,7 +19,16 @@ from explora.commands._memory import warn_if_short
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
-from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
+from explora.commands._settings import (
+    DATA,
+    MACHINE,
+    METHOD,
+    MODEL,
+    OPTIMIZER,
+    START,
+    TRAINING,
+    with_settings,
+)
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
 from explora.core.config.registry import TASKS
@@ -27,6 +36,7 @@ from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
+from explora.core.runs.phases import LENGTH, longer
 from explora.core.runs.record import RunRecord, read_losses
 from explora.errors import UsageError
 
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
 
-@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
+@with_settings(*MODEL, *START, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -97,10 +107,13 @@ def train(
         if resume:  # what the folder holds decides what is done
             ownership.enter_context(nullcontext() if dry_run else owning(folder))
             record = _recorded(folder, task)
-        if record is not None and record.finished and not dry_run:
-            resume_settings(record.run, settings)
-            _show_recorded(folder, record.result, json)
-            return
+        if record is not None and record.finished:
+            more = longer(record, settings)
+            if more is None and not dry_run:
+                resume_settings(record.run, {name: settings[name] for name in settings if name not in LENGTH})
+                _show_recorded(folder, record.result, json)
+                return
+            record = replace(record, run=more or record.run)
         plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
         if dry_run:
             _show_plan(plan, json)

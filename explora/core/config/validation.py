@@ -19,6 +19,8 @@ def validate(run: TrainRun) -> None:
         raise UsageError("label words are two different words: --label-words yes,no")
     if run.from_scratch is None:
         return
+    if run.from_run is not None:
+        raise UsageError("--from-scratch and --from exclude each other", "leave one of them out")
     _validate_shape(run.from_scratch)
     if not task_row(run.task).stream or not run.method.trains_base:
         raise UsageError(

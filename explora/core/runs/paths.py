@@ -22,6 +22,7 @@ def with_absolute_paths(run: TrainRun) -> TrainRun:
         run,
         model=run.model if named else _absolute(str(Path(run.model).expanduser())),
         tokenizer=run.tokenizer and _absolute(run.tokenizer),
+        from_run=run.from_run and _absolute(run.from_run),
         data=with_absolute_data(run.data),
     )
 

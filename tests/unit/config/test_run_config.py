@@ -41,6 +41,7 @@ from tests.tiny_models import ALLOWED, PAIRS
 UNUSUAL = TrainRun(
     task="paraphrase",
     model="gpt2-xl",
+    from_run="runs/first",
     tokenizer="words",
     from_scratch=Shape(n_layer=1, n_head=2, n_embd=4, n_positions=8, vocab_size=300),
     method=LoRA(
