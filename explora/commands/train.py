@@ -15,7 +15,7 @@ from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
-from explora.commands._memory import warn_if_short
+from explora.commands._memory import explaining_shortage, warn_if_short
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._scores import show_scores
@@ -116,12 +116,25 @@ def train(
             record = replace(record, run=more or record.run)
         plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
         if dry_run:
+            if overwrite:
+                _tell_what_goes(folder)
             _show_plan(plan, json)
             return
         if not resume:
             ownership.enter_context(owning(folder))
             check_folder(folder, overwrite=overwrite)
         _execute(plan, folder, began, overwrite=overwrite, json=json)
+
+
+def _tell_what_goes(folder: Path) -> None:
+    """Say what --overwrite would replace. Raises UsageError for a folder that it leaves alone."""
+    check_folder(folder, overwrite=True)
+    record = recorded_run(folder)
+    if record is None:
+        console.note(f"{folder} holds nothing to replace")
+        return
+    state = "a finished" if record.finished else "an unfinished"
+    console.note(f"--overwrite would replace {state} run of {record.run.task} in {folder}")
 
 
 def _recorded(folder: Path, task: str) -> RunRecord | None:
@@ -159,7 +172,8 @@ def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: b
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    completed = follow(running)
+    with explaining_shortage(running):
+        completed = follow(running)
     if json:
         console.result_json(completed.result.to_json())
         return

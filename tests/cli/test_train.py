@@ -174,6 +174,19 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_says_what_overwrite_would_replace(
+    explora: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
+    plan = [*words, "--overwrite", "--dry-run"]
+    assert "runs/text holds nothing to replace" in explora(*plan).err
+    assert explora(*words, "--max-steps", "1").code == 0
+    assert "would replace a finished run of text in runs/text" in explora(*plan).err
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    refused = explora(*plan, "-o", "thesis")
+    assert (refused.code, "thesis is not a run folder" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -190,6 +203,8 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
         ("text --last-linear", "cannot be trained by last-linear"),
         ("sentiment --template {sentence}", "sentiment has no template"),
+        ("paraphrase --template {sentence1} --dry-run", "must have {sentence1} and {sentence2}, and nothing"),
+        ("paraphrase --template {sentence1}{ --dry-run", "is broken"),
         ("text --schedule cosin", "did you mean cosine?"),
         ("text --targets keys", "did you mean key?"),
         ("text --seed 99999999999999999999", "seed must be at least 0 and below 2^63"),
@@ -552,7 +567,8 @@ def test_a_new_run_starts_from_another_one(explora: Callable[..., Any], words: l
     again = explora("train", "text", "--config", "runs/text/run.json", "-o", "again")
     assert again.code == 0
     assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
-    assert explora(*start, "--lr", "1e-3,1e-2", "-o", "sweep").code == 0
+    cells = explora(*start, "--lr", "1e-3,1e-2", "--dry-run", "--json")
+    assert (cells.code, cells.out.count('"rank":3')) == (0, 2), cells.out
 
 
 def test_what_contradicts_the_start_is_refused(explora: Callable[..., Any], words: list[str]) -> None:
