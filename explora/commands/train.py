@@ -13,7 +13,7 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
-from explora.commands._following import Observer, follow
+from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
@@ -144,6 +144,7 @@ def _execute(
     plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool, with_samples: bool
 ) -> None:
     """Train, show and write."""
+    from explora.core.runs.samples import samplers
     from explora.core.runs.train import start_run
 
     warn_if_emulated(plan.run.runtime, is_recorded=plan.resumed)
@@ -163,18 +164,11 @@ def _execute(
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    completed = follow(running, _samplers(running) if with_samples else ())
+    completed = follow(running, samplers(running) if with_samples else ())
     if json:
         console.result_json(completed.result.to_json())
         return
     _show_result(folder, completed.result)
-
-
-def _samplers(running: Running) -> list[Observer]:
-    """Return what records continuations of a run whose task writes text."""
-    from explora.core.runs.samples import Sampler, writes_text
-
-    return [Sampler(running)] if writes_text(running.run.task) else []
 
 
 def _length(running: Running) -> str:
