@@ -1,7 +1,8 @@
 """The process that trains one cell: `python -m explora.core.sweeps.worker PARENT PROCESSORS FOLDER`.
 
 It reads an order as JSON from stdin (see `Order.to_json`), and writes what happens, one JSON object a line,
-to what was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty text.
+to what was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty
+text.
 
 Each cell has a process of its own, so that its peak memory is that of the same run alone. In a process that
 has trained other cells, the caches and the fragmentation that they leave behind would count too
