@@ -16,6 +16,7 @@ from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
+from explora.commands._observing import Track, Watching, observing
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
@@ -29,6 +30,7 @@ from explora.core.estimate.parameters import count
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import RunRecord, read_losses
+from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def train(
     jobs: Jobs = None,
     shard: ShardText = None,
     report: ReportFile = None,
+    track: Track = None,
 ) -> None:
     """Train an adapter, a head or the whole model.
 
@@ -82,8 +85,12 @@ def train(
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
     if report is not None:
         check_report(report)
+    if track is not None:
+        check_tracker(track)
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
     if is_sweep(settings, sweeping, output, resume=resume):
+        if track is not None:
+            raise UsageError("--track follows a single run", "leave --track out: --report shows all cells")
         sweep(
             task,
             settings,
@@ -114,7 +121,8 @@ def train(
         if not resume:
             ownership.enter_context(owning(folder))
             check_folder(folder, overwrite=overwrite)
-        _execute(plan, folder, began, overwrite=overwrite, json=json, with_samples=report is not None)
+        watching = Watching(with_samples=report is not None, track=track)
+        _execute(plan, folder, began, watching, overwrite=overwrite, json=json)
         _report(report, folder)
 
 
@@ -141,10 +149,9 @@ def _report(file: Path | None, folder: Path) -> None:
 
 
 def _execute(
-    plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool, with_samples: bool
+    plan: Plan, folder: Path, began: float, watching: Watching, *, overwrite: bool, json: bool
 ) -> None:
     """Train, show and write."""
-    from explora.core.runs.samples import samplers
     from explora.core.runs.train import start_run
 
     warn_if_emulated(plan.run.runtime, is_recorded=plan.resumed)
@@ -164,7 +171,8 @@ def _execute(
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    completed = follow(running, samplers(running) if with_samples else ())
+    with observing(running, watching) as observers:
+        completed = follow(running, observers)
     if json:
         console.result_json(completed.result.to_json())
         return
