@@ -148,13 +148,6 @@ def _fitting(widths: Sequence[int]) -> int:
     return max(2, sum(end - 2 <= columns for end in ends))
 
 
-def columns() -> int | None:
-    """Return the width of the terminal that shows stdout, or COLUMNS; None for a pipe or a file."""
-    if not (os.environ.get("COLUMNS") or sys.stdout.isatty()):
-        return None
-    return shutil.get_terminal_size().columns
-
-
 # --- stderr: everything else ----------------------------------------------------------------------
 
 

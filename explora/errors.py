@@ -8,6 +8,7 @@
     ├── CheckpointError     a resume state: unreadable, or of other settings
     ├── IdentityError       base, tokenizer or data are not those of the recorded run
     ├── InUseError          a folder belongs to another process
+    ├── SelfTestError       this installation does not compute what it should
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
     ├── WriteError          a file cannot be written: names it, and says what is safe
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
@@ -72,6 +73,10 @@ class InUseError(ExploraError):
 
 class TrainingError(ExploraError):
     """Training cannot go on."""
+
+
+class SelfTestError(ExploraError):
+    """This installation does not compute what it should."""
 
 
 class WriteError(ExploraError):

@@ -18,12 +18,13 @@ REPEATS = 3
 SWITCH = {"on": True, "off": False}
 
 Methods = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--methods",
         metavar="NAME,...",
         rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks.",
+        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks "
+        f"(default: {METHODS_COMPARED}; with --check: all).",
     ),
 ]
 Ranks = Annotated[
@@ -80,6 +81,15 @@ GradCheckpoints = Annotated[
         metavar="on|off|on,off",
         rich_help_panel="Matrix",
         help="Compute activations again instead of keeping them. Default off.",
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        metavar="",
+        rich_help_panel="Output",
+        help="Measure nothing: check that every method and every shortcut computes what it should here.",
     ),
 ]
 Quality = Annotated[

@@ -12,6 +12,7 @@ from explora.commands._settings import SETTINGS
 from explora.commands._sweep_options import Sweeping
 from explora.commands._sweep_progress import following
 from explora.commands._sweep_tables import cell_json, show_plan, show_result
+from explora.core.runs.paths import check_utf8
 from explora.core.runs.record import read_config
 from explora.core.sweeps.cells import Crossing, cross
 from explora.core.sweeps.outcomes import FAILURE_FILE, State
@@ -51,6 +52,8 @@ def sweep(
     crossing = _crossing(task, settings, sweeping, config, folder, resume=resume)
     for message in crossing.dropped:
         console.note(f"{message}: it is left out there")
+    for cell in crossing.cells:
+        check_utf8(cell.run, folder.resolve())
     for runtime in dict.fromkeys(cell.run.runtime for cell in crossing.cells):
         warn_if_emulated(runtime)
     opened = open_sweep(

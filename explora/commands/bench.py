@@ -9,9 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
+from explora.commands._checking import check_here
 from explora.commands._environment import prepare_training
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report, save_report, this_command
@@ -36,9 +39,10 @@ SETTINGS = (
 
 @with_settings(*SETTINGS)
 def bench(
+    context: typer.Context,
     task: o.Task = "paraphrase",
     *,
-    methods: b.Methods = b.METHODS_COMPARED,
+    methods: b.Methods = None,
     ranks: b.Ranks = None,
     peer: b.Peer = False,
     settings: dict[str, Any],
@@ -50,6 +54,7 @@ def bench(
     repeats: b.Repeats = b.REPEATS,
     quality: b.Quality = False,
     quality_steps: b.QualitySteps = None,
+    check: b.Check = False,
     report: ReportFile = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -66,9 +71,15 @@ def bench(
     `explora bench sonnet --methods full,lora --ranks 8 --quality --report sonnet.html`
 
     `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
+
+    `explora bench --check`
     """
     prepare_training()
-    chosen = b.parse_methods(methods), _ranks(ranks, b.parse_methods(methods))
+    if check:
+        check_here(context, json=json)
+        return
+    names = b.parse_methods(methods or b.METHODS_COMPARED)
+    chosen = names, _ranks(ranks, names)
     matrix = _Matrix(
         batch_sizes=b.parse_numbers("--batch-sizes", batch_sizes, "4,8") if batch_sizes else [None],
         lengths=b.parse_numbers("--lengths", lengths, "64,256", least=8) if lengths else [None],

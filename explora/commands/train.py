@@ -233,7 +233,9 @@ def _show_plan(plan: Plan, json: bool) -> None:
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
     """Show the result of a run that is finished."""
     from explora.core.runs.result import TrainResult
+    from explora.core.runs.train import tidy_finished
 
+    tidy_finished(folder)
     console.note(f"{folder} is finished: this is its recorded result")
     if json:
         console.result_json(dict(result))

@@ -71,9 +71,11 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
 
     The paths of the run are absolute. Raises UsageError for paths that cannot be used.
     """
-    check_utf8((folder.resolve(), run.model, run.tokenizer, run.data.data, run.data.dev))
+    check_utf8(run, folder.resolve())
     settle_folder(real_folder(folder))
     found = look_into(folder)
+    if found.holds is not Holds.PENDING:
+        discard_pending(folder)  # a kill may have left one without a record
     if not replace or found.holds is Holds.NOTHING:
         return found.place
     _check_apart(run, folder)

@@ -16,7 +16,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.data.documents import stream_documents
 from explora.core.data.splits import find_split
 from explora.core.estimate.parameters import model_tensors
-from explora.core.files import empty_folder, replace_folder
+from explora.core.files import empty_folder, replace_folder, settle_folder
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
@@ -105,6 +105,13 @@ def start_run(
         started=started - training.progress.seconds,
         resumed_at=training.progress.step,
     )
+
+
+def tidy_finished(folder: Path) -> None:
+    """Remove what a kill may have left of a run whose result is recorded: its resume state."""
+    settle_folder(real_folder(folder))
+    discard_pending(folder)
+    discard_checkpoint(folder / CHECKPOINT)
 
 
 def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:

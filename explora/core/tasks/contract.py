@@ -147,11 +147,8 @@ class Evaluation:
 
     @property
     def doubt(self) -> str:
-        """Why the scores are weak evidence, in a sentence; empty where there are enough examples.
-
-        It is empty for recorded scores, too: a record has no number of examples, here 0.
-        """
-        if not 0 < self.examples < FEW_EXAMPLES:
+        """Why the scores are weak evidence, in a sentence; empty for enough examples or an unknown number."""
+        if self.examples == 0 or self.examples >= FEW_EXAMPLES:
             return ""
         return (
             f"{self.examples} rows are weak evidence: the intervals are wide. "
