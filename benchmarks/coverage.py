@@ -200,6 +200,11 @@ def table(found: list[dict[str, str | float]], command: str) -> str:
         "`seed percentiles` are those of a bootstrap over seeds and examples. `spread` is the standard",
         "deviation of the shift that a seed makes; the better system is shifted by 0.1.",
         "",
+        "One detail of `paired`, the degrees of freedom for several seeds, was chosen by simulation. A first",
+        "candidate covered 0.928 to 0.971 in these rows. In 20 other settings of accuracy (300 examples,",
+        "4,000 simulations, other random numbers), five candidates covered 0.933 to 0.977, the chosen one",
+        "0.940 to 0.969. The rows below are therefore no blind test.",
+        "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
     ]

@@ -9,6 +9,7 @@
     ├── ProcessError        processes that train together have lost each other
     ├── IdentityError       base, tokenizer or data are not those of the recorded run
     ├── InUseError          a folder belongs to another process
+    ├── SelfTestError       this installation does not compute what it should
     ├── TrainingError       training cannot go on (a non-finite loss, no memory)
     ├── WriteError          a file cannot be written: names it, and says what is safe
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
@@ -77,6 +78,10 @@ class TrainingError(ExploraError):
 
 class ProcessError(ExploraError):
     """A process that trains together with this one has ended or does not answer."""
+
+
+class SelfTestError(ExploraError):
+    """This installation does not compute what it should."""
 
 
 class WriteError(ExploraError):

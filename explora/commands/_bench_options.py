@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,12 +18,13 @@ REPEATS = 3
 SWITCH = {"on": True, "off": False}
 
 Methods = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--methods",
         metavar="NAME,...",
         rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks.",
+        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks "
+        f"(default: {METHODS_COMPARED}; with --check: all).",
     ),
 ]
 Ranks = Annotated[
@@ -83,6 +83,15 @@ GradCheckpoints = Annotated[
         help="Compute activations again instead of keeping them. Default off.",
     ),
 ]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        metavar="",
+        rich_help_panel="Method",
+        help="Measure nothing: check that all methods compute what they should on this machine.",
+    ),
+]
 Quality = Annotated[
     bool,
     typer.Option(
@@ -100,15 +109,6 @@ QualitySteps = Annotated[
         min=1,
         rich_help_panel="Training",
         help=f"Steps of each such training. Default: as fit into {LEARNING_SECONDS / 60:.0f} minutes in all.",
-    ),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(
-        "--report",
-        metavar="FILE.md|.html",
-        rich_help_panel="Output",
-        help="Write the result here too; .html has plots (needs the extra explora[report]).",
     ),
 ]
 Steps = Annotated[

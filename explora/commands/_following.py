@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from explora import console
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
     from explora.core.training.events import StepDone
 
+Observer = Callable[["RunEvent"], None]
 SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
 
-def follow(running: Running) -> Completed | None:
+def follow(running: Running, observers: Sequence[Observer] = ()) -> Completed | None:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
-    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it. A
-    WriteError says which state is safe. Returns None in a process that does not lead.
+    Each of the `observers` is called with each event. A signal lets the current step finish. It stops an
+    evaluation at once; --resume then repeats it. A WriteError says which state is safe. Returns None in a
+    process that does not lead.
     """
     try:
-        return _follow(running)
+        return _follow(running, observers)
     except WriteError as error:
         error.hint = "; ".join(part for part in (error.hint, _what_is_safe(running)) if part)
         raise
@@ -40,7 +43,7 @@ def _what_is_safe(running: Running) -> str:
     return "no state was saved before: start again with --overwrite"
 
 
-def _follow(running: Running) -> Completed | None:
+def _follow(running: Running, observers: Sequence[Observer]) -> Completed | None:
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted
 
@@ -58,6 +61,8 @@ def _follow(running: Running) -> Completed | None:
                 if isinstance(event, Completed):
                     completed = event
                 display.show(event)
+                for observe in observers:
+                    observe(event)
                 if processes.stop(signals.noted is not None):
                     raise Interrupted(signals.noted or signal.SIGTERM)
         except Interrupted as interrupt:

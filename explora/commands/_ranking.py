@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._reports import save_report, this_command
 from explora.commands._scored_runs import Request, score_runs
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 LEGEND = "Runs that share a letter are not distinguishable (paired tests over rows and seeds, Holm, 5 %)."
 
 
-def rank_runs(request: Request, *, json: bool) -> None:
+def rank_runs(request: Request, *, json: bool, report: Path | None) -> None:
     """Score runs on the same rows, rank them, and write the ranking."""
     from explora.core.ranking.standing import rank
 
@@ -25,6 +27,10 @@ def rank_runs(request: Request, *, json: bool) -> None:
         console.result_json(ranking_to_json(request.task, ranking, left_out))
     else:
         show_ranking(ranking)
+    if report is not None:
+        from explora.core.reports.ranking import ranking_report
+
+        save_report(report, ranking_report(this_command(), request.task, ranking, left_out))
 
 
 def ranking_to_json(task: str, ranking: Ranking, left_out: Sequence[LeftOut]) -> dict[str, Any]:
@@ -48,30 +54,15 @@ def ranking_to_json(task: str, ranking: Ranking, left_out: Sequence[LeftOut]) ->
 
 
 def show_ranking(ranking: Ranking) -> None:
-    """Write the table, the most important columns first; a terminal shows those that it has room for."""
+    """Write the table, the most important columns first."""
     lines = [_cells(line, ranking) for line in ranking.lines]
+    header = [name for name in lines[0] if any(line[name] for line in lines)]
     if (trivial := _trivial_cells(ranking)) is not None:
         lines.insert(_place_of_trivial(ranking), trivial)
-    columns = {name: [line.get(name, "") for line in lines] for name in _cells(ranking.lines[0], ranking)}
-    columns = {name: cells for name, cells in columns.items() if any(cells)}
-    shown = columns_that_fit(columns, console.columns())
-    console.result_table(shown, zip(*(columns[name] for name in shown), strict=True))
-    if hidden := [name for name in columns if name not in shown]:
-        console.note(f"no room for: {', '.join(hidden)}. --json has all figures.")
+    console.result_table(header, [[line.get(name, "") for name in header] for line in lines])
     console.note(LEGEND)
     if doubt := ranking.first_entry.evaluation.doubt:
         console.note(doubt)
-
-
-def columns_that_fit(columns: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
-    """Return the names of the columns that fit into `width` characters, the first always; all for None."""
-    shown, used = list[str](), 0
-    for name, cells in columns.items():
-        needed = max(map(len, (name, *cells))) + (2 if shown else 0)
-        if width is None or not shown or used + needed <= width:
-            shown.append(name)
-            used += needed
-    return shown
 
 
 def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
@@ -86,9 +77,9 @@ def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
         "method": first.candidate.method_label,
         "forgetting": _show(line.forgetting, "{:+.3f}".format),
         "seed sd": _show(deviation, "{:.2g}".format),
-        "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
         "time": _show(line.mean_result("seconds"), console.duration),
         "memory": _show(line.mean_result("peak_memory_bytes"), console.size),
+        "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
         "trained": _show(line.mean_result("trainable"), "{:,.0f}".format),
         "file": _show(line.file_bytes, console.size),
         **{name: f"{line.mean_score(name):.4g}" for name in others},

@@ -15,11 +15,22 @@ from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
-from explora.commands._memory import warn_if_short
+from explora.commands._memory import explaining_shortage, warn_if_short
+from explora.commands._observing import Track, Watching, observing
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
+from explora.commands._reports import ReportFile, check_report
 from explora.commands._scores import show_scores
-from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
+from explora.commands._settings import (
+    DATA,
+    MACHINE,
+    METHOD,
+    MODEL,
+    OPTIMIZER,
+    START,
+    TRAINING,
+    with_settings,
+)
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
 from explora.core.config.registry import TASKS
@@ -28,7 +39,9 @@ from explora.core.estimate.parameters import count
 from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
+from explora.core.runs.phases import LENGTH, longer
 from explora.core.runs.record import RunRecord, read_losses
+from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +50,7 @@ if TYPE_CHECKING:
     from explora.core.runtime.processes import Processes
 
 
-@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
+@with_settings(*MODEL, *START, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -52,6 +65,8 @@ def train(
     seeds: Seeds = None,
     jobs: Jobs = None,
     shard: ShardText = None,
+    report: ReportFile = None,
+    track: Track = None,
 ) -> None:
     """Train an adapter, a head or the whole model.
 
@@ -80,8 +95,14 @@ def train(
         raise UsageError("--resume continues a run and --overwrite removes it", "choose one of them")
     if resume and config:
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
+    if report is not None:
+        check_report(report)
+    if track is not None:
+        check_tracker(track)
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
     if is_sweep(settings, sweeping, output, resume=resume):
+        if track is not None:
+            raise UsageError("--track follows a single run", "leave --track out: --report shows all cells")
         if world_size() > 1:
             raise UsageError(
                 "a sweep does not run on torchrun",
@@ -97,6 +118,7 @@ def train(
             config=config,
             dry_run=dry_run,
             json=json,
+            report=report,
         )
         return
     with ExitStack() as ownership:
@@ -114,7 +136,10 @@ def train(
                 json=json,
             )
         if plan is not None or world_size() > 1:
-            _execute(plan, folder, began, overwrite=overwrite, json=json)
+            watching = Watching(with_samples=report is not None, track=track)
+            _execute(plan, folder, began, watching, overwrite=overwrite, json=json)
+        if report is not None and rank() == 0 and not dry_run:
+            _report(report, folder)
 
 
 def _plan(
@@ -134,18 +159,34 @@ def _plan(
     if resume:  # what the folder holds decides what is done
         ownership.enter_context(nullcontext() if dry_run else owning(folder))
         record = _recorded(folder, task)
-    if record is not None and record.finished and not dry_run:
-        resume_settings(record.run, settings)
-        _show_recorded(folder, record.result, json)
-        return None
+    if record is not None and record.finished:
+        more = longer(record, settings)
+        if more is None and not dry_run:
+            resume_settings(record.run, {name: settings[name] for name in settings if name not in LENGTH})
+            _show_recorded(folder, record.result, json)
+            return None
+        record = replace(record, run=more or record.run)
     plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
     if dry_run:
+        if overwrite:
+            _tell_what_goes(folder)
         _show_plan(plan, json)
         return None
     if not resume:
         ownership.enter_context(owning(folder))
         check_folder(folder, overwrite=overwrite)
     return plan
+
+
+def _tell_what_goes(folder: Path) -> None:
+    """Say what --overwrite would replace. Raises UsageError for a folder that it leaves alone."""
+    check_folder(folder, overwrite=True)
+    record = recorded_run(folder)
+    if record is None:
+        console.note(f"{folder} holds nothing to replace")
+        return
+    state = "a finished" if record.finished else "an unfinished"
+    console.note(f"--overwrite would replace {state} run of {record.run.task} in {folder}")
 
 
 def _recorded(folder: Path, task: str) -> RunRecord | None:
@@ -162,18 +203,34 @@ def _recorded(folder: Path, task: str) -> RunRecord | None:
     return record
 
 
-def _execute(plan: Plan | None, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
+def _report(file: Path, folder: Path) -> None:
+    """Write the report of a finished run."""
+    from explora.commands._training_reports import report_run
+
+    report_run(file, folder)
+
+
+def _execute(
+    plan: Plan | None, folder: Path, began: float, watching: Watching, *, overwrite: bool, json: bool
+) -> None:
     """Train as the leading process has planned, show and write."""
     from explora.core.runtime.processes import joined_processes
 
     with joined_processes() as processes:
         plan = processes.decide(plan)
         if plan is not None:
-            _train(plan, folder, began, processes, overwrite=overwrite, json=json)
+            _train(plan, folder, began, watching, processes, overwrite=overwrite, json=json)
 
 
 def _train(
-    plan: Plan, folder: Path, began: float, processes: Processes, *, overwrite: bool, json: bool
+    plan: Plan,
+    folder: Path,
+    began: float,
+    watching: Watching,
+    processes: Processes,
+    *,
+    overwrite: bool,
+    json: bool,
 ) -> None:
     from explora.core.runs.train import start_run
 
@@ -198,7 +255,8 @@ def _train(
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    completed = follow(running)
+    with explaining_shortage(running), observing(running, watching) as observers:
+        completed = follow(running, observers)
     if completed is None:
         return
     if json:
@@ -262,7 +320,9 @@ def _show_plan(plan: Plan, json: bool) -> None:
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
     """Show the result of a run that is finished."""
     from explora.core.runs.result import TrainResult
+    from explora.core.runs.train import tidy_finished
 
+    tidy_finished(folder)
     console.note(f"{folder} is finished: this is its recorded result")
     if json:
         console.result_json(dict(result))

@@ -119,11 +119,9 @@ def _open(path: Path, file: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a line of text to a file; its folder is created."""
-    with _named(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as out:
-            out.write(line + "\n")
+    """Append a line of text to a file, in a folder that exists."""
+    with _named(file), file.open("a", encoding="utf-8") as out:
+        out.write(line + "\n")
 
 
 @contextmanager
@@ -205,10 +203,7 @@ def remove_folder(folder: Path) -> None:
 def empty_folder(folder: Path) -> None:
     """Remove the content of a folder, if there is such a folder."""
     for item in folder.iterdir() if folder.exists() else ():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+        _delete(item)
 
 
 @contextmanager
@@ -228,12 +223,33 @@ def replacing_files_in(folder: Path) -> Iterator[Path]:
                 file.replace(folder / file.name)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left unfinished of a file or folder, beside it and in it.
+
+    Only its owner may do this: what another process is writing looks the same.
+    """
+    name = re.escape(path.name)
+    beside = re.compile(rf"{name}\.\d+\.partial|\.{name}\.partial-\w+")
+    within = re.compile(r".+\.\d+\.partial|\..+\.partial-\w+")
+    for folder, unfinished in ((path.parent, beside), (path, within)):
+        for item in list(folder.iterdir()) if folder.is_dir() else ():
+            if unfinished.fullmatch(item.name):
+                _delete(item)
+
+
+def _delete(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item)
+    else:
+        item.unlink()
+
+
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder on the file system where `folder` is, or will be."""
     near = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with _named(folder):
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=near))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=near))
     try:
         yield scratch
     except WriteError as error:  # name the file as it would be called at the end

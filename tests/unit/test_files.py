@@ -21,6 +21,7 @@ from explora.core.files import (
     append_line,
     empty_folder,
     remove_folder,
+    remove_leftovers,
     replace_folder,
     replacing,
     replacing_files_in,
@@ -48,9 +49,10 @@ FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT"}
 ELSEWHERE = {
     "console.py": {"open"},  # /dev/null, in the place of closed streams
     "core/cache.py": {"mkdir"},  # finds out whether the cache can be written
+    "core/runs/ownership.py": {"mkdir"},  # the folder of a lock, before anything is written
     "core/machine/facts.py": {"write_text"},  # resets a counter of the kernel
     "core/bench/peer_process.py": {"save_pretrained"},  # peft measures itself, in a temporary folder
-    "core/bench/plots.py": {"savefig"},  # into memory
+    "core/reports/drawing.py": {"savefig"},  # into memory
 }
 FOLDERS = [replacing_folder, replacing_files_in]
 Replacing = Callable[[Path], AbstractContextManager[Path]]
@@ -279,6 +281,23 @@ def test_a_folder_is_emptied_and_links_in_it_are_not_followed(tmp_path: Path) ->
     empty_folder(tmp_path / "folder")
     assert list((tmp_path / "folder").iterdir()) == []
     assert content_of(tmp_path / "kept") == {"a": "1"}
+
+
+@pytest.mark.parametrize("name", ["run.7.partial", "run/run.json.7.partial", "run/.checkpoint.partial-x_1"])
+def test_what_dead_processes_left_unfinished_is_removed(name: str, tmp_path: Path) -> None:
+    write_atomically(tmp_path / name, "")
+    write_atomically(tmp_path / ".run.partial-ab12" / "a", "")
+    remove_leftovers(tmp_path / "run")
+    assert [item.name for item in tmp_path.rglob("*")] in ([], ["run"])
+
+
+@pytest.mark.parametrize(
+    "name", ["run/run.json", "running.7.partial", "run.b.partial", ".run.partial", ".run.new"]
+)
+def test_nothing_else_is_removed(name: str, tmp_path: Path) -> None:
+    write_atomically(tmp_path / name, "")
+    remove_leftovers(tmp_path / "run")
+    assert (tmp_path / name).is_file()
 
 
 # --- the only place -------------------------------------------------------------------------------

@@ -110,7 +110,10 @@ class Tokenizer:
         return str(self._inner.decode(list(ids), skip_special_tokens=False))
 
     def save(self, folder: Path) -> None:
-        """Write files for `transformers.AutoTokenizer`: those that it was read from, if there are any."""
+        """Write files for `transformers.AutoTokenizer`: those that it was read from, if there are any.
+
+        A new tokenizer.json comes last, so that it is never without its settings after a kill.
+        """
         for name, content in self.files.items():
             write_atomically(folder / name, content)
         if self.files:
@@ -121,8 +124,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **specials,
         }
-        write_atomically(folder / WHOLE, self._inner.to_str(pretty=True))
         write_atomically(folder / CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
+        write_atomically(folder / WHOLE, self._inner.to_str(pretty=True))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -23,7 +23,7 @@ class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
-        rows = _rows_at_once(weight)
+        rows = rows_at_once(weight)
         head = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
@@ -64,7 +64,7 @@ def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     return total
 
 
-def _rows_at_once(weight: Tensor) -> int:
+def rows_at_once(weight: Tensor) -> int:
     """Return how many rows a chunk has for the tied embedding (V, C)."""
     logits = LOGITS_AT_ONCE if weight.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPU
     return max(FEWEST_ROWS, logits // weight.shape[0])
@@ -72,7 +72,7 @@ def _rows_at_once(weight: Tensor) -> int:
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each target, (N,), without gradients and in the same chunks."""
-    rows = _rows_at_once(weight)
+    rows = rows_at_once(weight)
     head = weight.to(hidden.dtype)
     with torch.no_grad():
         parts = [

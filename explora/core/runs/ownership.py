@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from explora.core.files import write_atomically
+from explora.core.files import remove_leftovers, write_atomically
 from explora.errors import InUseError, UsageError
 
 PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
@@ -52,15 +52,19 @@ class Owner:
 
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Own a folder, which need not exist yet, until the context ends.
+    """Own a folder, which need not exist yet, until the context ends. Leftovers of dead owners are removed.
 
+    Parents that were made for the lock disappear again if they are empty in the end.
     A link is the folder that it points to. Raises InUseError if another process owns the folder.
     """
     if not folder.resolve().name:
         raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
     owner_file = _owner_file(folder)
+    made = [parent for parent in owner_file.parents if not parent.exists()]
     with _locked(folder):
         check_unowned(folder)
+        for place in (owner_file, *_places(folder)):
+            remove_leftovers(place)
         write_atomically(owner_file, json.dumps(asdict(_this_process()), indent=2) + "\n")
         try:
             yield
@@ -68,6 +72,9 @@ def owning(folder: Path) -> Iterator[None]:
             owner_file.unlink(missing_ok=True)
             with suppress(PermissionError):  # Windows keeps an open file
                 _lock_file(folder).unlink(missing_ok=True)
+            with suppress(OSError):  # one that is not empty stays, and so do those above it
+                for parent in made:
+                    parent.rmdir()
 
 
 def _locked(folder: Path) -> AbstractContextManager[object]:
@@ -93,6 +100,12 @@ def check_unowned(folder: Path) -> None:
 def _lock_file(folder: Path) -> Path:
     place = folder.resolve()
     return place.with_name(f".{place.name}.lock")
+
+
+def _places(folder: Path) -> list[Path]:
+    """Return the folder, and where a new or an old one lies while the one replaces the other."""
+    place = folder.resolve()
+    return [place, *(place.with_name(f".{place.name}.{state}") for state in ("new", "old"))]
 
 
 def _owner_file(folder: Path) -> Path:

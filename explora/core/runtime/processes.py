@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch import Tensor, nn
 
 from explora.core.machine.launch import local_rank, world_size
 from explora.errors import ProcessError

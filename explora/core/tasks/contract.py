@@ -147,8 +147,8 @@ class Evaluation:
 
     @property
     def doubt(self) -> str:
-        """Why the scores are weak evidence, in a sentence; empty where there are enough examples."""
-        if self.examples >= FEW_EXAMPLES:
+        """Why the scores are weak evidence, in a sentence; empty for enough examples or an unknown number."""
+        if self.examples == 0 or self.examples >= FEW_EXAMPLES:
             return ""
         return (
             f"{self.examples} rows are weak evidence: the intervals are wide. "

@@ -1,0 +1,1 @@
+"""Check that this installation computes what it should on this machine: every method, every shortcut."""
