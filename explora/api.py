@@ -21,7 +21,8 @@ from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
 from explora.core.runs.origin import inherit
 from explora.core.runs.ownership import owning
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.running import Running
+from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.sweeps.cells import cross
 from explora.core.sweeps.run import Sweep, open_sweep

@@ -22,7 +22,7 @@ from typing import Any
 
 from explora.core import files
 from explora.core.runs import ownership
-from explora.core.runs.train import Running
+from explora.core.runs.running import Running
 
 RENAMES = {"replace", "rename", "renames", "move"}
 REMOVALS = {"unlink", "remove", "rmdir", "rmtree", "truncate"}

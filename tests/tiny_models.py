@@ -18,7 +18,9 @@ from explora.core.config.registry import METHODS, TASKS, Shape, method_class
 from explora.core.config.run_config import TrainRun, field_names
 from explora.core.data.splits import find_split
 from explora.core.model.gpt2 import GPT2
-from explora.core.runs.train import Completed, Event, Running
+from explora.core.runs.events import Completed
+from explora.core.runs.running import Running
+from explora.core.training.events import Event
 
 SAMPLES = Path(__file__).parents[1] / "explora" / "assets" / "samples"
 VOCABULARY = 320

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from explora import console
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
 
 FEW = 50  # optimizer steps
 

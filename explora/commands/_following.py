@@ -14,7 +14,7 @@ from explora.errors import Interrupted, WriteError
 
 if TYPE_CHECKING:
     from explora.core.runs.events import Completed, RunEvent
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
     from explora.core.training.events import StepDone
 
 Observer = Callable[["RunEvent"], None]

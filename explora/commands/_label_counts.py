@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from explora import console
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
 
 MOST_SHOWN = 12
 DOMINANT = 0.95  # a share of the rows beyond which accuracy says little

@@ -16,7 +16,7 @@ from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
 
 FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
 # What torch writes when an allocation fails, on a CPU and on a GPU.

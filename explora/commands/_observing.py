@@ -14,7 +14,7 @@ from explora.commands._settings import completion
 from explora.core.runs.tracking import TRACKERS, tracking
 
 if TYPE_CHECKING:
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
 
 Track = Annotated[
     str | None,

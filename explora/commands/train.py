@@ -46,7 +46,7 @@ from explora.errors import UsageError
 
 if TYPE_CHECKING:
     from explora.core.runs.result import TrainResult
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
     from explora.core.runtime.processes import Processes
 
 

@@ -23,7 +23,8 @@ from explora.core.runs.open import open_run
 from explora.core.runs.origin import inherit
 from explora.core.runs.phases import longer
 from explora.core.runs.record import read_record
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.running import Running
+from explora.core.runs.train import start_run
 from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.events import EvalDone, StepDone
 from explora.core.training.loop import Training

@@ -29,7 +29,8 @@ from explora.core.runs.events import Completed
 from explora.core.runs.folder import Holds, check_folder, look_into, pending_folder
 from explora.core.runs.open import open_run
 from explora.core.runs.record import MetricsLog, read_record
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.running import Running
+from explora.core.runs.train import start_run
 from explora.core.training import time_budget
 from explora.core.training.events import EvalDone, EvalStarted, Event, Finished, Saved, StepDone
 from explora.core.training.loop import Training
@@ -513,7 +514,7 @@ def test_an_evaluation_that_is_broken_off_is_made_again(
         running.session.task.dev_score = stop  # type: ignore[method-assign]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         if moment == "save_trained":
-            patch.setattr("explora.core.runs.train.save_trained", stop)
+            patch.setattr("explora.core.runs.running.save_trained", stop)
         for event in running.events():
             if moment == "add" and isinstance(event, EvalStarted):
                 patch.setattr(running.log, "add", stop)

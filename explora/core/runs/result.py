@@ -18,7 +18,9 @@ class TrainResult:
 
     total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
     rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
-    step, on dev.
+    step, on dev; peak_memory_bytes: of the leading process; processes: that trained together at the end;
+    global_batch: examples of an optimizer step; sent_bytes: of gradients that each process hands over in a
+    step.
     """
 
     run: str
@@ -37,6 +39,9 @@ class TrainResult:
     tokens: int
     peak_memory_bytes: int
     full_fine_tuning: FullFineTuningCost | None
+    processes: int = 1
+    global_batch: int | None = None  # records of earlier versions do not say
+    sent_bytes: int = 0
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainResult:
@@ -88,6 +93,9 @@ class TrainResult:
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "peak_memory_bytes": self.peak_memory_bytes,
+            "processes": self.processes,
+            "global_batch": self.global_batch,
+            "sent_bytes": self.sent_bytes,
             "full_fine_tuning": dataclasses.asdict(full) if full else None,
         }
 

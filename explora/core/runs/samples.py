@@ -16,7 +16,7 @@ from explora.core.files import append_line
 from explora.core.generate.decode import generate
 from explora.core.generate.sampling import SamplingConfig
 from explora.core.runs.events import Completed, RunEvent
-from explora.core.runs.train import Running
+from explora.core.runs.running import Running
 from explora.core.training.events import StepDone
 
 SAMPLES_FILE = "samples.jsonl"

@@ -19,7 +19,7 @@ from explora.errors import UsageError
 
 if TYPE_CHECKING:
     from explora.core.runs.events import RunEvent
-    from explora.core.runs.train import Running
+    from explora.core.runs.running import Running
 
 PROJECT = "explora"
 TENSORBOARD_FOLDER = "tensorboard"  # inside the run folder

@@ -70,7 +70,7 @@ class Processes:
         for parameter in trained:
             if parameter.grad is None:  # this process had no row in the batch
                 parameter.grad = torch.zeros_like(parameter)
-        loss = sum(losses, torch.zeros((), device=trained[0].device))
+        loss = sum(losses, torch.zeros((), device=trained[0].device)).to(torch.float32)
         stop = torch.full_like(loss, self.asked_to_stop)
         gradients = [value.grad for value in trained if value.grad is not None]
         self._add_in_place([*gradients, loss, stop])

@@ -11,9 +11,10 @@ from explora.core.config.run_config import TrainRun
 from explora.core.runs.events import Completed, RunEvent
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
+from explora.core.runs.running import Running
 from explora.core.runs.samples import Sampler, samplers
 from explora.core.runs.signals import Signals
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.events import EvalDone, EvalStarted, StepDone
 from explora.errors import ExploraError, Interrupted

@@ -21,7 +21,8 @@ from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score, write_predictions
 from explora.core.runs.open import open_run
 from explora.core.runs.result import TrainResult
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.running import Running
+from explora.core.runs.train import start_run
 from explora.core.tasks.contract import Evaluation, Example
 from explora.errors import DataError, UsageError, WriteError
 from tests.tiny_models import finish, tiny_run

@@ -15,7 +15,8 @@ from explora.core.methods.full import Full
 from explora.core.runs import full_fine_tuning as module
 from explora.core.runs.events import Completed
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.running import Running
+from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.events import StepDone
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from explora.core.runs.events import Completed
+from explora.core.runs.running import Running
 from explora.core.runs.samples import BEST, MIDDLE, START, Sampler, read_samples
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.train import start_run
 from tests.tiny_models import snapshot, tiny_run
 
 

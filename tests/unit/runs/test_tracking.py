@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from explora.core.runs.running import Running
 from explora.core.runs.tracking import TENSORBOARD_FOLDER, check_tracker, tracking
-from explora.core.runs.train import Running, start_run
+from explora.core.runs.train import start_run
 from explora.errors import UsageError
 from tests.tiny_models import tiny_run
 
