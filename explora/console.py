@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from explora.core.reports import sparklines
 from explora.core.runs.record import finite
 from explora.errors import WriteError
 
@@ -304,12 +305,6 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Draw values as a row of bars, each the mean of a stretch; plain characters where bars do not show."""
-    bars = "▁▂▃▄▅▆▇█" if _speaks_utf8() else "_.-=*#"
-    width = min(width, len(values))
-    edges = [len(values) * i // width for i in range(width + 1)]
-    means = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
-    scale = (len(bars) - 1) / ((high - low) or 1.0)
-    return "".join(bars[round((mean - low) * scale)] for mean in means)
+def sparkline(values: Sequence[float]) -> str:
+    """Draw values as a row of bars; plain characters where bars do not show."""
+    return sparklines.sparkline(values, sparklines.BLOCKS if _speaks_utf8() else "_.-=*#")

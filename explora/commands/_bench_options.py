@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -110,15 +109,6 @@ QualitySteps = Annotated[
         min=1,
         rich_help_panel="Training",
         help=f"Steps of each such training. Default: as fit into {LEARNING_SECONDS / 60:.0f} minutes in all.",
-    ),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(
-        "--report",
-        metavar="FILE.md|.html",
-        rich_help_panel="Output",
-        help="Write the result here too; .html has plots (needs the extra explora[report]).",
     ),
 ]
 Steps = Annotated[

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._reports import save_report, this_command
 from explora.commands._scored_runs import Request, score_runs
 from explora.commands._scores import show_scores
 from explora.errors import ExploraError
@@ -29,7 +31,9 @@ class Findings:
     mistakes: Sequence[Mistake] | None = None
 
 
-def inspect_run(request: Request, against: str | None, errors: int | None, *, json: bool) -> None:
+def inspect_run(
+    request: Request, against: str | None, errors: int | None, *, json: bool, report: Path | None
+) -> None:
     """Score a run, and the one to compare it with if there is one; write what was found."""
     from explora.core.config.registry import EMBEDDED
     from explora.core.runs.open import default_source
@@ -46,6 +50,26 @@ def inspect_run(request: Request, against: str | None, errors: int | None, *, js
         console.result_json(findings_to_json(found))
     else:
         show_findings(found)
+    if report is not None:
+        _report(report, found)
+
+
+def _report(file: Path, found: Findings) -> None:
+    from explora.core.reports.evaluation import Evaluated, evaluation_report
+
+    entry = found.entry
+    evaluated = Evaluated(
+        task=entry.task,
+        label=entry.label,
+        metric=entry.metric,
+        rows=entry.rows,
+        evaluation=entry.evaluation,
+        other=found.against.label if found.against else "",
+        comparison=found.comparison,
+        mistakes=found.mistakes,
+        forgetting=entry.forgetting,
+    )
+    save_report(file, evaluation_report(this_command(), evaluated))
 
 
 def find(entry: Entry, against: Entry | None, errors: int | None) -> Findings:

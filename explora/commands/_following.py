@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from explora import console
@@ -15,17 +16,18 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
     from explora.core.training.events import StepDone
 
+Observer = Callable[["RunEvent"], None]
 SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
 
-def follow(running: Running) -> Completed:
+def follow(running: Running, observers: Sequence[Observer] = ()) -> Completed:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
-    A signal lets the current step finish. It stops an evaluation at once; --resume then repeats it. A
-    WriteError says which state is safe.
+    Each of the `observers` is called with each event. A signal lets the current step finish. It stops an
+    evaluation at once; --resume then repeats it. A WriteError says which state is safe.
     """
     try:
-        return _follow(running)
+        return _follow(running, observers)
     except WriteError as error:
         error.hint = "; ".join(part for part in (error.hint, _what_is_safe(running)) if part)
         raise
@@ -39,7 +41,7 @@ def _what_is_safe(running: Running) -> str:
     return "no state was saved before: start again with --overwrite"
 
 
-def _follow(running: Running) -> Completed:
+def _follow(running: Running, observers: Sequence[Observer]) -> Completed:
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted
 
@@ -53,6 +55,8 @@ def _follow(running: Running) -> Completed:
                 if isinstance(event, Completed):
                     completed = event
                 display.show(event)
+                for observe in observers:
+                    observe(event)
                 signals.check()
         except Interrupted as interrupt:
             if completed is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._reports import save_report, this_command
 from explora.commands._scored_runs import Request, score_runs
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 LEGEND = "Runs that share a letter are not distinguishable (paired tests over rows and seeds, Holm, 5 %)."
 
 
-def rank_runs(request: Request, *, json: bool) -> None:
+def rank_runs(request: Request, *, json: bool, report: Path | None) -> None:
     """Score runs on the same rows, rank them, and write the ranking."""
     from explora.core.ranking.standing import rank
 
@@ -25,6 +27,10 @@ def rank_runs(request: Request, *, json: bool) -> None:
         console.result_json(ranking_to_json(request.task, ranking, left_out))
     else:
         show_ranking(ranking)
+    if report is not None:
+        from explora.core.reports.ranking import ranking_report
+
+        save_report(report, ranking_report(this_command(), request.task, ranking, left_out))
 
 
 def ranking_to_json(task: str, ranking: Ranking, left_out: Sequence[LeftOut]) -> dict[str, Any]:

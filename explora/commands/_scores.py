@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from explora.core.tasks.contract import Evaluation
 
 HEADER = ("value", "trivial", "better", "95 % interval", "trivial answer")  # by importance
-
-DIRECTIONS = {True: "higher", False: "lower", None: ""}  # early versions did not record it
+BETTER = {True: "higher", False: "lower", None: ""}  # a record of an earlier version does not say
 
 
 def show_scores(title: str, evaluation: Evaluation) -> None:
@@ -19,7 +18,7 @@ def show_scores(title: str, evaluation: Evaluation) -> None:
     rows = []
     for name, value in (evaluation.scores or {}).items():
         low, high = evaluation.intervals[name]
-        better = DIRECTIONS[evaluation.higher_is_better.get(name)]
+        better = BETTER[evaluation.higher_is_better.get(name)]
         floor = evaluation.floors.get(name)
         trivial = "" if floor is None else f"{floor:.4g}"
         answer = evaluation.trivial_answers.get(name, "")

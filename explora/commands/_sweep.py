@@ -12,6 +12,7 @@ from explora.commands._settings import SETTINGS
 from explora.commands._sweep_options import Sweeping
 from explora.commands._sweep_progress import following
 from explora.commands._sweep_tables import cell_json, show_plan, show_result
+from explora.core.runs.paths import check_utf8
 from explora.core.runs.record import read_config
 from explora.core.sweeps.cells import Crossing, cross
 from explora.core.sweeps.outcomes import FAILURE_FILE, State
@@ -37,6 +38,7 @@ def sweep(
     config: Path | None,
     dry_run: bool,
     json: bool,
+    report: Path | None = None,
 ) -> None:
     """Train every cell of a sweep that has not finished, and rank what they gave."""
     from explora.core.sweeps.run import open_sweep
@@ -50,6 +52,8 @@ def sweep(
     crossing = _crossing(task, settings, sweeping, config, folder, resume=resume)
     for message in crossing.dropped:
         console.note(f"{message}: it is left out there")
+    for cell in crossing.cells:
+        check_utf8(cell.run, folder.resolve())
     for runtime in dict.fromkeys(cell.run.runtime for cell in crossing.cells):
         warn_if_emulated(runtime)
     opened = open_sweep(
@@ -63,6 +67,10 @@ def sweep(
         return
     _train(opened, json=json)
     show_result(opened, json=json)
+    if report is not None:
+        from explora.commands._training_reports import report_sweep
+
+        report_sweep(report, opened)
     _raise_failures(opened)
 
 

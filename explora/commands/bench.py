@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,10 @@ from explora.commands import _options as o
 from explora.commands._checking import check_here
 from explora.commands._environment import prepare_training
 from explora.commands._precision import warn_if_emulated
+from explora.commands._reports import ReportFile, check_report, save_report, this_command
 from explora.commands._settings import given, with_settings
 from explora.core.bench.measurements import Contender
 from explora.core.bench.plan import Plan
-from explora.core.bench.report import check_report, legend, write_report
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import TASKS, method_class
 from explora.core.config.run_config import TrainRun, foreign_settings, method_settings, methods_with
@@ -57,7 +55,7 @@ def bench(
     quality: b.Quality = False,
     quality_steps: b.QualitySteps = None,
     check: b.Check = False,
-    report: b.Report = None,
+    report: ReportFile = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -186,7 +184,9 @@ def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
     else:
         _show(result)
     if report is not None:
-        _write(report, result)
+        from explora.core.reports.benchmark import bench_report
+
+        save_report(report, bench_report(this_command(), result))
 
 
 def _follow(bench: Bench) -> Result:
@@ -229,7 +229,8 @@ def _about(seconds: float | None) -> str:
 
 
 def _show(result: Result) -> None:
-    from explora.commands._tables import tables_of
+    from explora.core.reports.bench_tables import tables_of
+    from explora.core.reports.benchmark import legend
 
     for table in tables_of(result):
         console.result(table.title)
@@ -237,10 +238,3 @@ def _show(result: Result) -> None:
         console.result("")
     failed = [f"{row.name}: {row.error}" for row in result.rows if row.error]
     console.result("\n".join([*legend(result), *failed, "", *result.verdict]))
-
-
-def _write(file: Path, result: Result) -> None:
-    from explora.commands._tables import tables_of
-
-    write_report(file, f"explora {shlex.join(sys.argv[1:])}", tables_of(result), result)
-    console.note(f"wrote {file}")

@@ -17,6 +17,7 @@ from explora.commands._environment import prepare_answers
 from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
 from explora.commands._ranking import rank_runs
+from explora.commands._reports import ReportFile, check_report, save_report, this_command
 from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
 from explora.commands._sessions import open_for_rows
@@ -28,7 +29,9 @@ from explora.core.config.run_config import field_names
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from explora.core.runs.evaluate import Scored
+    from explora.core.runs.assemble import Session
+    from explora.core.runs.evaluate import Rows, Scored
+    from explora.core.tasks.contract import Evaluation
 
 SPLITS = ("dev", "test", "train")
 BATCH_SIZE = 32
@@ -101,6 +104,7 @@ def evaluate(
     num: d.Num = None,
     seed: o.Seed = o.SEED,
     course_labels: CourseLabels = None,
+    report: ReportFile = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -133,6 +137,8 @@ def evaluate(
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     if predictions is not None:
         check_writable("--predictions", predictions)
+    if report is not None:
+        check_report(report)
     course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
@@ -151,6 +157,8 @@ def evaluate(
             "--decoding compares settings of one run", "leave other comparisons and --predictions out"
         )
     judged = b.check_options(names, against, blind=blind, page=page, votes=votes)
+    if report is not None and (judged or grid is not None):
+        raise UsageError("--report shows scores and rankings", "leave out --blind, --decoding or --report")
     prepare_answers()
 
     from explora.core.runtime.resolve import resolve_for_answers
@@ -174,15 +182,20 @@ def evaluate(
     elif grid is not None:
         d.compare_decodings(request, grid, seed=seed, json=json)
     elif len(names) > 1:
-        rank_runs(request, json=json)
+        rank_runs(request, json=json, report=report)
     elif looks_closer:
-        inspect_run(request, against, errors, json=json)
+        inspect_run(request, against, errors, json=json, report=report)
     else:
-        _score_one(request, predictions, course_ids, json=json)
+        _score_one(request, predictions, course_ids, json=json, report=report)
 
 
 def _score_one(
-    request: Request, predictions: Path | None, course_ids: Mapping[str, str] | None, *, json: bool
+    request: Request,
+    predictions: Path | None,
+    course_ids: Mapping[str, str] | None,
+    *,
+    json: bool,
+    report: Path | None,
 ) -> None:
     from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
 
@@ -200,6 +213,24 @@ def _score_one(
     if predictions is not None:
         write_predictions(predictions, session, evaluation, course_ids)
         console.note(f"{len(evaluation.predictions):,} predictions in {predictions}")
+    if report is not None:
+        _report(report, session, rows, evaluation)
+
+
+def _report(file: Path, session: Session, rows: Rows, evaluation: Evaluation) -> None:
+    from explora.core.reports.evaluation import Evaluated, evaluation_report
+
+    if evaluation.scores is None:
+        console.warn(f"no report in {file}: rows without labels have no scores")
+        return
+    found = Evaluated(
+        task=session.task_name,
+        label=session.label,
+        metric=session.task.metric,
+        rows=rows,
+        evaluation=evaluation,
+    )
+    save_report(file, evaluation_report(this_command(), found))
 
 
 def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:

@@ -13,11 +13,12 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
-from explora.commands._following import follow
+from explora.commands._following import Observer, follow
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import explaining_shortage, warn_if_short
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
+from explora.commands._reports import ReportFile, check_report
 from explora.commands._scores import show_scores
 from explora.commands._settings import (
     DATA,
@@ -60,6 +61,7 @@ def train(
     seeds: Seeds = None,
     jobs: Jobs = None,
     shard: ShardText = None,
+    report: ReportFile = None,
 ) -> None:
     """Train an adapter, a head or the whole model.
 
@@ -88,6 +90,8 @@ def train(
         raise UsageError("--resume continues a run and --overwrite removes it", "choose one of them")
     if resume and config:
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
+    if report is not None:
+        check_report(report)
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
     if is_sweep(settings, sweeping, output, resume=resume):
         sweep(
@@ -100,6 +104,7 @@ def train(
             config=config,
             dry_run=dry_run,
             json=json,
+            report=report,
         )
         return
     record = None
@@ -112,6 +117,7 @@ def train(
             if more is None and not dry_run:
                 resume_settings(record.run, {name: settings[name] for name in settings if name not in LENGTH})
                 _show_recorded(folder, record.result, json)
+                _report(report, folder)
                 return
             record = replace(record, run=more or record.run)
         plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
@@ -123,7 +129,8 @@ def train(
         if not resume:
             ownership.enter_context(owning(folder))
             check_folder(folder, overwrite=overwrite)
-        _execute(plan, folder, began, overwrite=overwrite, json=json)
+        _execute(plan, folder, began, overwrite=overwrite, json=json, with_samples=report is not None)
+        _report(report, folder)
 
 
 def _tell_what_goes(folder: Path) -> None:
@@ -151,7 +158,17 @@ def _recorded(folder: Path, task: str) -> RunRecord | None:
     return record
 
 
-def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool) -> None:
+def _report(file: Path | None, folder: Path) -> None:
+    """Write the report of a finished run, if there is a file for it."""
+    if file is not None:
+        from explora.commands._training_reports import report_run
+
+        report_run(file, folder)
+
+
+def _execute(
+    plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool, with_samples: bool
+) -> None:
     """Train, show and write."""
     from explora.core.runs.train import start_run
 
@@ -173,11 +190,18 @@ def _execute(plan: Plan, folder: Path, began: float, *, overwrite: bool, json: b
     warn_if_short(running)
     warn_if_few_steps(running)
     with explaining_shortage(running):
-        completed = follow(running)
+        completed = follow(running, _samplers(running) if with_samples else ())
     if json:
         console.result_json(completed.result.to_json())
         return
     _show_result(folder, completed.result)
+
+
+def _samplers(running: Running) -> list[Observer]:
+    """Return what records continuations of a run whose task writes text."""
+    from explora.core.runs.samples import Sampler, writes_text
+
+    return [Sampler(running)] if writes_text(running.run.task) else []
 
 
 def _length(running: Running) -> str:

@@ -119,11 +119,9 @@ def _open(path: Path, file: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a line of text to a file; its folder is created."""
-    with _named(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as out:
-            out.write(line + "\n")
+    """Append a line of text to a file, in a folder that exists."""
+    with _named(file), file.open("a", encoding="utf-8") as out:
+        out.write(line + "\n")
 
 
 @contextmanager

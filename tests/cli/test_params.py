@@ -28,28 +28,28 @@ def write_base(folder: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "trainable"),
+    ("arguments", "trainable", "head"),
     [
-        ("--lora 8 --targets c_attn", 294_912),
-        ("--lora 8 --targets key,value", 294_912),
-        ("--lora 4 --targets query,value", 147_456),
-        ("paraphrase", 294_912),
-        ("sonnet", 1_327_104),
-        ("sonnet --layers 6-11", 1_327_104 // 2),
-        ("sentiment --classes 2", 1_327_104 + 2 * 768),
-        ("sentiment --last-linear", 5 * 768),
-        ("paraphrase --last-linear", 2 * 768),
-        ("--full", 124_439_808),
-        ("sonnet --lora-rank 16", 2 * 1_327_104),
+        ("--lora 8 --targets c_attn", 294_912, 0),
+        ("--lora 8 --targets key,value", 294_912, 0),
+        ("--lora 4 --targets query,value", 147_456, 0),
+        ("paraphrase", 294_912, 0),
+        ("sonnet", 1_327_104, 0),
+        ("sonnet --layers 6-11", 1_327_104 // 2, 0),
+        ("sentiment --classes 2", 1_327_104 + 2 * 768, 2 * 768),
+        ("sentiment --last-linear", 5 * 768, 5 * 768),
+        ("paraphrase --last-linear", 2 * 768, 2 * 768),
+        ("--full", 124_439_808, 0),
+        ("sonnet --lora-rank 16", 2 * 1_327_104, 0),
     ],
 )
-def test_json_has_the_exact_counts(explora, check_schema, arguments: str, trainable: int) -> None:
+def test_json_has_the_exact_counts(explora, check_schema, arguments: str, trainable: int, head: int) -> None:
     done = explora("params", *arguments.split(), "--model", "gpt2", "--json")
     assert (done.code, done.err) == (0, "")
     (counts,) = done.objects
     check_schema("params", counts)
-    assert (counts["total"], counts["trainable"]) == (124_439_808, trainable)
-    assert counts["share"] == trainable / 124_439_808
+    assert (counts["total"], counts["trainable"]) == (124_439_808 + head, trainable)
+    assert counts["share"] == trainable / counts["total"]
     assert sum(part["total"] for part in counts["parts"].values()) == counts["total"]
     assert sum(part["trainable"] for part in counts["parts"].values()) == trainable
 

@@ -35,7 +35,7 @@ PARAMETERS = [
 
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
-FLOW |= {"seeds", "jobs", "shard"}
+FLOW |= {"seeds", "jobs", "shard", "report"}
 FLOW |= {"from_run"}  # needs a run: see "going on from trained weights"
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
@@ -681,7 +681,9 @@ def test_a_path_that_is_not_utf8_is_refused_before_training(
 ) -> None:
     name = os.fsdecode(b"caf\xe9")
     shutil.copytree(tiny_data / "text", name)
-    outcome = explora(*words, option, name if option == "--data" else f"{name}/run")
+    del words[words.index("--data") :]
+    data = name if option == "--data" else str(tiny_data / "text")
+    outcome = explora(*words, "--data", data, *(["-o", f"{name}/run"] if option == "-o" else []))
     assert (outcome.code, r"caf\udce9" in outcome.err and "is not UTF-8" in outcome.err) == (2, True)
 
 
@@ -732,7 +734,8 @@ def test_a_linked_folder_is_the_one_that_it_points_to(
 
 def test_a_run_is_not_replaced_by_one_that_reads_it(explora: Callable[..., Any], words: list[str]) -> None:
     assert explora(*words, "--full", "--lr", "1e-4", "--max-steps", "1").code == 0
-    outcome = explora(*words, "--model", "runs/text", "--overwrite")
+    words[words.index("--model") + 1] = "runs/text"
+    outcome = explora(*words, "--overwrite")
     assert outcome.code == 2
     assert "runs/text holds " in outcome.err and "which the new run reads" in outcome.err
     assert Path("runs/text/model.safetensors").exists()

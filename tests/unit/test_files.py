@@ -49,9 +49,10 @@ FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT"}
 ELSEWHERE = {
     "console.py": {"open"},  # /dev/null, in the place of closed streams
     "core/cache.py": {"mkdir"},  # finds out whether the cache can be written
+    "core/runs/ownership.py": {"mkdir"},  # the folder of a lock, before anything is written
     "core/machine/facts.py": {"write_text"},  # resets a counter of the kernel
     "core/bench/peer_process.py": {"save_pretrained"},  # peft measures itself, in a temporary folder
-    "core/bench/plots.py": {"savefig"},  # into memory
+    "core/reports/drawing.py": {"savefig"},  # into memory
 }
 FOLDERS = [replacing_folder, replacing_files_in]
 Replacing = Callable[[Path], AbstractContextManager[Path]]

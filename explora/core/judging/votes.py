@@ -18,7 +18,7 @@ CHOICES = (FIRST, SECOND, TIE)
 
 
 def add_vote(file: Path, pair: Pair, choice: str) -> None:
-    """Append a vote to a file; its folder is created."""
+    """Append a vote to a file, in a folder that exists."""
     append_line(file, json.dumps({"pair": pair.key, "choice": choice}))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
 from explora.core.files import remove_folder, settle_folder
-from explora.core.runs.paths import check_utf8
+from explora.core.runs.paths import check_utf8, read_by
 from explora.core.runs.record import RunRecord, read_record
 from explora.errors import UsageError
 
@@ -71,7 +71,7 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
 
     The paths of the run are absolute. Raises UsageError for paths that cannot be used.
     """
-    check_utf8((folder.resolve(), *_read_by(run)))
+    check_utf8(run, folder.resolve())
     settle_folder(real_folder(folder))
     found = look_into(folder)
     if found.holds is not Holds.PENDING:
@@ -128,12 +128,7 @@ def _check_apart(run: TrainRun, folder: Path) -> None:
         raise UsageError(
             f"{folder} holds the current directory and cannot be replaced", "cd to another folder"
         )
-    for path in map(Path, filter(None, _read_by(run))):
+    for path in map(Path, filter(None, read_by(run))):
         is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
         if is_there and target in (path.resolve(), *path.resolve().parents):
             raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")
-
-
-def _read_by(run: TrainRun) -> tuple[str | None, ...]:
-    """Return the paths, and the names, of what a run reads."""
-    return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev

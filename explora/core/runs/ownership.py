@@ -54,11 +54,13 @@ class Owner:
 def owning(folder: Path) -> Iterator[None]:
     """Own a folder, which need not exist yet, until the context ends. Leftovers of dead owners are removed.
 
+    Parents that were made for the lock disappear again if they are empty in the end.
     A link is the folder that it points to. Raises InUseError if another process owns the folder.
     """
     if not folder.resolve().name:
         raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
     owner_file = _owner_file(folder)
+    made = [parent for parent in owner_file.parents if not parent.exists()]
     with _locked(folder):
         check_unowned(folder)
         for place in (owner_file, *_places(folder)):
@@ -70,6 +72,9 @@ def owning(folder: Path) -> Iterator[None]:
             owner_file.unlink(missing_ok=True)
             with suppress(PermissionError):  # Windows keeps an open file
                 _lock_file(folder).unlink(missing_ok=True)
+            with suppress(OSError):  # one that is not empty stays, and so do those above it
+                for parent in made:
+                    parent.rmdir()
 
 
 def _locked(folder: Path) -> AbstractContextManager[object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +37,14 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else path
 
 
-def check_utf8(paths: Iterable[Path | str | None]) -> None:
-    """Raise UsageError for a path that is not UTF-8: neither JSON nor safetensors could name it."""
-    for path in paths:
+def read_by(run: TrainRun) -> tuple[str | None, ...]:
+    """Return the paths, and the names, of what a run reads; None where it reads no such thing."""
+    return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev
+
+
+def check_utf8(run: TrainRun, folder: Path) -> None:
+    """Raise UsageError for a path of a run that is not UTF-8: neither JSON nor safetensors could name it."""
+    for path in (folder, *read_by(run)):
         try:
             str(path or "").encode()
         except UnicodeEncodeError:

@@ -50,8 +50,9 @@ class TrainResult:
                 name: (_number(low), _number(high)) for name, (low, high) in value["intervals"].items()
             },
             floors={name: _number(floor) for name, floor in value["floors"].items()},
-            trivial_answers=value.get("trivial_answers", {}),
+            trivial_answers=value.get("trivial_answers", {}),  # records of earlier versions have none
             higher_is_better=value.get("higher_is_better", {}),
+            notes=value.get("notes", ()),
         )
         cost = full and FullFineTuningCost(**full)
         return cls(**own | {"evaluation": evaluation, "full_fine_tuning": cost})

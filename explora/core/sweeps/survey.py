@@ -11,7 +11,7 @@ from explora.core.base.find import base_tokenizer, open_base
 from explora.core.config.registry import TASKS, Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.flop import step_flop
-from explora.core.estimate.memory import predict
+from explora.core.estimate.memory import Memory, predict
 from explora.core.runs.assemble import make_task
 
 
@@ -35,12 +35,17 @@ class Forecast:
     """What a cell will take.
 
     steps: optimizer steps, None where time or the data decide them; work: floating-point operations, or
-    minutes where a cell is limited by time; memory_bytes: predicted peak, None without rows.
+    minutes where a cell is limited by time; memory: predicted at the peak, None without rows.
     """
 
     steps: int | None
     work: float
-    memory_bytes: int | None
+    memory: Memory | None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The predicted peak; None without rows."""
+        return None if self.memory is None else self.memory.peak
 
 
 def survey(runs: Sequence[TrainRun]) -> tuple[list[Forecast], list[str]]:
@@ -91,16 +96,16 @@ def _forecast(run: TrainRun, rows: Rows | None) -> Forecast:
     assert shape is not None
     steps = training.max_steps
     if steps is None and training.max_minutes is not None:
-        return Forecast(steps=None, work=training.max_minutes, memory_bytes=_memory(run, shape, rows))
+        return Forecast(steps=None, work=training.max_minutes, memory=_memory(run, shape, rows))
     if steps is None and rows is not None:
         steps = training.epochs * math.ceil(rows.examples / per_step)
     tokens = round(per_step * (rows.mean if rows else run.encoding.max_length))
     head_tokens = per_step if TASKS[run.task].one_position else tokens
     work = (steps or training.epochs) * step_flop(shape, run.method, tokens, head_tokens)
-    return Forecast(steps=steps, work=work, memory_bytes=_memory(run, shape, rows))
+    return Forecast(steps=steps, work=work, memory=_memory(run, shape, rows))
 
 
-def _memory(run: TrainRun, shape: Shape, rows: Rows | None) -> int | None:
+def _memory(run: TrainRun, shape: Shape, rows: Rows | None) -> Memory | None:
     if rows is None:
         return None
-    return predict(run, shape, rows.longest, classes=rows.classes).peak
+    return predict(run, shape, rows.longest, classes=rows.classes)

@@ -1,4 +1,4 @@
-"""The tables of `explora bench`, for the terminal and for its report.
+"""The tables of `explora bench`, for the terminal and for its report. Light.
 
 A column has one unit, named in its header. Columns stand by importance: a narrow terminal shows the first.
 """
@@ -6,14 +6,18 @@ A column has one unit, named in its header. Columns stand by importance: a narro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
-from explora.core.bench.comparisons import Comparison, Difference, Ratio
+from explora.core.bench.comparisons import Comparison, Difference, Ratio, settings_of_rows
 from explora.core.bench.lessons import SHARES, Learned, Point
-from explora.core.bench.measurements import varying
-from explora.core.bench.report import ReportTable
+from explora.core.bench.measurements import BenchSetting, varying
 from explora.core.bench.rows import BenchRow, MeasuredMemory
-from explora.core.bench.run import Result
+from explora.core.reports.document import Table
+from explora.core.reports.figures import best_lines
+
+if TYPE_CHECKING:
+    from explora.core.bench.run import Result
 
 SPEED = (
     *("tokens/s", "range", "peak MB", "trained", "share %", "file MB", "rows/s"),
@@ -22,19 +26,19 @@ SPEED = (
 TIMES = [f"{share:.0%} of the time" for share in reversed(SHARES)]
 
 
-def tables_of(result: Result) -> list[ReportTable]:
+def tables_of(result: Result) -> list[Table]:
     """Return speed, memory by part, comparisons, and, where it was measured, what was learned."""
     rows = result.rows
     names = varying([row.setting for row in rows])
 
-    def table(title: str, header: Sequence[str], cells: Callable[[BenchRow], Sequence[str]]) -> ReportTable:
+    def table(title: str, header: Sequence[str], cells: Callable[[BenchRow], Sequence[str]]) -> Table:
         lines = [(row.name, *(row.setting.words()[name] for name in names), *cells(row)) for row in rows]
-        return ReportTable(title=title, header=("method", *names, *header), lines=tuple(lines))
+        return Table(title=title, header=("method", *names, *header), lines=tuple(lines))
 
     parts = [part.name for part in fields(MeasuredMemory)]
     parts.sort(key=lambda name: name == "rest")  # what is left comes last
     found = [
-        table("Speed", SPEED, _speed),
+        replace(table("Speed", SPEED, _speed), best=_best_speeds(rows, len(names))),
         table("Memory at its peak, in MB", ("peak", *parts), lambda row: _memory(row, parts)),
     ]
     learned = next((row.quality for row in rows if row.quality), None)
@@ -44,6 +48,27 @@ def tables_of(result: Result) -> list[ReportTable]:
     if result.comparisons:
         found.append(_comparisons(result.comparisons, names))
     return found
+
+
+def _best_speeds(rows: Sequence[BenchRow], names: int) -> frozenset[tuple[int, int]]:
+    """Return the places of the highest speed and the lowest peak memory of each setting."""
+    columns: dict[int, tuple[Sequence[float | None], bool]] = {
+        1 + names + SPEED.index("tokens/s"): ([row.tokens_per_second for row in rows], True),
+        1 + names + SPEED.index("peak MB"): ([row.peak_memory_bytes for row in rows], False),
+    }
+    return frozenset(
+        (line, column)
+        for setting in settings_of_rows(rows)
+        for column, (values, highest) in columns.items()
+        for line in best_lines(_of_setting(rows, values, setting), highest=highest)
+    )
+
+
+def _of_setting(
+    rows: Sequence[BenchRow], values: Sequence[float | None], setting: BenchSetting
+) -> list[float | None]:
+    """Return the values of the rows of a setting, None in the places of the others."""
+    return [value if row.setting == setting else None for row, value in zip(rows, values, strict=True)]
 
 
 def _speed(row: BenchRow) -> Sequence[str]:
@@ -101,7 +126,7 @@ def _quality(row: BenchRow, rows: Sequence[BenchRow]) -> Sequence[str]:
     )
 
 
-def _comparisons(comparisons: Sequence[Comparison], names: Sequence[str]) -> ReportTable:
+def _comparisons(comparisons: Sequence[Comparison], names: Sequence[str]) -> Table:
     subjects = list(dict.fromkeys(each.row.name for each in comparisons))
     metric = next((each.row.quality.metric for each in comparisons if each.row.quality), "")
     scored = [f"{metric}, {time}" for time in TIMES] if metric else []
@@ -117,7 +142,7 @@ def _comparisons(comparisons: Sequence[Comparison], names: Sequence[str]) -> Rep
         )
         for each in comparisons
     ]
-    return ReportTable(
+    return Table(
         title=f"{' or '.join(subjects)}, compared with each: times the speed, times the peak memory",
         header=("compared with", *names, "speed", "range", "memory", "range", *scored),
         lines=tuple(lines),

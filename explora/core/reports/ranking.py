@@ -1,0 +1,165 @@
+"""The report of `eval` for several runs: their ranking, with groups and intervals. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from explora.core.reports.document import (
+    Interval,
+    Intervals,
+    Level,
+    Listing,
+    Remarks,
+    Report,
+    Section,
+    Table,
+)
+from explora.core.reports.figures import best_lines, megabytes
+
+if TYPE_CHECKING:
+    from explora.core.ranking.candidates import LeftOut
+    from explora.core.ranking.standing import Line, Ranking
+
+MOST_SHOWN = 20  # lines of the plot
+
+
+def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence[LeftOut]) -> Report:
+    """Return the report of a ranking."""
+    entry, best = ranking.first_entry, ranking.lines[0]
+    better = "higher" if ranking.higher_is_better else "lower"
+    lead = [
+        f"Best: {best.name}, {ranking.metric} {best.score:.4g} ({better} is better), "
+        f"on {entry.rows.described}.",
+        f"{sum(_shares_group(line, best) for line in ranking.lines)} of {len(ranking.lines)} lines are in "
+        "the best group. Runs that share a letter are not distinguishable (paired tests over rows and "
+        "seeds, Holm, 5 %).",
+        *([entry.evaluation.doubt] if entry.evaluation.doubt else []),
+    ]
+    sections = [
+        Section(heading="Ranking", blocks=(_plot(ranking), _table(ranking))),
+        Section(heading="Differences from the best", blocks=(_differences(ranking),)),
+    ]
+    if left_out:
+        reasons = tuple(f"{each.name}: {each.reason}" for each in left_out)
+        sections.append(Section(heading="Left out", blocks=(Remarks(lines=reasons),)))
+    sections.append(Section(heading="How it was made", blocks=(Listing(title="The command", text=command),)))
+    return Report(
+        title=f"{task}: {len(ranking.lines)} lines ranked", lead=tuple(lead), sections=tuple(sections)
+    )
+
+
+def _shares_group(line: Line, best: Line) -> bool:
+    return bool(set(line.letters) & set(best.letters))
+
+
+def _plot(ranking: Ranking) -> Intervals:
+    shown = ranking.lines[:MOST_SHOWN]
+    cut = f" (the best {MOST_SHOWN} of {len(ranking.lines)})" if len(shown) < len(ranking.lines) else ""
+    items = [
+        Interval(
+            label=f"{line.rank}. {line.name}  {line.letters}",
+            value=line.score,
+            low=line.interval[0],
+            high=line.interval[1],
+        )
+        for line in shown
+    ]
+    return Intervals(
+        title=f"{ranking.metric} with 95 % intervals and groups{cut}",
+        x=ranking.metric,
+        items=tuple(items),
+        levels=_trivial(ranking),
+    )
+
+
+def _trivial(ranking: Ranking) -> tuple[Level, ...]:
+    evaluation = ranking.first_entry.evaluation
+    if ranking.metric not in evaluation.floors:
+        return ()
+    answer = evaluation.trivial_answers[ranking.metric]
+    return (Level(label=f"trivial ({answer})", value=evaluation.floors[ranking.metric]),)
+
+
+def _table(ranking: Ranking) -> Table:
+    """Return the lines with one unit a column; a column without any figure is left out."""
+    columns = _columns(ranking)
+    found = {
+        name: [value(line) for line in ranking.lines]
+        for name, (value, _, _) in columns.items()
+        if any(value(line) is not None for line in ranking.lines)
+    }
+    texts = [
+        ["" if value is None else columns[name][1](value) for value in values]
+        for name, values in found.items()
+    ]
+    first = ("run", "group", "method", "settings")
+    words = [
+        (
+            f"{line.rank}. {line.name}",
+            line.letters,
+            line.entries[0].candidate.method_label,
+            ", ".join(f"{name} {value}" for name, value in line.settings.items()),
+        )
+        for line in ranking.lines
+    ]
+    best = {
+        (line, column)
+        for column, (name, values) in enumerate(found.items(), len(first))
+        for line in best_lines(values, highest=columns[name][2])
+    }
+    lines = [(*word, *cells) for word, cells in zip(words, zip(*texts, strict=True), strict=True)]
+    return Table(
+        title="The best first. The best figures are bold",
+        header=(*first, *found),
+        lines=tuple(lines),
+        best=frozenset(best),
+    )
+
+
+Column = tuple[Callable[["Line"], float | None], Callable[[float], str], bool | None]
+
+
+def _columns(ranking: Ranking) -> dict[str, Column]:
+    """Return how each column gets a figure and writes it, and whether higher is better, if either is."""
+    evaluation = ranking.first_entry.evaluation
+    others = [name for name in evaluation.scores or {} if name != ranking.metric]
+    return {
+        ranking.metric: (lambda line: line.score, _score, ranking.higher_is_better),
+        "95 % from": (lambda line: line.interval[0], _score, None),
+        "to": (lambda line: line.interval[1], _score, None),
+        "seed sd": (lambda line: line.seed_deviation, "{:.2g}".format, None),
+        "forgetting, nats per token": (lambda line: line.forgetting, "{:+.3f}".format, False),
+        **{name: (_mean_of(name), _score, evaluation.higher_is_better.get(name)) for name in others},
+        "minutes": (lambda line: line.mean_result("seconds"), lambda value: f"{value / 60:.2f}", False),
+        "peak MB": (lambda line: line.mean_result("peak_memory_bytes"), megabytes, False),
+        "trained parameters": (lambda line: line.mean_result("trainable"), "{:,.0f}".format, None),
+        "file MB": (lambda line: line.file_bytes, lambda value: f"{value / 1e6:,.2f}", False),
+    }
+
+
+def _mean_of(metric: str) -> Callable[[Line], float]:
+    return lambda line: line.mean_score(metric)
+
+
+def _score(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _differences(ranking: Ranking) -> Table:
+    lines = [
+        (
+            f"{ranking.lines[pair.second].rank}. {ranking.lines[pair.second].name}",
+            f"{-pair.difference.value:+.4g}",
+            f"{-pair.difference.high:+.4g}",
+            f"{-pair.difference.low:+.4g}",
+            f"{pair.adjusted:.2g}",
+        )
+        for pair in ranking.pairs
+        if pair.first == 0
+    ]
+    return Table(
+        title=f"{ranking.metric} minus that of {ranking.lines[0].name}; p-values after Holm's method",
+        header=("run", "difference", "95 % from", "to", "p"),
+        lines=tuple(lines),
+    )
