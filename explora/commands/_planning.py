@@ -12,6 +12,7 @@ from explora.core.config.run_config import TrainRun, all_settings, settings_in, 
 from explora.core.config.setting import spelled
 from explora.core.runs.identity import Identity
 from explora.core.runs.paths import with_absolute_paths
+from explora.core.runs.phases import LENGTH
 from explora.core.runs.record import read_config, read_identity
 from explora.errors import UsageError, WeightsError
 
@@ -105,11 +106,15 @@ def resume_settings(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRu
         if before.get(name) != now[name] and name != "threads":
             raise UsageError(
                 f"--resume continues {_said(started, name)}, not with {shown(asked, name)}",
-                "leave the option out, or start again with --overwrite",
+                f"leave the option out{_later(name)}, or start again with --overwrite",
             )
     if "threads" not in options:
         return started, origins
     return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads)), origins
+
+
+def _later(name: str) -> str:
+    return f" (a finished run can be made longer: --resume --{spelled(name)})" if name in LENGTH else ""
 
 
 def _said(run: TrainRun, name: str) -> str:
