@@ -57,7 +57,13 @@ def sweep(
     for runtime in dict.fromkeys(cell.run.runtime for cell in crossing.cells):
         warn_if_emulated(runtime)
     opened = open_sweep(
-        task, crossing.cells, folder, jobs=sweeping.jobs or 1, shard=shard, overwrite=overwrite
+        task,
+        crossing.cells,
+        folder,
+        jobs=sweeping.jobs or 1,
+        shard=shard,
+        overwrite=overwrite,
+        with_samples=report is not None,
     )
     for message in opened.skipped:
         console.warn(f"skipped: {message}")

@@ -13,9 +13,10 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
-from explora.commands._following import Observer, follow
+from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import explaining_shortage, warn_if_short
+from explora.commands._observing import Track, Watching, observing
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
@@ -39,6 +40,7 @@ from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
 from explora.core.runs.phases import LENGTH, longer
 from explora.core.runs.record import RunRecord, read_losses
+from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def train(
     jobs: Jobs = None,
     shard: ShardText = None,
     report: ReportFile = None,
+    track: Track = None,
 ) -> None:
     """Train an adapter, a head or the whole model.
 
@@ -92,8 +95,12 @@ def train(
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
     if report is not None:
         check_report(report)
+    if track is not None:
+        check_tracker(track)
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)
     if is_sweep(settings, sweeping, output, resume=resume):
+        if track is not None:
+            raise UsageError("--track follows a single run", "leave --track out: --report shows all cells")
         sweep(
             task,
             settings,
@@ -129,7 +136,8 @@ def train(
         if not resume:
             ownership.enter_context(owning(folder))
             check_folder(folder, overwrite=overwrite)
-        _execute(plan, folder, began, overwrite=overwrite, json=json, with_samples=report is not None)
+        watching = Watching(with_samples=report is not None, track=track)
+        _execute(plan, folder, began, watching, overwrite=overwrite, json=json)
         _report(report, folder)
 
 
@@ -167,7 +175,7 @@ def _report(file: Path | None, folder: Path) -> None:
 
 
 def _execute(
-    plan: Plan, folder: Path, began: float, *, overwrite: bool, json: bool, with_samples: bool
+    plan: Plan, folder: Path, began: float, watching: Watching, *, overwrite: bool, json: bool
 ) -> None:
     """Train, show and write."""
     from explora.core.runs.train import start_run
@@ -189,19 +197,12 @@ def _execute(
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    with explaining_shortage(running):
-        completed = follow(running, _samplers(running) if with_samples else ())
+    with explaining_shortage(running), observing(running, watching) as observers:
+        completed = follow(running, observers)
     if json:
         console.result_json(completed.result.to_json())
         return
     _show_result(folder, completed.result)
-
-
-def _samplers(running: Running) -> list[Observer]:
-    """Return what records continuations of a run whose task writes text."""
-    from explora.core.runs.samples import Sampler, writes_text
-
-    return [Sampler(running)] if writes_text(running.run.task) else []
 
 
 def _length(running: Running) -> str:

@@ -96,7 +96,7 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--grad-checkpoint yes", "not one of on, off"),
         ("--batch-sizes 1,2,3,4 --repeats 99", "cells"),
         ("--lengths 64 --quality", "nothing is learned"),
-        ("--report bench.pdf", "one of .md, .html"),
+        ("--report bench.pdf", "one of .html, .md, .tex"),
         ("--methods full,top --blocks 99", "--blocks 99: the base has 2 blocks"),
         ("--methods last-linear --peer", "none of these methods"),
     ],
@@ -136,7 +136,7 @@ def test_what_is_learned_is_in_table_and_json(explora, on_tiny, in_process, chec
     assert all(sum(row["memory"].values()) == row["peak_memory_bytes"] for row in value["rows"])
     assert "2 trainings, about 0:" in done.err
     assert "learn 2/2" in done.err
-    assert Path("r.html").read_text(encoding="utf-8").count("<svg") == 3
+    assert Path("r.html").read_text(encoding="utf-8").count("<svg") == 5
 
 
 def test_underscores_and_quiet(explora, on_tiny, in_process):

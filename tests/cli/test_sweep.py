@@ -41,7 +41,7 @@ class JobsHere:
                 self.reports.append(Report(name=name, event=event, facts=facts))
 
             tell("started")
-            train_cell(order.run, order.folder, tell)
+            train_cell(order.run, order.folder, tell, with_samples=order.with_samples)
             yield from self.reports
             self.reports.clear()
 
@@ -86,7 +86,7 @@ def test_a_cell_has_the_bits_of_the_run_alone(explora: Callable[..., Any], words
 def test_the_cells_are_ranked_and_the_choice_is_called_optimistic(
     explora: Callable[..., Any], words: list[str]
 ) -> None:
-    outcome = explora(*words, "--lr", "1e-6,1e-2,1e-3", "-o", "out")
+    outcome = explora(*words, "--lr", "1e-6,1e-2,1e-3", "-o", "out", "--report", "sweep.md")
     header, *rows = outcome.out.splitlines()
     assert header.split()[:3] == ["cell", "dev", "perplexity"]
     scores = [float(row.split()[1]) for row in rows]
@@ -95,6 +95,9 @@ def test_the_cells_are_ranked_and_the_choice_is_called_optimistic(
     assert "the best of 3 dev scores is optimistic" in outcome.err
     assert "next: explora eval text out/*/" in outcome.err
     assert "3 of 3 cells finished" in outcome.err
+    report = Path("sweep.md").read_text(encoding="utf-8")
+    assert "Dev perplexity by learning rate" in report
+    assert "Best step (step" in report  # of the samples of the best cell
 
 
 @pytest.mark.usefixtures("one_process")

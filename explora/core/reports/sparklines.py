@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from explora.core.reports.document import Curves, Table
 
+MOST_VALUES = 8  # of a curve, each in a column of its own
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -21,10 +22,30 @@ def sparkline(values: Sequence[float], bars: str = BLOCKS, width: int = 40) -> s
 
 
 def curve_table(curves: Curves, bars: str = BLOCKS) -> Table:
-    """Return a plot as a table: the first and the last value of each curve, and a sparkline between them.
+    """Return a plot as a table: every value of short curves, and the course of long ones.
 
-    Without `bars`, for a file that cannot hold these characters, there is no sparkline.
+    The course is the first and the last value, with a sparkline between them. Without `bars`, for a file that
+    cannot hold these characters, there is no sparkline.
     """
+    xs = sorted({x for each in curves.series for x in each.xs})
+    header, lines = _values(curves, xs) if len(xs) <= MOST_VALUES else _courses(curves, bars)
+    last = len(header) - 1
+    levels = [(level.label, *[""] * (last - 1), f"{level.value:.4g}") for level in curves.levels]
+    return Table(title=f"{curves.title}: {curves.y} over {curves.x}", header=header, lines=(*lines, *levels))
+
+
+def _values(curves: Curves, xs: Sequence[float]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a header with the values of x, and a line with the values of each curve."""
+    lines = []
+    for each in curves.series:
+        known = dict(zip(each.xs, each.ys, strict=True))
+        lines.append((each.label, *(f"{known[x]:.4g}" if x in known else "" for x in xs)))
+    return (curves.x, *(f"{x:.4g}" for x in xs)), lines
+
+
+def _courses(curves: Curves, bars: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a header, and a line with the course of each curve."""
+    course = ("course",) if bars else ()
     lines = [
         (
             each.label,
@@ -35,10 +56,4 @@ def curve_table(curves: Curves, bars: str = BLOCKS) -> Table:
         )
         for each in curves.series
     ]
-    course = ("course",) if bars else ()
-    levels = [(level.label, "", f"{level.value:.4g}", *[""] * (len(course) + 1)) for level in curves.levels]
-    return Table(
-        title=f"{curves.title}: {curves.y} over {curves.x}",
-        header=("", curves.x, "first", *course, "last"),
-        lines=(*lines, *levels),
-    )
+    return ("", curves.x, "first", *course, "last"), lines

@@ -36,11 +36,6 @@ class Sample:
     text: str
 
 
-def writes_text(task: str) -> bool:
-    """Tell whether a task continues texts, rather than choosing a class."""
-    return TASKS[task].classes is None
-
-
 def read_samples(folder: Path) -> list[Sample]:
     """Return the samples of a run folder, the latest of each moment; none if it has none."""
     file = folder / SAMPLES_FILE
@@ -79,6 +74,11 @@ class Sampler:
         sample = Sample(moment=moment, step=step, prompt=self.prompt, text=text)
         append_line(self.running.place / SAMPLES_FILE, json.dumps(dataclasses.asdict(sample)))
         self.known.add(moment)
+
+
+def samplers(running: Running) -> list[Sampler]:
+    """Return a sampler for a run whose task continues texts, none for one that chooses a class."""
+    return [Sampler(running)] if TASKS[running.run.task].classes is None else []
 
 
 def _first_line(running: Running) -> str:

@@ -27,11 +27,19 @@ STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes before and after
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A cell to train: its name, its folder and its settings, the number of threads included."""
+    """A cell to train: its name, its folder and its settings, the number of threads included.
+
+    with_samples: record continuations of a text for a report.
+    """
 
     name: str
     folder: Path
     run: TrainRun
+    with_samples: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the worker reads."""
+        return {"run": self.run.to_json(), "with_samples": self.with_samples}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +143,7 @@ class _Job(threading.Thread):
         """Yield the messages of the process; the last event is one of ENDS."""
         assert self.process and self.process.stdin and self.process.stdout
         with suppress(BrokenPipeError):  # it has died: there are no messages
-            self.process.stdin.write(json.dumps(order.run.to_json()))
+            self.process.stdin.write(json.dumps(order.to_json()))
             self.process.stdin.close()
         has_ended = False
         for message in map(json.loads, self.process.stdout):

@@ -51,7 +51,7 @@ class Sweep:
     """A sweep that is ready to run, or has run. `own` are the cells of this shard, by name.
 
     metric: the dev score by which cells are compared; skipped: messages about bad rows; threads: of a cell
-    that does not set them; replaces: the sweep in the folder is removed first.
+    that does not set them; replaces: the sweep in the folder is removed first; with_samples: see Order.
     """
 
     folder: Path
@@ -63,6 +63,7 @@ class Sweep:
     jobs: int
     threads: int
     replaces: bool
+    with_samples: bool = False
     _running: Jobs | None = field(default=None, repr=False)
 
     def with_state(self, *states: State) -> list[CellProgress]:
@@ -128,7 +129,7 @@ class Sweep:
         runtime = progress.cell.run.runtime
         runtime = replace(runtime, threads=runtime.threads or self.threads)
         run = replace(progress.cell.run, runtime=runtime)
-        return Order(name=progress.cell.name, folder=progress.folder, run=run)
+        return Order(name=progress.cell.name, folder=progress.folder, run=run, with_samples=self.with_samples)
 
     def _note(self, report: Report) -> None:
         """Record what happened to a cell, in memory and in its folder."""
@@ -172,6 +173,7 @@ def open_sweep(
     jobs: int = 1,
     shard: Shard | None = None,
     overwrite: bool = False,
+    with_samples: bool = False,
 ) -> Sweep:
     """Prepare a sweep, or the part of it that is `shard`, without writing anything.
 
@@ -205,6 +207,7 @@ def open_sweep(
         jobs=jobs,
         threads=threads,
         replaces=overwrite,
+        with_samples=with_samples,
     )
 
 

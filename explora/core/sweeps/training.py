@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.runs.events import Completed, RunEvent
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
+from explora.core.runs.samples import Sampler, samplers
 from explora.core.runs.signals import Signals
 from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_runtime
@@ -20,13 +21,14 @@ from explora.errors import ExploraError, Interrupted
 Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
 
 
-def train_cell(run: TrainRun, folder: Path, tell: Tell) -> None:
+def train_cell(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool = False) -> None:
     """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
 
-    Raises Interrupted after a signal, once the state is saved and "stopped" is told.
+    With `with_samples`, a run that writes text records samples (`runs.samples`). Raises Interrupted after a
+    signal, once the state is saved and "stopped" is told.
     """
     try:
-        _train(run, folder, tell)
+        _train(run, folder, tell, with_samples=with_samples)
     except Interrupted:
         raise
     except ExploraError as error:
@@ -44,7 +46,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
+def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool) -> None:
     """Train to the end. The settings of a cell that was started before are those that it recorded."""
     record = read_record(folder)
     started = run if record is None else record.run
@@ -54,16 +56,18 @@ def _train(run: TrainRun, folder: Path, tell: Tell) -> None:
         resolved = replace(started, runtime=resolve_runtime(started.runtime))
         running = start_run(resolved, folder)
         signals.at_once = False
-        _follow(running, signals, tell)
+        _follow(running, signals, tell, samplers(running) if with_samples else ())
 
 
-def _follow(running: Running, signals: Signals, tell: Tell) -> None:
+def _follow(running: Running, signals: Signals, tell: Tell, observers: Sequence[Sampler]) -> None:
     is_complete = False
     try:
         for event in running.events():
             is_complete = isinstance(event, Completed)
             signals.at_once = isinstance(event, EvalStarted)
             _tell_event(event, running, tell)
+            for observe in observers:
+                observe(event)
             signals.check()
     except Interrupted:
         if is_complete:

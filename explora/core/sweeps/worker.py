@@ -1,7 +1,8 @@
 """The process that trains one cell: `python -m explora.core.sweeps.worker PARENT PROCESSORS FOLDER`.
 
-It reads the settings of the run as JSON from stdin, and writes what happens, one JSON object a line, to what
-was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty text.
+It reads an order as JSON from stdin (see `Order.to_json`), and writes what happens, one JSON object a line,
+to what was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty
+text.
 
 Each cell has a process of its own, so that its peak memory is that of the same run alone. In a process that
 has trained other cells, the caches and the fragmentation that they leave behind would count too
@@ -37,7 +38,9 @@ def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
 
     signal.signal(signal.SIGTERM, _interrupt)  # while torch was loaded, the signal simply ended the process
     try:
-        train_cell(TrainRun.from_json(json.load(sys.stdin)), folder, Channel().tell)
+        order = json.load(sys.stdin)
+        run = TrainRun.from_json(order["run"])
+        train_cell(run, folder, Channel().tell, with_samples=order["with_samples"])
     except Interrupted as interrupt:
         sys.exit(interrupt.exit_code)
 

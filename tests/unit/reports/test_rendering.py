@@ -27,7 +27,7 @@ from explora.core.reports.document import (
 from explora.core.reports.html_page import as_html
 from explora.core.reports.latex import as_latex, escape
 from explora.core.reports.markdown import as_markdown
-from explora.core.reports.sparklines import sparkline
+from explora.core.reports.sparklines import curve_table, sparkline
 
 NASTY = r"""a_b 50% #1 {x} $y$ ^ ~ \n <script>alert("&")</script> | `c` *d* [e](f) --lora 'g' é &lt;"""
 CHARACTERS = [
@@ -40,8 +40,15 @@ CHARACTERS = [
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+STEPS = tuple(range(21))
+
+
+def falling(start: float) -> tuple[float, ...]:
+    return tuple(start - step / 10 for step in STEPS)
+
+
 def report(text: str = NASTY) -> Report:
-    curve = Series(label=text, xs=(0, 1, 2), ys=(3.0, 2.0, 1.0), low=(2.5, 1.5, 0.5), high=(3.5, 2.5, 1.5))
+    curve = Series(label=text, xs=STEPS, ys=falling(3), low=falling(2.5), high=falling(3.5))
     plots = (
         Curves(title=text, x="step", y="loss", series=(curve,), levels=(Level(label=text, value=2.0),)),
         Bars(
@@ -184,3 +191,11 @@ def test_a_fence_is_longer_than_those_in_its_text():
 def test_a_sparkline_has_the_means_of_stretches():
     assert sparkline([0, 0, 1, 1, 2, 2], "abc", width=3) == "abc"
     assert sparkline([1.0, 1.0], "abc") == "aa"
+
+
+def test_a_short_curve_is_a_table_of_its_values():
+    series = (Series(label="a", xs=(1e-4, 1e-3), ys=(0.5, 0.6)), Series(label="b", xs=(1e-3,), ys=(0.7,)))
+    levels = (Level(label="trivial", value=0.4),)
+    found = curve_table(Curves(title="t", x="learning rate", y="score", series=series, levels=levels))
+    assert found.header == ("learning rate", "0.0001", "0.001")
+    assert found.lines == (("a", "0.5", "0.6"), ("b", "", "0.7"), ("trivial", "", "0.4"))
