@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from explora import console
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
@@ -56,11 +57,17 @@ def _start_from(
     """Resolve the settings of a new run, with those that it takes from where it starts (--from)."""
     if settings.get("from_run", from_file.get("from_run")) is None:
         return resolve(task, settings, from_file)
-    from explora.core.runs.origin import check_start, inherit, read_start  # loads torch
+    from explora.core.runs.origin import check_start, has_seen_dev_rows, inherit, read_start  # loads torch
 
     known = inherit(task, settings, from_file)
     run, origins = resolve(task, settings, known)
-    check_start(read_start(task, str(run.from_run), run.model), run)
+    start = read_start(task, str(run.from_run), run.model)
+    check_start(start, run)
+    if has_seen_dev_rows(start, run):
+        console.warn(
+            f"{run.from_run} was trained on rows that are dev rows now: the same file is divided in another way."
+            " Leave --seed and --data out, or name other rows: --dev FILE"
+        )
     taken = {name for name in known if origins.get(name) == "config file" and name not in from_file}
     return run, origins | dict.fromkeys(taken, "--from")
 
