@@ -65,8 +65,8 @@ def _start_from(
     check_start(start, run)
     if has_seen_dev_rows(start, run):
         console.warn(
-            f"{run.from_run} was trained on rows that are dev rows now: the same file is divided in another way."
-            " Leave --seed and --data out, or name other rows: --dev FILE"
+            f"{run.from_run} was trained on rows that are dev rows now: the same file is divided otherwise. "
+            "Leave --seed and --data out, or name other rows: --dev FILE"
         )
     taken = {name for name in known if origins.get(name) == "config file" and name not in from_file}
     return run, origins | dict.fromkeys(taken, "--from")
