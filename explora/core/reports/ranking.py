@@ -38,8 +38,9 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
     ]
     sections = [
         Section(heading="Ranking", blocks=(_plot(ranking), _table(ranking))),
-        Section(heading="Differences from the best", blocks=(_differences(ranking),)),
     ]
+    if len(ranking.lines) > 1:
+        sections.append(Section(heading="Differences from the best", blocks=(_differences(ranking),)))
     if left_out:
         reasons = tuple(f"{each.name}: {each.reason}" for each in left_out)
         sections.append(Section(heading="Left out", blocks=(Remarks(lines=reasons),)))

@@ -21,12 +21,13 @@ from explora.core.reports.document import (
     Listing,
     Report,
     Section,
+    Series,
     Table,
 )
 from explora.core.reports.figures import best_lines, machine_table, megabytes
 from explora.core.reports.scores import score_blocks
 from explora.core.reports.seed_bands import group_by, mean_curve, mean_of, smooth
-from explora.core.reports.trained_runs import TrainedRun
+from explora.core.reports.trained_runs import Points, TrainedRun
 
 MOST_SHOWN = 8  # curves or bars of a plot
 SEEDS = "line: mean over seeds, band: lowest to highest"
@@ -159,25 +160,31 @@ def _learning_rate_response(ranked: Sequence[TrainedRun], metric: str) -> Curves
 
 
 def _curves(ranked: Sequence[TrainedRun], metric: str) -> tuple[Block, ...]:
+    """Return the loss and the dev score over the steps, without runs that share no step with their seeds."""
     groups = group_by(ranked, TrainedRun.settings)
     unnamed = ranked[0].name if len(ranked) == 1 else "all runs"
     shown = {label or unnamed: group for label, group in list(groups.items())[:MOST_SHOWN]}
     note = f" ({SEEDS})" if any(len(group) > 1 for group in shown.values()) else ""
-    losses = [
-        mean_curve(label, [smooth(run.losses, run.result["steps"]) for run in group])
-        for label, group in shown.items()
-    ]
-    scores = [mean_curve(label, [run.dev for run in group]) for label, group in shown.items()]
-    return (
-        Curves(title=f"Training loss{note}", x="step", y="loss in nats", series=tuple(losses)),
+    losses = {
+        label: [smooth(run.losses, run.result["steps"]) for run in group] for label, group in shown.items()
+    }
+    scores = {label: [run.dev for run in group] for label, group in shown.items()}
+    plots = [
+        Curves(title=f"Training loss{note}", x="step", y="loss in nats", series=_mean_curves(losses)),
         Curves(
             title=f"Dev {metric}{note}",
             x="step",
             y=f"dev {metric}",
-            series=tuple(scores),
+            series=_mean_curves(scores),
             levels=_trivial(ranked, metric),
         ),
-    )
+    ]
+    return tuple(plot for plot in plots if plot.series)
+
+
+def _mean_curves(groups: Mapping[str, Sequence[Points]]) -> tuple[Series, ...]:
+    curves = (mean_curve(label, group) for label, group in groups.items())
+    return tuple(curve for curve in curves if curve.xs)
 
 
 def _memory(ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
