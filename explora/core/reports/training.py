@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from explora.core.reports.document import (
     Series,
     Table,
 )
-from explora.core.reports.figures import best_lines, machine_table, megabytes
+from explora.core.reports.figures import Column, figure_table, machine_table, megabytes, minutes
 from explora.core.reports.scores import score_blocks
 from explora.core.reports.seed_bands import group_by, mean_curve, mean_of, smooth
 from explora.core.reports.trained_runs import Points, TrainedRun
@@ -85,28 +85,21 @@ def _scores(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -
 
 
 def _runs_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
-    results = [run.result for run in ranked]
-    columns: dict[str, tuple[Sequence[float], str, bool | None]] = {
-        f"dev {metric}": ([run.best_dev for run in ranked], "{:.4f}", higher_is_better),
-        "best step": ([each["best_step"] for each in results], "{:,}", None),
-        "steps": ([each["steps"] for each in results], "{:,}", None),
-        "trained parameters": ([each["trainable"] for each in results], "{:,}", None),
-        "minutes": ([each["seconds"] / 60 for each in results], "{:.2f}", False),
-        "tokens/s": ([each["tokens_per_second"] for each in results], "{:,.0f}", True),
-        "peak MB": ([each["peak_memory_bytes"] / 1e6 for each in results], "{:,.0f}", False),
-    }
-    texts = [[form.format(value) for value in values] for values, form, _ in columns.values()]
-    best = {
-        (line, column)
-        for column, (values, _, highest) in enumerate(columns.values(), 1)
-        for line in best_lines(values, highest=highest)
-    }
-    return Table(
-        title="Runs, the best first. The best figures are bold",
-        header=("run", *columns),
-        lines=tuple(zip([run.name for run in ranked], *texts, strict=True)),
-        best=frozenset(best),
-    )
+    def column(name: str, fact: str, write: Callable[[float], str], highest: bool | None = None) -> Column:
+        return Column(name=name, values=[run.result[fact] for run in ranked], write=write, highest=highest)
+
+    dev = [run.best_dev for run in ranked]
+    columns = [
+        Column(name=f"dev {metric}", values=dev, write="{:.4f}".format, highest=higher_is_better),
+        column("best step", "best_step", "{:,}".format),
+        column("steps", "steps", "{:,}".format),
+        column("trained parameters", "trainable", "{:,}".format),
+        column("minutes", "seconds", minutes, highest=False),
+        column("tokens/s", "tokens_per_second", "{:,.0f}".format, highest=True),
+        column("peak MB", "peak_memory_bytes", megabytes, highest=False),
+    ]
+    names = [(run.name,) for run in ranked]
+    return figure_table("Runs, the best first. The best figures are bold", ("run",), names, columns)
 
 
 def _seeds_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
