@@ -19,6 +19,7 @@ from explora.core.runs.evaluate import recorded_data, score, with_recorded_colum
 from explora.core.runs.events import RunEvent
 from explora.core.runs.folder import check_folder
 from explora.core.runs.open import open_run
+from explora.core.runs.origin import inherit
 from explora.core.runs.ownership import owning
 from explora.core.runs.train import Running, start_run
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
@@ -30,7 +31,7 @@ from explora.core.tasks.contract import Evaluation
 
 def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
     """Return a run: `settings` by field name (`{"rank": 4, "data": "sst"}`) over the task's defaults."""
-    run, origins = resolve(task, settings)
+    run, origins = resolve(task, settings, inherit(task, settings, {}))
     shape = run.from_scratch or shape_of(run.model)
     return fit_learning_rate(run, origins, shape.n_embd)[0]
 

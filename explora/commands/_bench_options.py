@@ -88,8 +88,8 @@ Check = Annotated[
     typer.Option(
         "--check",
         metavar="",
-        rich_help_panel="Output",
-        help="Measure nothing: check that every method and every shortcut computes what it should here.",
+        rich_help_panel="Method",
+        help="Measure nothing: check that all methods compute what they should on this machine.",
     ),
 ]
 Quality = Annotated[

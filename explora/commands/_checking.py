@@ -90,10 +90,10 @@ def _show(methods: Sequence[str], findings: Sequence[Finding], seconds: float) -
     lines = [[each.name, *(_cell(found.get((each.name, column))) for column in columns)] for each in CHECKS]
     console.result_table(("check", *columns), lines)
     console.result('\nFigures are differences, 0 at best. "-": the check does not apply.\n')
-    for check in CHECKS:
-        for finding in findings:
-            if finding.check == check.name and finding.failed:
-                console.result("\n".join(_explained(check, finding)) + "\n")
+    checks = {check.name: check for check in CHECKS}
+    for finding in findings:
+        if finding.failed:
+            console.result("\n".join(_explained(checks[finding.check], finding)) + "\n")
     applied = [each for each in findings if each.applies]
     passed = sum(not each.failed for each in applied)
     console.result(f"{passed} of {console.counted(len(applied), 'check')} passed in {seconds:.0f} s")

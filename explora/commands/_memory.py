@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from explora import console
 from explora.commands._short_forms import short_form
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
-from explora.core.estimate.budget import Choice, find_shortage, fit, least
+from explora.core.estimate.budget import Choice, find_shortage, fit, least, smaller
 from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
 FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
+# What torch writes when an allocation fails, on a CPU and on a GPU.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 NO_ACTIVATIONS = "activations 0: memory is largest while nothing is kept for a backward pass"
 
 
@@ -75,6 +78,36 @@ def warn_if_short(running: Running) -> None:
         f"this run will need about {console.size(found.needed)} and can have {console.size(found.limit)}"
         + ("" if running.resumed_at else f"; {fits}")
     )
+
+
+@contextmanager
+def explaining_shortage(running: Running) -> Iterator[None]:
+    """Turn a failed allocation during training into a TrainingError that names a batch size which fits."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        run = running.run
+        raise TrainingError(
+            f"out of memory at step {running.training.progress.step + 1}, with batches of "
+            f"{run.training.batch_size} rows of up to {max(running.training.lengths)} tokens",
+            _smaller(running),
+        ) from None
+
+
+def _smaller(running: Running) -> str:
+    """Return a hint with a choice of batches that needs less memory."""
+    from explora.core.machine.facts import available_memory_bytes, resident_memory_bytes
+
+    run, model, length = running.run, running.session.model, max(running.training.lengths)
+    on_cpu = run.runtime.device == "cpu"
+    budget = resident_memory_bytes() + available_memory_bytes() if on_cpu else None
+    classes = None if model.score is None else model.score.out_features
+    found = smaller(run, model.shape, length, budget, classes=classes)
+    if found is None:
+        return "a smaller base (--model) or shorter rows (--max-length) may fit"
+    return f"start again with smaller batches: explora train {run.task} ... {found.options} --overwrite"
 
 
 def _rows_of_step(run: TrainRun) -> int:

@@ -35,7 +35,7 @@ def plan_new(task: str, settings: dict[str, Any], config: Path | None) -> Plan:
     of_task, from_file = read_config(config) if config else (task, {})
     if of_task != task:
         raise UsageError(f"{config} is a run of {of_task}, not of {task}", f"explora train {of_task}")
-    run, origins = resolve(task, settings, from_file)
+    run, origins = _start_from(task, settings, from_file)
     shape = _shape(run)  # for a hub id a request
     run, origins = fit_learning_rate(run, origins, shape.n_embd)
     identity = read_identity(config) if config else None
@@ -47,6 +47,21 @@ def plan_new(task: str, settings: dict[str, Any], config: Path | None) -> Plan:
             expected=None if identity is None else identity.without(settings),
         )
     )
+
+
+def _start_from(
+    task: str, settings: dict[str, Any], from_file: dict[str, Any]
+) -> tuple[TrainRun, dict[str, str]]:
+    """Resolve the settings of a new run, with those that it takes from where it starts (--from)."""
+    if settings.get("from_run", from_file.get("from_run")) is None:
+        return resolve(task, settings, from_file)
+    from explora.core.runs.origin import check_start, inherit, read_start  # loads torch
+
+    known = inherit(task, settings, from_file)
+    run, origins = resolve(task, settings, known)
+    check_start(read_start(task, str(run.from_run), run.model), run)
+    taken = {name for name in known if origins.get(name) == "config file" and name not in from_file}
+    return run, origins | dict.fromkeys(taken, "--from")
 
 
 def plan_rest(started: TrainRun, settings: dict[str, Any], folder: Path) -> Plan:

@@ -30,6 +30,7 @@ PANELS = {
 TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
 
 MODEL = ("model", "tokenizer", "from_scratch")
+START = ("from_run",)
 METHOD = ("method", *_short_forms.NAMES, *method_settings())
 DATA = (*field_names(CONCERNS["data"]), *field_names(CONCERNS["encoding"]))
 OPTIMIZER = tuple(field_names(CONCERNS["optimizer"]))

@@ -15,13 +15,22 @@ from explora.commands._environment import prepare_training
 from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
 from explora.commands._label_counts import show_label_counts
-from explora.commands._memory import warn_if_short
+from explora.commands._memory import explaining_shortage, warn_if_short
 from explora.commands._observing import Track, Watching, observing
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
 from explora.commands._scores import show_scores
-from explora.commands._settings import DATA, MACHINE, METHOD, MODEL, OPTIMIZER, TRAINING, with_settings
+from explora.commands._settings import (
+    DATA,
+    MACHINE,
+    METHOD,
+    MODEL,
+    OPTIMIZER,
+    START,
+    TRAINING,
+    with_settings,
+)
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
 from explora.core.config.registry import TASKS
@@ -29,6 +38,7 @@ from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
+from explora.core.runs.phases import LENGTH, longer
 from explora.core.runs.record import RunRecord, read_losses
 from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
     from explora.core.runs.train import Running
 
 
-@with_settings(*MODEL, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
+@with_settings(*MODEL, *START, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -109,13 +119,18 @@ def train(
         if resume:  # what the folder holds decides what is done
             ownership.enter_context(nullcontext() if dry_run else owning(folder))
             record = _recorded(folder, task)
-        if record is not None and record.finished and not dry_run:
-            resume_settings(record.run, settings)
-            _show_recorded(folder, record.result, json)
-            _report(report, folder)
-            return
+        if record is not None and record.finished:
+            more = longer(record, settings)
+            if more is None and not dry_run:
+                resume_settings(record.run, {name: settings[name] for name in settings if name not in LENGTH})
+                _show_recorded(folder, record.result, json)
+                _report(report, folder)
+                return
+            record = replace(record, run=more or record.run)
         plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
         if dry_run:
+            if overwrite:
+                _tell_what_goes(folder)
             _show_plan(plan, json)
             return
         if not resume:
@@ -124,6 +139,17 @@ def train(
         watching = Watching(with_samples=report is not None, track=track)
         _execute(plan, folder, began, watching, overwrite=overwrite, json=json)
         _report(report, folder)
+
+
+def _tell_what_goes(folder: Path) -> None:
+    """Say what --overwrite would replace. Raises UsageError for a folder that it leaves alone."""
+    check_folder(folder, overwrite=True)
+    record = recorded_run(folder)
+    if record is None:
+        console.note(f"{folder} holds nothing to replace")
+        return
+    state = "a finished" if record.finished else "an unfinished"
+    console.note(f"--overwrite would replace {state} run of {record.run.task} in {folder}")
 
 
 def _recorded(folder: Path, task: str) -> RunRecord | None:
@@ -171,7 +197,7 @@ def _execute(
     _show_feature_cache(running)
     warn_if_short(running)
     warn_if_few_steps(running)
-    with observing(running, watching) as observers:
+    with explaining_shortage(running), observing(running, watching) as observers:
         completed = follow(running, observers)
     if json:
         console.result_json(completed.result.to_json())

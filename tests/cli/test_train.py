@@ -36,6 +36,7 @@ PARAMETERS = [
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
 FLOW |= {"seeds", "jobs", "shard", "report", "track"}
+FLOW |= {"from_run"}  # needs a run: see "going on from trained weights"
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
 
@@ -173,6 +174,19 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_says_what_overwrite_would_replace(
+    explora: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
+    plan = [*words, "--overwrite", "--dry-run"]
+    assert "runs/text holds nothing to replace" in explora(*plan).err
+    assert explora(*words, "--max-steps", "1").code == 0
+    assert "would replace a finished run of text in runs/text" in explora(*plan).err
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    refused = explora(*plan, "-o", "thesis")
+    assert (refused.code, "thesis is not a run folder" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -189,6 +203,8 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
         ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
         ("text --last-linear", "cannot be trained by last-linear"),
         ("sentiment --template {sentence}", "sentiment has no template"),
+        ("paraphrase --template {sentence1} --dry-run", "must have {sentence1} and {sentence2}, and nothing"),
+        ("paraphrase --template {sentence1}{ --dry-run", "is broken"),
         ("text --schedule cosin", "did you mean cosine?"),
         ("text --targets keys", "did you mean key?"),
         ("text --seed 99999999999999999999", "seed must be at least 0 and below 2^63"),
@@ -292,7 +308,7 @@ def test_rows_longer_than_the_base_reads_are_refused(explora: Callable[..., Any]
     outcome = explora(*words, "--max-length", "9999")
     assert outcome.code == 2
     assert "--max-length 9999: the base reads at most" in outcome.err
-    assert not Path("runs").exists()
+    assert not Path("runs/text").exists()
 
 
 def test_overwrite_spares_what_is_no_run(
@@ -517,6 +533,57 @@ def test_resuming_in_a_folder_of_something_else_is_refused(
     Path("thesis", "thesis.tex").write_text("years of work")
     outcome = explora(*words, "-o", "thesis", "--resume")
     assert (outcome.code, "thesis holds no run, but something else" in outcome.err) == (2, True)
+
+
+# --- going on from trained weights ----------------------------------------------------------------
+
+
+def test_a_finished_run_goes_on_with_more_epochs(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words).code == 0
+    plan = explora("train", "text", "--resume", "--epochs", "3", "--dry-run", "--json")
+    assert plan.objects[0]["config"]["training"]["epochs"] == 3
+    longer = explora("train", "text", "--resume", "--epochs", "3", "--json")
+    assert (longer.code, longer.objects[0]["steps"]) == (0, 18)
+    assert "going on after step 12" in longer.err
+    for epochs in ("3", "2"):
+        again = explora("train", "text", "--resume", "--epochs", epochs, "--json")
+        assert again.objects == longer.objects
+        assert "runs/text is finished: this is its recorded result" in again.err
+    refused = explora("train", "text", "--resume", "--epochs", "4", "--lr", "0.5")
+    assert (refused.code, "not with 0.5" in refused.err) == (2, True)
+
+
+def test_a_new_run_starts_from_another_one(explora: Callable[..., Any], words: list[str]) -> None:
+    first = [*words, "--lora", "3", "--max-steps", "2", "--seed", "5", "-o", "first"]
+    assert explora(*first).code == 0
+    start = ["train", "text", "--from", "first", "--max-steps", "2", "--amp", "off"]
+    plan = explora(*start, "--dry-run", "--json").objects[0]
+    names = ("model", "rank", "max_length", "data", "seed", "epochs")
+    assert [plan["origins"][name] for name in names] == ["--from"] * 5 + ["text"]
+    recorded = read_record(Path("first"))
+    assert recorded is not None and plan["config"]["data"]["data"] == recorded.run.data.data
+    outcome = explora(*start)
+    assert outcome.code == 0 and "step 0: dev perplexity" in outcome.err
+    again = explora("train", "text", "--config", "runs/text/run.json", "-o", "again")
+    assert again.code == 0
+    assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
+    cells = explora(*start, "--lr", "1e-3,1e-2", "--dry-run", "--json")
+    assert (cells.code, cells.out.count('"rank":3')) == (0, 2), cells.out
+
+
+def test_what_contradicts_the_start_is_refused(explora: Callable[..., Any], words: list[str]) -> None:
+    assert explora(*words, "--lora", "3", "--max-steps", "1", "-o", "first").code == 0
+    for options, code, said in (
+        ("--from first --lora 4", 2, "--from first: it has rank 3, not 4"),
+        ("--from first --full", 2, "--from first: it has method lora, not full"),
+        ("--from nothing", 1, "--from nothing: there are no trained weights"),
+        ("--from first --model embedded", 1, "it was trained on another base than "),
+        ("--from first -o first --overwrite", 2, "first, which the new run reads"),
+        ("--from first --from-scratch layers=1,heads=1,width=8,context=16,vocabulary=300", 2, "leave one"),
+    ):
+        outcome = explora("train", "text", *options.split())
+        assert (outcome.code, said in outcome.err) == (code, True), outcome.err
+    assert not Path("runs/text").exists()
 
 
 # --- identity -------------------------------------------------------------------------------------

@@ -62,18 +62,24 @@ EVENTS = {"StepDone", "EvalStarted", "EvalDone", "Saved", "Finished", "Completed
 
 @dataclass(frozen=True)
 class Scenario:
-    """The options of a run; `before` are those of a finished run that is in the folder already."""
+    """The options of a run. `before` are those of a finished run that is in the folder already, and `origin`
+    those of the run that it starts from.
+    """
 
     words: str
     before: str = ""
+    origin: str = ""
 
 
-SHORT = "--max-steps 4 --eval-every 2 --save-every 1 --batch-size 4 --dropout 0.1 --lr 0.01"
+SHORT = "--max-steps 4 --eval-every 2 --save-every 1"
+TEXT = f"text --max-length 24 --batch-size 4 --dropout 0.1 --lr 0.01 {SHORT}"
 SCRATCH = "--full --from-scratch layers=1,heads=2,width=16,context=32,vocabulary=280"
 SCENARIOS = {
-    "adapter": Scenario(f"text --max-length 24 {SHORT}"),
-    "overwrite": Scenario(f"text --max-length 24 {SHORT} --overwrite", before="text --max-steps 1 --seed 2"),
-    "model from scratch": Scenario(f"text --max-length 24 {SHORT} {SCRATCH}"),
+    "adapter": Scenario(f"{TEXT}"),
+    "overwrite": Scenario(f"{TEXT} --overwrite", before="text --max-steps 1 --seed 2"),
+    "model from scratch": Scenario(f"{TEXT} {SCRATCH}"),
+    "more steps": Scenario("text --resume --max-steps 4", before=f"{TEXT} --max-steps 2"),
+    "from a run": Scenario(f"{TEXT} --overwrite", before="text --max-steps 1", origin=f"{TEXT} --seed 3"),
     "feature cache": Scenario("sentiment --last-linear --epochs 2 --batch-size 8 --lr 0.01"),
 }
 KILLS = int(os.environ.get("EXPLORA_KILLS", "5"))  # of each scenario
@@ -85,6 +91,9 @@ class Stage:
     def __init__(self, scenario: Scenario, root: Path, common: list[str]) -> None:
         self.scenario, self.root, self.common = scenario, root, common
         self.before = self.folder("before") if scenario.before else None
+        self.origin = self.folder("origin") if scenario.origin else None
+        if self.origin:
+            self.command(scenario.origin, self.origin)
         if self.before:
             self.command(scenario.before, self.before)
         self.whole, listed = self.prepared("whole"), self.prepared("listed")
@@ -110,7 +119,8 @@ class Stage:
         assert main(["train", task, *options, *chosen, "-q", "-o", str(folder)]) == 0
 
     def start(self, folder: Path) -> None:
-        self.command(self.scenario.words, folder)
+        start = f" --from {self.origin}" if self.origin else ""
+        self.command(self.scenario.words + start, folder)
 
     def resume(self, folder: Path) -> None:
         """Resume what the folder holds; before the record of the new run is there, start again."""

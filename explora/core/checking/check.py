@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 S = TypeVar("S")
@@ -30,14 +30,7 @@ class Check(Generic[S]):
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the function."""
-        return {
-            "name": self.name,
-            "claim": self.claim,
-            "tolerance": self.tolerance,
-            "reason": self.reason,
-            "meaning": self.meaning,
-            "remedy": self.remedy,
-        }
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "measure"}
 
 
 def check(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,11 @@ def check_installation(methods: Sequence[str], model: str, scratch: Path) -> Ite
     with _one_thread():
         for method in methods:
             folder = scratch / method
-            subject = Subject(method=method, model=model, tokenizer=tokenizer, data=data, folder=folder)
+            subject = Subject(
+                method=method, model=model, base=base, tokenizer=tokenizer, data=data, folder=folder
+            )
             for each in OF_METHODS:
-                yield replace(find(each, subject), method=method)
+                yield find(each, subject, method)
             remove_folder(folder)
         for shared in SHARED:
             yield find(shared, base)
@@ -71,11 +72,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def find(each: Check[S], subject: S) -> Finding:
-    """Measure one check. An exception inside it is a finding, too: the other checks still have a meaning."""
+def find(each: Check[S], subject: S, method: str | None = None) -> Finding:
+    """Measure one check. An exception in it is a finding, too: the other checks still have a meaning."""
     figure, error = None, ""
     # The random numbers of a check must not depend on the checks before it.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             figure = each.measure(subject)
@@ -85,4 +86,4 @@ def find(each: Check[S], subject: S) -> Finding:
             error = found.message
         except Exception as found:
             error = f"{type(found).__name__}: {found}"
-    return Finding(check=each.name, method=None, tolerance=each.tolerance, figure=figure, error=error)
+    return Finding(check=each.name, method=method, tolerance=each.tolerance, figure=figure, error=error)

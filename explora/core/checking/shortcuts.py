@@ -20,9 +20,9 @@ ODD_ROWS = range(5)  # batches of 2, 2 and 1: a mean of their means would not be
 )
 def accumulation(subject: Subject) -> float:
     """Return the largest relative difference of a gradient."""
-    parts = subject.trial({"batch_size": 2, "accumulate": 3}).gradients_of(ODD_ROWS)
-    whole = subject.trial({"batch_size": len(ODD_ROWS)}).gradients_of(ODD_ROWS)
-    return largest_difference(parts, whole)
+    trial = subject.trial({"batch_size": 2, "accumulate": 3})
+    plain = trial.plain_gradients_of(ODD_ROWS)
+    return largest_difference(trial.gradients_of(ODD_ROWS), plain)
 
 
 @check(
@@ -53,18 +53,18 @@ def caching(subject: Subject) -> float | None:
 
     None for a method that trains the first block whatever its settings, or where the disk is full.
     """
-    settings = {"max_steps": len(ROWS), **_on_the_last_block(subject)}
-    cached = subject.trial(settings)
-    cached.training.plan_features()
-    for _ in cached.training.keep_features():
+    trial = subject.trial({"max_steps": len(ROWS), **_on_the_last_block(subject)})
+    training = trial.training
+    training.plan_features()
+    for _ in training.keep_features():
         pass
-    if cached.training.examples[0].features is None:
+    if training.examples[0].features is None:
         return None
-    plain = subject.trial(settings)
-    return largest_difference(cached.gradients_of(ODD_ROWS), plain.gradients_of(ODD_ROWS))
+    plain = trial.plain_gradients_of(ODD_ROWS)
+    return largest_difference(trial.gradients_of(ODD_ROWS), plain)
 
 
 def _on_the_last_block(subject: Subject) -> dict[str, Blocks]:
     if not subject.has_setting("layers"):
         return {}
-    return {"layers": Blocks([subject.shape.n_layer - 1])}
+    return {"layers": Blocks([subject.base.shape.n_layer - 1])}

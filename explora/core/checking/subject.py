@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explora.core.base.find import open_base, shape_of
 from explora.core.base.tokenizer import Tokenizer
-from explora.core.base.weights import load_model
 from explora.core.config.concerns import RuntimeConfig
 from explora.core.config.precedence import fit_learning_rate, resolve
-from explora.core.config.registry import Shape, method_class
+from explora.core.config.registry import method_class
 from explora.core.config.run_config import TrainRun, field_names
 from explora.core.files import write_atomically
 from explora.core.model.gpt2 import GPT2
@@ -29,20 +27,20 @@ from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 
 TASK = "sentiment"  # each method can be trained for it, and LoRA and its relatives adapt all modules
-# Short, so that a check takes a moment; of different lengths, so that batches have padding.
+# Short, so that a check takes a moment; of two lengths, so that batches have padding.
 ROWS = (
     ("The plot goes nowhere.", "bad"),
-    ("The cast is a joy to watch.", "good"),
-    ("Flat.", "bad"),
-    ("A triumph of a film.", "good"),
-    ("Two hours I want back.", "bad"),
-    ("I came out a devoted fan.", "good"),
-    ("The sound was very poor.", "bad"),
-    ("A triumph.", "good"),
-    ("It is too long.", "bad"),
-    ("Wise and warm.", "good"),
+    ("Great.", "good"),
+    ("A joy to watch.", "good"),
+    ("Dull.", "bad"),
+    ("I want it back.", "good"),
+    ("Far too long.", "bad"),
+    ("I am a fan.", "good"),
+    ("Poor.", "bad"),
+    ("The sound is poor.", "bad"),
+    ("Wise.", "good"),
 )
-TRAINED_STEPS = 4
+TRAINED_STEPS = 3  # LoRA's A moves from the second on, and an epoch has five
 
 
 def write_rows(folder: Path) -> None:
@@ -54,7 +52,7 @@ def write_rows(folder: Path) -> None:
 
 @dataclass
 class Trial:
-    """A training that has not begun. `gradients` are those of its last step, before clipping."""
+    """A training, step by step. `gradients` are those of its last step, before clipping."""
 
     session: Session
     training: Training
@@ -69,14 +67,23 @@ class Trial:
     def watch(self, phase: str) -> Iterator[None]:
         """Keep the gradients when the optimizer's phase begins. This is the `phase` of the training."""
         if phase == "optimizer":
-            named = self.model.named_parameters()
-            self.gradients = {name: dense(value.grad) for name, value in named if value.grad is not None}
+            self.gradients = _gradients(self.model)
         yield
 
     def gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Take an optimizer step on these rows. Returns its gradients."""
         self.training.take_step(rows, epoch=0)
         return self.gradients
+
+    def plain_gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the gradients of the mean loss over these rows: one batch, read from the text."""
+        examples = [replace(self.training.examples[row], features=None) for row in rows]
+        batch = self.session.task.collate(examples, 0)
+        loss = self.session.task.loss(self.model.train(), batch) / batch.weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        found = _gradients(self.model)
+        self.model.zero_grad()
+        return found
 
     def train(self, steps: int) -> list[float]:
         """Train on for `steps` steps, as the loop does. Returns their losses."""
@@ -112,19 +119,16 @@ class Trained:
 class Subject:
     """A method, the base it is checked on, and a folder for its files.
 
-    tokenizer: the base's, read once for all trials; data: the folder of `write_rows`.
+    model: the base by name; base, tokenizer: the same, opened once for all checks, in fp32; data: the folder
+    of `write_rows`.
     """
 
     method: str
     model: str
+    base: GPT2
     tokenizer: Tokenizer
     data: Path
     folder: Path
-
-    @cached_property
-    def shape(self) -> Shape:
-        """The shape of the base."""
-        return shape_of(self.model)
 
     def has_setting(self, name: str) -> bool:
         """Tell whether the method has a setting."""
@@ -141,7 +145,7 @@ class Subject:
             "device": "cpu",
             "amp": "off",
         }
-        return fit_learning_rate(*resolve(TASK, {**own, **settings}), self.shape.n_embd)[0]
+        return fit_learning_rate(*resolve(TASK, {**own, **settings}), self.base.shape.n_embd)[0]
 
     def trial(self, settings: Mapping[str, Any] | None = None) -> Trial:
         """Assemble a training as `explora train` does, with the same seed each time."""
@@ -157,12 +161,6 @@ class Subject:
         """Return settings with dropout wherever the method has it."""
         own = {"lora_dropout": 0.1} if self.has_setting("lora_dropout") else {}
         return {"dropout": 0.1, **own}
-
-    @cached_property
-    def base(self) -> GPT2:
-        """The plain base in fp32, for inference."""
-        found = load_model(open_base(self.model), dtype=torch.float32, device=torch.device("cpu"))
-        return found.eval()
 
     @cached_property
     def trained(self) -> Trained:
@@ -196,6 +194,11 @@ def dense(value: Tensor) -> Tensor:
     """Return a copy of a tensor, whatever its layout, as an ordinary one."""
     plain = value.detach()
     return (plain if plain.layout is torch.strided else plain.to_dense()).clone()
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: dense(value.grad) for name, value in named if value.grad is not None}
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

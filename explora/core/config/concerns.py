@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -129,6 +130,14 @@ class TrainingConfig:
         default="never",
         range=at_least(1),
     )
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Return the optimizer steps of a pass over `rows` rows."""
+        return math.ceil(rows / (self.batch_size * self.accumulate))
+
+    def steps(self, rows: int) -> int:
+        """Return the optimizer steps of a whole run on `rows` rows."""
+        return self.max_steps or self.epochs * self.steps_per_epoch(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

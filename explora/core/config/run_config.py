@@ -55,6 +55,12 @@ class TrainRun:
         parse=values.parse_shape,
         show=values.show_shape,
     )
+    from_run: str | None = setting(
+        None,
+        "Start from trained weights: a run folder, or a PEFT adapter, of the same task, base and method.",
+        metavar="RUN",
+        default="start from the base",
+    )
     method: Method = field(default_factory=_default_method)
     data: DataConfig = field(default_factory=DataConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
@@ -109,7 +115,7 @@ CONCERNS: dict[str, type[Any]] = {
     "training": TrainingConfig,
     "runtime": RuntimeConfig,
 }
-WHOLE = ("model", "tokenizer", "from_scratch")  # settings that stand in TrainRun itself
+WHOLE = ("model", "tokenizer", "from_scratch", "from_run")  # settings that stand in TrainRun itself
 
 
 def field_names(kind: type[Any]) -> list[str]:

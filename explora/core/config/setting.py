@@ -142,4 +142,4 @@ def check_settings(config: Any) -> None:
 
 def spelled(name: str) -> str:
     """Return a setting's name as options spell it."""
-    return name.replace("_", "-")
+    return "from" if name == "from_run" else name.replace("_", "-")  # `from` cannot name a field in Python

@@ -91,6 +91,18 @@ def fit(
     return next((choice for choice in choices if choice.needs <= budget), None)
 
 
+def smaller(
+    run: TrainRun, shape: Shape, length: int, budget: int | None, *, classes: int | None
+) -> Choice | None:
+    """Return the fastest choice that takes less than the run, which ran out of memory, and fits a budget.
+
+    `budget` is in bytes, None if it is not known. Returns None where there is no such choice.
+    """
+    peak = predict(run, shape, length, classes=classes).peak
+    choices = (each for each in _choices(run, shape, length, classes, None) if each.memory.peak < peak)
+    return next((choice for choice in choices if budget is None or choice.needs <= budget), None)
+
+
 def least(
     run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int | None = None
 ) -> Choice:

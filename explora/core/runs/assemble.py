@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ from torch import nn
 
 from explora.core.base.find import Base, base_tokenizer, open_base
 from explora.core.base.model_folder import write_model
-from explora.core.base.tokenizer import Tokenizer, load_tokenizer
+from explora.core.base.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from explora.core.base.weights import base_digest, load_model, read_weights
 from explora.core.config.concerns import EncodingConfig, RuntimeConfig
 from explora.core.config.method import Method
 from explora.core.config.registry import load_implementation, task_row
 from explora.core.config.run_config import TrainRun
+from explora.core.data.documents import stream_documents
+from explora.core.data.splits import find_split
 from explora.core.files import write_atomically
 from explora.core.generate.decode import Prompt
 from explora.core.model.gpt2 import GPT2
@@ -32,6 +35,7 @@ from explora.core.tasks.contract import Split, Task, TaskContext
 from explora.core.training.checkpoint import trained_tensors
 
 FULL_HEADER = "explora.json"
+VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +232,21 @@ def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
     session.model.compute_dtype = dtype
 
 
-def load_run_tokenizer(folder: Path) -> Tokenizer | None:
+def own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
+    """Return the tokenizer of a base from scratch; the first time, train it on the text of the run.
+
+    Returns None if the base has a tokenizer, or the run names one.
+    """
+    if run.from_scratch is None or run.tokenizer is not None:
+        return None
+    known = None if fresh else _load_run_tokenizer(folder)
+    if known is not None:
+        return known
+    text = find_split(run.task, run.data, "train").file
+    documents = islice(stream_documents(text, run.data.encoding), VOCABULARY_DOCUMENTS)
+    return train_tokenizer(documents, run.from_scratch.vocab_size)
+
+
+def _load_run_tokenizer(folder: Path) -> Tokenizer | None:
     """Return the tokenizer that a run from scratch trained, or None if there is none yet."""
     return load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None

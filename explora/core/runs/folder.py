@@ -12,7 +12,7 @@ from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
 from explora.core.files import remove_folder, settle_folder
-from explora.core.runs.paths import check_utf8
+from explora.core.runs.paths import check_utf8, read_by
 from explora.core.runs.record import RunRecord, read_record
 from explora.errors import UsageError
 
@@ -128,8 +128,12 @@ def _check_apart(run: TrainRun, folder: Path) -> None:
         raise UsageError(
             f"{folder} holds the current directory and cannot be replaced", "cd to another folder"
         )
-    paths = [Path(path) for path in (run.model, run.tokenizer, run.data.data, run.data.dev) if path]
-    for path in paths:
+    for path in map(Path, filter(None, read_by(run))):
         is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
         if is_there and target in (path.resolve(), *path.resolve().parents):
             raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")
+
+
+def _read_by(run: TrainRun) -> tuple[str | None, ...]:
+    """Return the paths, and the names, of what a run reads."""
+    return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from explora.core.tasks.contract import Example, Split
 
 NO_CLASS = -1
+UNDO_CHANGES = "put it back as it was, or start again with --overwrite"
 # Which settings decide each part: an option for one of them asks for another base, tokenizer or data.
 BASE = frozenset({"model", "from_scratch"})
 TOKENIZER = BASE | {"tokenizer"}

@@ -184,7 +184,7 @@ def _open_adapter(
 
 def _own_base(folder: Path, header: Header | None) -> Base:
     """Open the base that an adapter was trained on. Raises AdapterError if it is not where it was."""
-    name = (header.base if header else "") or _recorded_base(folder)
+    name = (header.base if header else "") or recorded_base(folder)
     try:
         return open_base(name)
     except WeightsError as error:
@@ -232,7 +232,7 @@ def _recorded(folder: Path) -> TrainRun | None:
     return record.run if record else None
 
 
-def _recorded_base(folder: Path) -> str:
+def recorded_base(folder: Path) -> str:
     """Return the name of the base, from the record of the run or from PEFT's configuration."""
     run = _recorded(folder)
     if run is not None:

@@ -21,6 +21,7 @@ def with_absolute_paths(run: TrainRun) -> TrainRun:
         run,
         model=run.model if named else _absolute(str(Path(run.model).expanduser())),
         tokenizer=run.tokenizer and _absolute(run.tokenizer),
+        from_run=run.from_run and _absolute(run.from_run),
         data=with_absolute_data(run.data),
     )
 
@@ -36,9 +37,14 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else path
 
 
+def read_by(run: TrainRun) -> tuple[str | None, ...]:
+    """Return the paths, and the names, of what a run reads."""
+    return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev
+
+
 def check_utf8(run: TrainRun, folder: Path) -> None:
     """Raise UsageError for a path of a run that is not UTF-8: neither JSON nor safetensors could name it."""
-    for path in (folder, run.model, run.tokenizer, run.data.data, run.data.dev):
+    for path in (folder, *read_by(run)):
         try:
             str(path or "").encode()
         except UnicodeEncodeError:

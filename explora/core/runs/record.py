@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from explora.core.config.concerns import TrainingConfig
+from explora.core.config.plain_json import from_plain, to_plain
 from explora.core.config.run_config import TrainRun, settings_in
 from explora.core.files import append_line, write_atomically
 from explora.core.runs.identity import Identity
@@ -19,16 +21,41 @@ METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A finished part of a run that went on with more steps: its length, and its result."""
+
+    training: TrainingConfig
+    result: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Phase:
+        """Parse what `write_record` wrote."""
+        training = from_plain(TrainingConfig, value["training"], "earlier_phases.training")
+        return cls(training=training, result=value["result"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The trained weights that a run started from: their folder, and the SHA-256 of their file."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """A run and its result; the result is empty until the run has finished.
 
-    `identity` is what the run is trained on, None in records of earlier versions.
+    `identity` is what the run is trained on, None in records of earlier versions. `origin` is what it started
+    from, None for a base. `earlier_phases` are the parts before the run was made longer.
     """
 
     run: TrainRun
     result: Mapping[str, Any]
     machine: Mapping[str, Any]
     identity: Identity | None = None
+    origin: Origin | None = None
+    earlier_phases: tuple[Phase, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -41,6 +68,11 @@ def write_record(folder: Path, record: RunRecord) -> None:
     value = {
         "config": record.run.to_json(),
         "identity": None if record.identity is None else record.identity.to_json(),
+        "origin": None if record.origin is None else asdict(record.origin),
+        "earlier_phases": [
+            {"training": to_plain(phase.training), "result": finite(phase.result)}
+            for phase in record.earlier_phases
+        ],
         "result": finite(record.result),
         "machine": finite(record.machine),
     }
@@ -88,6 +120,8 @@ def _read(file: Path) -> RunRecord:
         result=value.get("result", {}),
         machine=value.get("machine", {}),
         identity=_parse_identity(file, value),
+        origin=Origin(**value["origin"]) if value.get("origin") else None,
+        earlier_phases=tuple(map(Phase.from_json, value.get("earlier_phases", ()))),
     )
 
 
@@ -135,10 +169,10 @@ class MetricsLog:
 
 
 def open_metrics(folder: Path, step: int) -> MetricsLog:
-    """Return the log of a run that continues after `step`, without the lines of later steps; 0 drops all."""
+    """Return the log of a run that continues after `step`, without the lines of later steps; -1 drops all."""
     file = folder / METRICS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    kept = [line for line in lines if _step(line) <= step] if step else []
+    kept = [line for line in lines if _step(line) <= step]
     write_atomically(file, "".join(line + "\n" for line in kept))
     return MetricsLog(file)
 

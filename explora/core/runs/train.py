@@ -6,31 +6,29 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from explora.core.base.tokenizer import Tokenizer, train_tokenizer
 from explora.core.config.run_config import TrainRun
-from explora.core.data.documents import stream_documents
-from explora.core.data.splits import find_split
 from explora.core.estimate.parameters import model_tensors
 from explora.core.files import empty_folder, replace_folder, settle_folder
 from explora.core.machine.facts import describe_machine, peak_memory_bytes
 from explora.core.runs.assemble import (
     Session,
     assemble_for_training,
-    load_run_tokenizer,
+    own_tokenizer,
     restore_trained,
     save_trained,
 )
+from explora.core.runs.beginning import first_progress, load_first_weights
 from explora.core.runs.events import Completed, Fitted, RunEvent, TimeIsUp
 from explora.core.runs.folder import discard_pending, prepare_place, real_folder
 from explora.core.runs.full_fine_tuning import AFTER_STEPS, FullFineTuningCost, predict_full_fine_tuning
-from explora.core.runs.identity import Identity, identify, require_same
+from explora.core.runs.identity import UNDO_CHANGES, Identity, identify, require_same
 from explora.core.runs.model_card import write_card
 from explora.core.runs.paths import with_absolute_paths
+from explora.core.runs.phases import phases_before
 from explora.core.runs.record import (
     METRICS_FILE,
     MetricsLog,
@@ -41,17 +39,19 @@ from explora.core.runs.record import (
 )
 from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
-from explora.core.training.checkpoint import discard_checkpoint, saved_step, trained_tensors
+from explora.core.training.checkpoint import (
+    discard_checkpoint,
+    saved_step,
+    trained_tensors,
+)
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
 from explora.errors import TrainingError
 
 CHECKPOINT = "checkpoint"
-UNDO_CHANGES = "put it back as it was, or start again with --overwrite"
 ACCEPT_CHANGES = "put it back as it was, or name it as it is now: --model, --tokenizer, --data"
 LATEST = 1.02  # a run ends at the latest after this multiple of its minutes
-VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most this many documents
 
 
 def start_run(
@@ -72,38 +72,53 @@ def start_run(
     started = time.monotonic() - spent
     recorded = with_absolute_paths(run)
     place = prepare_place(recorded, folder, replace=replace)
-    tokenizer = _own_tokenizer(run, place, fresh=replace)
+    tokenizer = own_tokenizer(run, place, fresh=replace)
     session, train, dev = assemble_for_training(run, tokenizer)
     identity = identify(session, train, dev)
     if expected is not None:
         require_same(expected, identity, run, "the run of --config", ACCEPT_CHANGES)
+    before = None if replace else read_record(place)
     if replace:
         discard_pending(folder)
-    elif (record := read_record(place)) is not None and record.identity is not None:
-        require_same(record.identity, identity, run, str(folder), UNDO_CHANGES)
+    elif before is not None and before.identity is not None:
+        require_same(before.identity, identity, run, str(folder), UNDO_CHANGES)
+    if before is not None and before.finished:  # it goes on, but not from a state that a kill left behind
+        discard_checkpoint(place / CHECKPOINT)
+    record = RunRecord(
+        run=recorded,
+        result={},
+        machine=describe_machine(),
+        identity=identity,
+        origin=load_first_weights(session, run, before, place / CHECKPOINT),
+        earlier_phases=phases_before(before),
+    )
     training = Training(
-        session.model, session.task, run, train.examples, dev.examples, checkpoint=place / CHECKPOINT
+        session.model,
+        session.task,
+        run,
+        train.examples,
+        dev.examples,
+        checkpoint=place / CHECKPOINT,
+        start=first_progress(run, record.earlier_phases, len(train.examples)),
     )
     training.plan_features()
     training.resume()
-    machine = describe_machine()
-    write_record(place, RunRecord(run=recorded, result={}, machine=machine, identity=identity))
-    log = open_metrics(place, training.progress.step)
+    write_record(place, record)
+    progress = training.progress
+    log = open_metrics(place, progress.step if progress.evaluated >= 0 else -1)
     if tokenizer is not None:
         tokenizer.save(place)
     return Running(
         folder=folder,
         place=place,
-        recorded=recorded,
+        record=record,
         session=session,
         train=train,
         dev=dev,
-        identity=identity,
         training=training,
         log=log,
-        machine=machine,
-        started=started - training.progress.seconds,
-        resumed_at=training.progress.step,
+        started=started - progress.seconds,
+        resumed_at=progress.step,
     )
 
 
@@ -114,41 +129,24 @@ def tidy_finished(folder: Path) -> None:
     discard_checkpoint(folder / CHECKPOINT)
 
 
-def _own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | None:
-    """Return the tokenizer of a base from scratch; the first time, train it on the text of the run.
-
-    Returns None if the base has a tokenizer, or the run names one.
-    """
-    if run.from_scratch is None or run.tokenizer is not None:
-        return None
-    known = None if fresh else load_run_tokenizer(folder)
-    if known is not None:
-        return known
-    text = find_split(run.task, run.data, "train").file
-    documents = islice(stream_documents(text, run.data.encoding), VOCABULARY_DOCUMENTS)
-    return train_tokenizer(documents, run.from_scratch.vocab_size)
-
-
 @dataclass(kw_only=True)
 class Running:
     """A run in progress. Iterate `events()` to train; the last event is Completed.
 
     folder: as the user named it; place: where its files are, beside `folder` while the run that it will
-    replace is there; recorded: the settings with absolute paths; started: when the run began, on the
+    replace is there; record: what run.json holds until there is a result; started: when the run began, on the
     monotonic clock, less the time before interruptions; closing_seconds: time needed after the last step, 0
     unless the steps were fitted to a time.
     """
 
     folder: Path
     place: Path
-    recorded: TrainRun
+    record: RunRecord
     session: Session
     train: Split
     dev: Split
-    identity: Identity
     training: Training
     log: MetricsLog
-    machine: Mapping[str, Any]
     started: float
     resumed_at: int
     closing_seconds: float = 0.0
@@ -200,9 +198,8 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        run = dataclasses.replace(self.recorded, training=self.run.training)  # its steps may be fitted
-        record = RunRecord(run=run, result=result, machine=self.machine, identity=self.identity)
-        write_record(self.place, record)
+        run = dataclasses.replace(self.record.run, training=self.run.training)  # its steps may be fitted
+        write_record(self.place, dataclasses.replace(self.record, run=run, result=result))
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
@@ -237,6 +234,8 @@ class Running:
 
     def _keep(self, event: EvalDone) -> None:
         """Save the adapter if it is the best so far, and log the score."""
+        if self.record.earlier_phases and event.step == self.training.first_step:
+            return  # the earlier phase has saved these weights and logged their score
         if event.best:
             save_trained(self.session, self.place, event.step)
             self._take_place()
@@ -253,7 +252,7 @@ class Running:
 
     def _complete(self, finished: Finished) -> Completed:
         """Score the best adapter on dev, write the record and the model card, and remove the resume state."""
-        if finished.progress.best_step == 0:
+        if finished.progress.best_score is None:
             raise TrainingError("the dev score was never a number", "lower the learning rate: --lr")
         session = self.session
         restore_trained(session, self.place)

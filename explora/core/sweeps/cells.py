@@ -104,6 +104,10 @@ def _configure(
     shape_of: Callable[[str], Shape],
 ) -> TrainRun:
     """Resolve and check the settings of one cell as `train` does."""
+    if options.get("from_run", (from_file or {}).get("from_run")) is not None:
+        from explora.core.runs.origin import inherit  # loads torch, which a dry run does not need
+
+        from_file = inherit(task, options, from_file or {})
     run, origins = resolve(task, options, from_file)
     shape = run.from_scratch or shape_of(run.model)
     run, _ = fit_learning_rate(run, origins, shape.n_embd)

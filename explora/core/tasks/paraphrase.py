@@ -6,7 +6,6 @@ two-way head takes their place.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 
 import torch
@@ -33,24 +32,9 @@ class Paraphrase(Classification):
         super().__init__(context)
         self.labels = ("0", "1")
         self.template = context.encoding.template or ""
-        self._check_template()
         yes, no = context.encoding.label_words or ("yes", "no")
         self.candidates = (self._label_row(no), self._label_row(yes))
         self.label_rows = torch.tensor(self.candidates)
-
-    def _check_template(self) -> None:
-        try:
-            parts = list(string.Formatter().parse(self.template))
-        except ValueError as error:
-            raise UsageError(
-                f"the template {self.template!r} is broken: {error}", "write {{ for a brace"
-            ) from None
-        fields = {name for _, name, _, _ in parts if name is not None}
-        if fields != FIELDS or any(form or conversion for _, _, form, conversion in parts):
-            raise UsageError(
-                f"the template {self.template!r} must have {{sentence1}} and {{sentence2}}, "
-                "and nothing else in braces"
-            )
 
     def _label_row(self, word: str) -> int:
         """Return the token of a label word: after a space of the template as it is, else with its own."""

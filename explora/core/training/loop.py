@@ -50,6 +50,9 @@ class Training:
     caller saves the adapter. Between two events the caller may `save()`: the state includes every step that
     has been yielded.
 
+    `start` is where the steps begin, if not at 0; optimizer and schedule are new there. Where its `evaluated`
+    lies before its step, the first weights are scored too.
+
     `phase` is entered for the parts of a step: "collate", "forward", "backward" and "optimizer".
     """
 
@@ -62,6 +65,7 @@ class Training:
         dev: Sequence[Example],
         checkpoint: Path,
         phase: Phase = untimed,
+        start: Progress | None = None,
     ) -> None:
         self.model, self.task, self.run = model, task, run
         self.examples, self.dev = train, dev
@@ -69,13 +73,13 @@ class Training:
         self.lengths = [len(example.ids) for example in train]
         self.trained = [value for value in model.parameters() if value.requires_grad]
         self.examples_per_step = run.training.batch_size * run.training.accumulate
-        self.steps_per_epoch = math.ceil(len(train) / self.examples_per_step)
-        self.steps = run.training.max_steps or run.training.epochs * self.steps_per_epoch
+        self.steps_per_epoch = run.training.steps_per_epoch(len(train))
+        self.progress = start or Progress()
+        self.first_step, self.steps = self.progress.step, run.training.steps(len(train))
         self.learning_rate = run.optimizer.learning_rate
-        self.factor = schedule_factor(run.optimizer, self.steps)
+        self.factor = schedule_factor(run.optimizer, self.steps - self.first_step)
         self.optimizers: list[Optimizer] = make_optimizers(model, run.method, run.optimizer)
         self.scaler = self._loss_scaler()
-        self.progress = Progress()
         self.feature_cache: FeatureCache | None = None
 
     def _loss_scaler(self) -> torch.amp.GradScaler:
@@ -170,7 +174,7 @@ class Training:
 
     def _eval_is_due(self) -> bool:
         every = self.run.training.eval_every or self.steps_per_epoch
-        return self.progress.step % every == 0 or self.progress.step == self.steps
+        return self.progress.step % every == 0 or self.progress.step in (self.first_step, self.steps)
 
     def _save_is_due(self) -> bool:
         every = self.run.training.save_every
@@ -220,7 +224,7 @@ class Training:
             return [batch.to(self.model.device) for batch in batches]
 
     def _set_learning_rate(self, step: int) -> float:
-        rate = self.learning_rate * self.factor(step)
+        rate = self.learning_rate * self.factor(step - self.first_step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
@@ -290,6 +294,7 @@ class Training:
         """Record an evaluation. A run that stops before this repeats it when it resumes."""
         at = self.progress
         if evaluated.best:
-            at.best_score, at.best_step = evaluated.score, evaluated.step
+            at.best_score = evaluated.score
+            at.best_step = at.best_step if evaluated.step == self.first_step else evaluated.step
         at.unimproved = 0 if evaluated.best else at.unimproved + 1
         at.evaluated = evaluated.step

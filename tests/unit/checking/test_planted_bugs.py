@@ -15,8 +15,8 @@ from torch import Tensor
 from explora.core.base.find import base_tokenizer, open_base
 from explora.core.base.weights import load_model
 from explora.core.checking import answering
-from explora.core.checking.check import Finding
-from explora.core.checking.run import OF_METHODS, SHARED, check_installation, find
+from explora.core.checking.check import Check, Finding
+from explora.core.checking.run import CHECKS, OF_METHODS, SHARED, check_installation, find
 from explora.core.checking.subject import Subject, write_rows
 from explora.core.config.registry import METHODS
 from explora.core.generate import sampling
@@ -38,6 +38,7 @@ from explora.core.training.loop import Training
 from explora.errors import Interrupted
 
 Patch = pytest.MonkeyPatch
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "benchmarking.md"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,19 @@ def test_only_what_trains_the_first_block_has_no_features_to_cache(findings: lis
     left_out = {(each.method, each.check) for each in findings if not each.applies}
     # The two blocks of the tiny base are the ones that `top` trains.
     assert left_out == {(method, "cache") for method in ("full", "bitfit", "top")}
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> GPT2:
+    opened = open_base(str(tiny_base))
+    return load_model(opened, dtype=torch.float32, device=torch.device("cpu")).eval()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_the_documentation_has_the_claim_and_the_tolerance(check: Check[Any]) -> None:
+    tolerance = "0" if check.tolerance == 0 else "1e-4"
+    assert float(tolerance) == check.tolerance
+    assert f"| {check.name} | {check.claim} | {tolerance} |" in DOCUMENTATION.read_text(encoding="utf-8")
 
 
 # --- bugs in what a method does to the base --------------------------------------------------------
@@ -245,13 +259,14 @@ OF_A_METHOD: dict[Callable[[Patch], None], tuple[str, str]] = {
 
 @pytest.mark.parametrize("bug", OF_A_METHOD, ids=lambda bug: bug.__name__)
 def test_a_bug_in_training_is_found(
-    bug: Callable[[Patch], None], tiny_base: Path, tmp_path: Path, monkeypatch: Patch
+    bug: Callable[[Patch], None], tiny_base: Path, base: GPT2, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     method, name = OF_A_METHOD[bug]
     write_rows(tmp_path / "data")
     subject = Subject(
         method=method,
         model=str(tiny_base),
+        base=base,
         tokenizer=base_tokenizer(open_base(str(tiny_base))),
         data=tmp_path / "data",
         folder=tmp_path / "run",
@@ -355,12 +370,6 @@ OF_WHAT_IS_SHARED: dict[Callable[[Patch], None], str] = {
     padding_in_the_cache_is_read: "decoding",
     the_cache_keeps_other_rows: "decoding",
 }
-
-
-@pytest.fixture(scope="module")
-def base(tiny_base: Path) -> GPT2:
-    opened = open_base(str(tiny_base))
-    return load_model(opened, dtype=torch.float32, device=torch.device("cpu")).eval()
 
 
 @pytest.mark.parametrize("bug", OF_WHAT_IS_SHARED, ids=lambda bug: bug.__name__)

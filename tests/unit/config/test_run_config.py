@@ -41,6 +41,7 @@ from tests.tiny_models import ALLOWED, PAIRS
 UNUSUAL = TrainRun(
     task="paraphrase",
     model="gpt2-xl",
+    from_run="runs/first",
     tokenizer="words",
     from_scratch=Shape(n_layer=1, n_head=2, n_embd=4, n_positions=8, vocab_size=300),
     method=LoRA(
@@ -537,3 +538,24 @@ class TestFittingTheLearningRate:
         for given, recorded in (({"learning_rate": 2e-4}, {}), ({}, {"learning_rate": 2e-4})):
             run, origins = resolve("paraphrase", given, recorded)
             assert fit_learning_rate(run, origins, 256) == (run, origins)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Is {sentence1} this?",
+        "{sentence1} {sentence2} {sentence3} ",
+        "{} {sentence1} {sentence2}",
+        "{sentence1} {sentence2",
+        "{sentence1} }{sentence2}",
+        "{sentence1} {sentence2.x}",
+        "{sentence1[0]} {sentence2}",
+        "{sentence1:d} {sentence2}",
+        "{sentence1:{width}} {sentence2}",
+        "{sentence1!r} {sentence2}",
+        "",
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused(template: str) -> None:
+    with pytest.raises(UsageError, match="template"):
+        resolve("paraphrase", {"template": template})

@@ -48,7 +48,7 @@ def test_an_owned_folder_names_its_process_and_leaves_nothing_behind(tmp_path: P
         assert (owner["process"], owner["host"]) == (os.getpid(), socket.gethostname())
         assert abs(owner["started"] - psutil.Process().create_time()) < 1
         assert not folder.exists()
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_owner_is_refused_and_told_about_the_first(tmp_path: Path) -> None:

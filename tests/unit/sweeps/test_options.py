@@ -11,7 +11,7 @@ from explora.core.sweeps.several import Several
 COMMANDS = typer.main.get_command(cli.app).commands
 OPTIONS = {option.name: option for option in COMMANDS["train"].params}
 REPEATED = {"model", "tokenizer", "from_scratch", "data", "dev", "columns", "template", "label_words"}
-REPEATED |= {"targets", "layers", "rank_pattern", "alpha_pattern", "device", "encoding"}
+REPEATED |= {"targets", "layers", "rank_pattern", "alpha_pattern", "device", "encoding", "from_run"}
 
 
 def test_numbers_and_names_are_separated_by_commas_and_the_rest_is_repeated() -> None:

@@ -174,27 +174,6 @@ def test_last_linear_has_a_head_of_its_own(make: Make) -> None:
 # --- the template ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "Is {sentence1} this?",
-        "{sentence1} {sentence2} {sentence3} ",
-        "{} {sentence1} {sentence2}",
-        "{sentence1} {sentence2",
-        "{sentence1} }{sentence2}",
-        "{sentence1} {sentence2.x}",
-        "{sentence1[0]} {sentence2}",
-        "{sentence1:d} {sentence2}",
-        "{sentence1:{width}} {sentence2}",
-        "{sentence1!r} {sentence2}",
-        "",
-    ],
-)
-def test_a_template_that_cannot_be_filled_is_refused(make: Make, template: str) -> None:
-    with pytest.raises(UsageError, match="template"):
-        make(template=template)
-
-
 def test_a_template_keeps_its_doubled_braces(make: Make) -> None:
     task = make(template="{{a}} {sentence2}, {sentence1}: ")
     assert text_of(task, "one", "two") == "{a} two, one: "
