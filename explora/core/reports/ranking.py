@@ -129,7 +129,7 @@ def _columns(ranking: Ranking) -> list[Column]:
         column("minutes", lambda line: line.mean_result("seconds"), minutes, highest=False),
         column("peak MB", lambda line: line.mean_result("peak_memory_bytes"), megabytes, highest=False),
         column("trained parameters", lambda line: line.mean_result("trainable"), "{:,.0f}".format),
-        column("file MB", lambda line: line.file_bytes, megabytes, highest=False),
+        column("file MB", lambda line: line.file_bytes, lambda size: f"{size / 1e6:,.2f}", highest=False),
     ]
 
 
