@@ -28,7 +28,9 @@ from explora.core.reports.figures import Column, figure_table, machine_table, me
 from explora.core.reports.scores import score_blocks
 from explora.core.reports.seed_bands import group_by, mean_curve, mean_of, smooth
 from explora.core.reports.trained_runs import Points, TrainedRun
+from explora.core.runs.samples import BEST, MIDDLE, START, Sample
 
+MOMENTS = {START: "Before training", MIDDLE: "In the middle", BEST: "Best step"}
 MOST_SHOWN = 8  # curves or bars of a plot
 SEEDS = "line: mean over seeds, band: lowest to highest"
 
@@ -46,8 +48,8 @@ def training_report(
         Section(heading="Learning curves", blocks=_curves(ranked, metric)),
         Section(heading="Memory", blocks=_memory(ranked)),
     ]
-    if samples := [Listing(title=each.title, text=each.text) for each in best.samples]:
-        sections.append(Section(heading="Samples", blocks=tuple(samples)))
+    if best.samples:
+        sections.append(Section(heading="Samples", blocks=tuple(map(_sample, best.samples))))
     sections.append(Section(heading="How it was made", blocks=_origin(command, ranked)))
     return Report(title=title, lead=_lead(best, metric, is_sweep=is_sweep), sections=tuple(sections))
 
@@ -217,6 +219,11 @@ def _predicted_memory(groups: Mapping[Memory, Sequence[TrainedRun]]) -> list[Blo
             lines=tuple(lines),
         ),
     ]
+
+
+def _sample(sample: Sample) -> Listing:
+    title = f"{MOMENTS[sample.moment]} (step {sample.step:,}); the prompt is the first line"
+    return Listing(title=title, text=sample.prompt + sample.text)
 
 
 def _origin(command: str, ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
