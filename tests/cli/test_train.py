@@ -35,7 +35,7 @@ PARAMETERS = [
 
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
-FLOW |= {"seeds", "jobs", "shard", "report"}
+FLOW |= {"seeds", "jobs", "shard", "report", "track"}
 FLOW |= {"from_run"}  # needs a run: see "going on from trained weights"
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
