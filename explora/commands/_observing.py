@@ -39,7 +39,7 @@ class Watching:
 @contextmanager
 def observing(running: Running, watching: Watching) -> Iterator[list[Observer]]:
     """Yield what is called with each event of a run."""
-    from explora.core.runs.samples import samplers
+    from explora.core.runs.sampler import samplers
 
     observers: list[Observer] = [*samplers(running)] if watching.with_samples else []
     if watching.track is None:

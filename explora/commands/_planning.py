@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from explora import console
 from explora.core.config.precedence import fit_learning_rate, resolve
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun, all_settings, settings_in, settings_of
 from explora.core.config.setting import spelled
 from explora.core.runs.identity import Identity
 from explora.core.runs.paths import with_absolute_paths
+from explora.core.runs.phases import LENGTH
 from explora.core.runs.record import read_config, read_identity
 from explora.errors import UsageError, WeightsError
 
@@ -55,11 +57,17 @@ def _start_from(
     """Resolve the settings of a new run, with those that it takes from where it starts (--from)."""
     if settings.get("from_run", from_file.get("from_run")) is None:
         return resolve(task, settings, from_file)
-    from explora.core.runs.origin import check_start, inherit, read_start  # loads torch
+    from explora.core.runs.origin import check_start, has_seen_dev_rows, inherit, read_start  # loads torch
 
     known = inherit(task, settings, from_file)
     run, origins = resolve(task, settings, known)
-    check_start(read_start(task, str(run.from_run), run.model), run)
+    start = read_start(task, str(run.from_run), run.model)
+    check_start(start, run)
+    if has_seen_dev_rows(start, run):
+        console.warn(
+            f"{run.from_run} was trained on rows that are dev rows now: the same file is divided otherwise. "
+            "Leave --seed and --data out, or name other rows: --dev FILE"
+        )
     taken = {name for name in known if origins.get(name) == "config file" and name not in from_file}
     return run, origins | dict.fromkeys(taken, "--from")
 
@@ -105,11 +113,15 @@ def resume_settings(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRu
         if before.get(name) != now[name] and name != "threads":
             raise UsageError(
                 f"--resume continues {_said(started, name)}, not with {shown(asked, name)}",
-                "leave the option out, or start again with --overwrite",
+                f"leave the option out{_later(name)}, or start again with --overwrite",
             )
     if "threads" not in options:
         return started, origins
     return replace(started, runtime=replace(started.runtime, threads=asked.runtime.threads)), origins
+
+
+def _later(name: str) -> str:
+    return f" (a finished run can be made longer: --resume --{spelled(name)})" if name in LENGTH else ""
 
 
 def _said(run: TrainRun, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from explora.commands._reports import save_report, this_command
 from explora.core.config.registry import load_implementation, task_row
-from explora.core.reports.trained_runs import TextSample, TrainedRun, read_trained_run
+from explora.core.reports.trained_runs import TrainedRun, read_trained_run
 from explora.core.reports.training import training_report
 from explora.core.runs.record import RunRecord, read_record
 from explora.core.sweeps.outcomes import State
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
     from explora.core.estimate.memory import Memory
     from explora.core.sweeps.run import CellProgress, Sweep
 
-MOMENTS = {"start": "before training", "middle": "in the middle", "best": "best step"}
-
 
 def report_run(file: Path, folder: Path) -> None:
     """Write the report of the finished run in a folder."""
     record = _record(folder)
-    run = read_trained_run(folder, record, _predict_memory(record), samples=_samples(folder))
+    run = read_trained_run(folder, record, _predict_memory(record))
     _report(file, record.run.task, [run])
 
 
@@ -47,7 +45,6 @@ def _cell(progress: CellProgress) -> TrainedRun:
         progress.forecast.memory,
         name=progress.cell.name,
         varied=progress.cell.varied,
-        samples=_samples(progress.folder),
     )
 
 
@@ -66,15 +63,3 @@ def _predict_memory(record: RunRecord) -> Memory | None:
     except (DataError, UsageError, WeightsError):
         return None
     return forecast.memory
-
-
-def _samples(folder: Path) -> list[TextSample]:
-    from explora.core.runs.samples import read_samples
-
-    return [
-        TextSample(
-            title=f"{MOMENTS[each.moment].capitalize()} (step {each.step:,}); the prompt is the first line",
-            text=each.prompt + each.text,
-        )
-        for each in read_samples(folder)
-    ]

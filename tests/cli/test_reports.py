@@ -111,3 +111,18 @@ def test_rows_without_labels_have_no_report(explora, on_tiny, tmp_path):
     assert done.code == 0
     assert "rows without labels have no scores" in done.err
     assert not Path("r.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--track mlflow", "a tracker is one of tensorboard, trackio, wandb"),
+        ("--track tensorboard --lora 4,8", "--track follows a single run"),
+    ],
+)
+def test_a_tracker_is_checked_before_the_work(explora, words, message, tmp_path):
+    pytest.importorskip("tensorboard")
+    done = explora("train", "sentiment", *words.split())
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "runs").exists()

@@ -35,7 +35,7 @@ PARAMETERS = [
 
 # What says how the command goes about it rather than what the run is.
 FLOW = {"task", "output", "resume", "overwrite", "config", "dry_run", "json", "quiet"}
-FLOW |= {"seeds", "jobs", "shard", "report"}
+FLOW |= {"seeds", "jobs", "shard", "report", "track"}
 FLOW |= {"from_run"}  # needs a run: see "going on from trained weights"
 
 SHAPE = "layers=1,heads=2,width=8,context=16,vocabulary=300"
@@ -569,6 +569,31 @@ def test_a_new_run_starts_from_another_one(explora: Callable[..., Any], words: l
     assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
     cells = explora(*start, "--lr", "1e-3,1e-2", "--dry-run", "--json")
     assert (cells.code, cells.out.count('"rank":3')) == (0, 2), cells.out
+
+
+def test_dev_rows_that_the_start_was_trained_on_are_told(
+    explora: Callable[..., Any], own_words: list[str]
+) -> None:
+    """The seed divides a single file; with a file for dev scores, a run is trained on the whole other one."""
+    for file in DATA_FILES:
+        write_rows(file, 40)
+    assert explora(*own_words, "--max-steps", "1", "-o", "whole").code == 0
+    part = [word for word in own_words if word not in ("--dev", "dev.csv")]
+    assert explora(*part, "--max-steps", "1", "-o", "part").code == 0
+    told = {
+        words: "rows that are dev rows now" in explora("train", "sentiment", "--dry-run", *words.split()).err
+        for words in (
+            "--from part",
+            "--from part --seed 6",
+            "--from part --seed 6 --dev dev.csv",
+            "--from part --data dev.csv --seed 6",
+            "--from whole --seed 6",
+            "--from whole --data train.csv",
+        )
+    }
+    assert list(told.values()) == [False, True, False, False, False, True]
+    Path("train.csv").unlink()
+    assert explora("train", "sentiment", "--dry-run", "--from", "part", "--data", "dev.csv").code == 0
 
 
 def test_what_contradicts_the_start_is_refused(explora: Callable[..., Any], words: list[str]) -> None:

@@ -41,7 +41,6 @@ CALLS: dict[tuple[str, str, int], str] = {
     ("writing_in_place", "mkdir", 1): "os.mkdir",
     ("writing_in_place", "unlink", 1): "os.remove",
     ("_open", "open", 1): "write",
-    ("append_line", "mkdir", 1): "os.mkdir",
     ("append_line", "open", 1): "append",
     ("replacing", "mkdir", 1): "os.mkdir",
     ("replacing", "replace", 1): "os.rename",

@@ -172,7 +172,10 @@ def _local(folder: Path) -> Path:
     if (folder / CONFIG).is_file():
         return folder
     if (folder / "adapter_config.json").is_file():
-        raise WeightsError(f"{folder} is an adapter, not a model", f"explora merge-lora {folder} -o FOLDER")
+        raise WeightsError(
+            f"{folder} is an adapter, not a model",
+            f"train it further: train --from {folder}; or merge it: explora merge-lora {folder} -o FOLDER",
+        )
     raise WeightsError(
         f"{folder} has no {CONFIG}", "a model is a folder with config.json and model.safetensors"
     )

@@ -1,16 +1,54 @@
-"""Figures that several reports share: sizes as text, the best of a column, the machine. Light."""
+"""Tables of figures that several reports share: the best of each column is marked. Light."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from explora.core.reports.document import Table
 
 
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """The figures of a column, None where there is none, and how they are written.
+
+    `highest` tells whether the highest figure is the best or the lowest; None where neither is.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    write: Callable[[float], str]
+    highest: bool | None = None
+
+
+def figure_table(
+    title: str, header: tuple[str, ...], words: Sequence[tuple[str, ...]], columns: Sequence[Column]
+) -> Table:
+    """Return a table whose lines begin with `words`, under `header`; a column without figures is left out."""
+    shown = [column for column in columns if any(value is not None for value in column.values)]
+    texts = [["" if value is None else each.write(value) for value in each.values] for each in shown]
+    best = {
+        (line, place)
+        for place, each in enumerate(shown, len(header))
+        for line in best_lines(each.values, highest=each.highest)
+    }
+    return Table(
+        title=title,
+        header=(*header, *(each.name for each in shown)),
+        lines=tuple((*word, *cells) for word, cells in zip(words, zip(*texts, strict=True), strict=True)),
+        best=frozenset(best),
+    )
+
+
 def megabytes(size: float) -> str:
     """Return bytes as MB, without the unit."""
     return f"{size / 1e6:,.1f}"
+
+
+def minutes(seconds: float) -> str:
+    """Return seconds as minutes, without the unit."""
+    return f"{seconds / 60:.2f}"
 
 
 def best_lines(values: Sequence[float | None], *, highest: bool | None) -> list[int]:

@@ -15,7 +15,7 @@ from explora.core.reports.document import (
     Section,
     Table,
 )
-from explora.core.reports.figures import best_lines, megabytes
+from explora.core.reports.figures import Column, figure_table, megabytes, minutes
 
 if TYPE_CHECKING:
     from explora.core.ranking.candidates import LeftOut
@@ -38,8 +38,9 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
     ]
     sections = [
         Section(heading="Ranking", blocks=(_plot(ranking), _table(ranking))),
-        Section(heading="Differences from the best", blocks=(_differences(ranking),)),
     ]
+    if len(ranking.lines) > 1:
+        sections.append(Section(heading="Differences from the best", blocks=(_differences(ranking),)))
     if left_out:
         reasons = tuple(f"{each.name}: {each.reason}" for each in left_out)
         sections.append(Section(heading="Left out", blocks=(Remarks(lines=reasons),)))
@@ -82,18 +83,6 @@ def _trivial(ranking: Ranking) -> tuple[Level, ...]:
 
 
 def _table(ranking: Ranking) -> Table:
-    """Return the lines with one unit a column; a column without any figure is left out."""
-    columns = _columns(ranking)
-    found = {
-        name: [value(line) for line in ranking.lines]
-        for name, (value, _, _) in columns.items()
-        if any(value(line) is not None for line in ranking.lines)
-    }
-    texts = [
-        ["" if value is None else columns[name][1](value) for value in values]
-        for name, values in found.items()
-    ]
-    first = ("run", "group", "method", "settings")
     words = [
         (
             f"{line.rank}. {line.name}",
@@ -103,39 +92,8 @@ def _table(ranking: Ranking) -> Table:
         )
         for line in ranking.lines
     ]
-    best = {
-        (line, column)
-        for column, (name, values) in enumerate(found.items(), len(first))
-        for line in best_lines(values, highest=columns[name][2])
-    }
-    lines = [(*word, *cells) for word, cells in zip(words, zip(*texts, strict=True), strict=True)]
-    return Table(
-        title="The best first. The best figures are bold",
-        header=(*first, *found),
-        lines=tuple(lines),
-        best=frozenset(best),
-    )
-
-
-Column = tuple[Callable[["Line"], float | None], Callable[[float], str], bool | None]
-
-
-def _columns(ranking: Ranking) -> dict[str, Column]:
-    """Return how each column gets a figure and writes it, and whether higher is better, if either is."""
-    evaluation = ranking.first_entry.evaluation
-    others = [name for name in evaluation.scores or {} if name != ranking.metric]
-    return {
-        ranking.metric: (lambda line: line.score, _score, ranking.higher_is_better),
-        "95 % from": (lambda line: line.interval[0], _score, None),
-        "to": (lambda line: line.interval[1], _score, None),
-        "seed sd": (lambda line: line.seed_deviation, "{:.2g}".format, None),
-        "forgetting, nats per token": (lambda line: line.forgetting, "{:+.3f}".format, False),
-        **{name: (_mean_of(name), _score, evaluation.higher_is_better.get(name)) for name in others},
-        "minutes": (lambda line: line.mean_result("seconds"), lambda value: f"{value / 60:.2f}", False),
-        "peak MB": (lambda line: line.mean_result("peak_memory_bytes"), megabytes, False),
-        "trained parameters": (lambda line: line.mean_result("trainable"), "{:,.0f}".format, None),
-        "file MB": (lambda line: line.file_bytes, lambda value: f"{value / 1e6:,.2f}", False),
-    }
+    header = ("run", "group", "method", "settings")
+    return figure_table("The best first. The best figures are bold", header, words, _columns(ranking))
 
 
 def _mean_of(metric: str) -> Callable[[Line], float]:
@@ -144,6 +102,35 @@ def _mean_of(metric: str) -> Callable[[Line], float]:
 
 def _score(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _columns(ranking: Ranking) -> list[Column]:
+    lines, evaluation = ranking.lines, ranking.first_entry.evaluation
+
+    def column(
+        name: str,
+        find: Callable[[Line], float | None],
+        write: Callable[[float], str] = _score,
+        highest: bool | None = None,
+    ) -> Column:
+        return Column(name=name, values=[find(line) for line in lines], write=write, highest=highest)
+
+    return [
+        column(ranking.metric, lambda line: line.score, highest=ranking.higher_is_better),
+        column("95 % from", lambda line: line.interval[0]),
+        column("to", lambda line: line.interval[1]),
+        column("seed sd", lambda line: line.seed_deviation, "{:.2g}".format),
+        column("forgetting, nats per token", lambda line: line.forgetting, "{:+.3f}".format, highest=False),
+        *(
+            column(name, _mean_of(name), highest=evaluation.higher_is_better.get(name))
+            for name in evaluation.scores or {}
+            if name != ranking.metric
+        ),
+        column("minutes", lambda line: line.mean_result("seconds"), minutes, highest=False),
+        column("peak MB", lambda line: line.mean_result("peak_memory_bytes"), megabytes, highest=False),
+        column("trained parameters", lambda line: line.mean_result("trainable"), "{:,.0f}".format),
+        column("file MB", lambda line: line.file_bytes, lambda size: f"{size / 1e6:,.2f}", highest=False),
+    ]
 
 
 def _differences(ranking: Ranking) -> Table:

@@ -10,17 +10,10 @@ from typing import Any
 
 from explora.core.estimate.memory import Memory
 from explora.core.runs.record import METRICS_FILE, RunRecord
+from explora.core.runs.samples import Sample, read_samples
 
 Points = tuple[tuple[int, float], ...]  # (step, value)
 OF_SCORES = ("step", "best")  # what a line of the log has beside a dev score
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSample:
-    """A continuation of a prompt, and after how many steps which model wrote it."""
-
-    title: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +30,7 @@ class TrainedRun:
     losses: Points
     dev: Points
     memory: Memory | None
-    samples: Sequence[TextSample] = ()
+    samples: Sequence[Sample] = ()
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -66,7 +59,6 @@ def read_trained_run(
     *,
     name: str = "",
     varied: Mapping[str, str] | None = None,
-    samples: Sequence[TextSample] = (),
 ) -> TrainedRun:
     """Return the run in a folder, by default under the folder's name."""
     text = (folder / METRICS_FILE).read_text(encoding="utf-8")
@@ -83,7 +75,7 @@ def read_trained_run(
         losses=tuple(losses),
         dev=tuple(dev),
         memory=memory,
-        samples=samples,
+        samples=read_samples(folder),
     )
 
 

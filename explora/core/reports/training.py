@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -21,13 +21,16 @@ from explora.core.reports.document import (
     Listing,
     Report,
     Section,
+    Series,
     Table,
 )
-from explora.core.reports.figures import best_lines, machine_table, megabytes
+from explora.core.reports.figures import Column, figure_table, machine_table, megabytes, minutes
 from explora.core.reports.scores import score_blocks
 from explora.core.reports.seed_bands import group_by, mean_curve, mean_of, smooth
-from explora.core.reports.trained_runs import TrainedRun
+from explora.core.reports.trained_runs import Points, TrainedRun
+from explora.core.runs.samples import BEST, MIDDLE, START, Sample
 
+MOMENTS = {START: "Before training", MIDDLE: "In the middle", BEST: "Best step"}
 MOST_SHOWN = 8  # curves or bars of a plot
 SEEDS = "line: mean over seeds, band: lowest to highest"
 
@@ -45,8 +48,8 @@ def training_report(
         Section(heading="Learning curves", blocks=_curves(ranked, metric)),
         Section(heading="Memory", blocks=_memory(ranked)),
     ]
-    if samples := [Listing(title=each.title, text=each.text) for each in best.samples]:
-        sections.append(Section(heading="Samples", blocks=tuple(samples)))
+    if best.samples:
+        sections.append(Section(heading="Samples", blocks=tuple(map(_sample, best.samples))))
     sections.append(Section(heading="How it was made", blocks=_origin(command, ranked)))
     return Report(title=title, lead=_lead(best, metric, is_sweep=is_sweep), sections=tuple(sections))
 
@@ -84,28 +87,21 @@ def _scores(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -
 
 
 def _runs_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
-    results = [run.result for run in ranked]
-    columns: dict[str, tuple[Sequence[float], str, bool | None]] = {
-        f"dev {metric}": ([run.best_dev for run in ranked], "{:.4f}", higher_is_better),
-        "best step": ([each["best_step"] for each in results], "{:,}", None),
-        "steps": ([each["steps"] for each in results], "{:,}", None),
-        "trained parameters": ([each["trainable"] for each in results], "{:,}", None),
-        "minutes": ([each["seconds"] / 60 for each in results], "{:.2f}", False),
-        "tokens/s": ([each["tokens_per_second"] for each in results], "{:,.0f}", True),
-        "peak MB": ([each["peak_memory_bytes"] / 1e6 for each in results], "{:,.0f}", False),
-    }
-    texts = [[form.format(value) for value in values] for values, form, _ in columns.values()]
-    best = {
-        (line, column)
-        for column, (values, _, highest) in enumerate(columns.values(), 1)
-        for line in best_lines(values, highest=highest)
-    }
-    return Table(
-        title="Runs, the best first. The best figures are bold",
-        header=("run", *columns),
-        lines=tuple(zip([run.name for run in ranked], *texts, strict=True)),
-        best=frozenset(best),
-    )
+    def column(name: str, fact: str, write: Callable[[float], str], highest: bool | None = None) -> Column:
+        return Column(name=name, values=[run.result[fact] for run in ranked], write=write, highest=highest)
+
+    dev = [run.best_dev for run in ranked]
+    columns = [
+        Column(name=f"dev {metric}", values=dev, write="{:.4f}".format, highest=higher_is_better),
+        column("best step", "best_step", "{:,}".format),
+        column("steps", "steps", "{:,}".format),
+        column("trained parameters", "trainable", "{:,}".format),
+        column("minutes", "seconds", minutes, highest=False),
+        column("tokens/s", "tokens_per_second", "{:,.0f}".format, highest=True),
+        column("peak MB", "peak_memory_bytes", megabytes, highest=False),
+    ]
+    names = [(run.name,) for run in ranked]
+    return figure_table("Runs, the best first. The best figures are bold", ("run",), names, columns)
 
 
 def _seeds_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
@@ -159,25 +155,31 @@ def _learning_rate_response(ranked: Sequence[TrainedRun], metric: str) -> Curves
 
 
 def _curves(ranked: Sequence[TrainedRun], metric: str) -> tuple[Block, ...]:
+    """Return the loss and the dev score over the steps, without runs that share no step with their seeds."""
     groups = group_by(ranked, TrainedRun.settings)
     unnamed = ranked[0].name if len(ranked) == 1 else "all runs"
     shown = {label or unnamed: group for label, group in list(groups.items())[:MOST_SHOWN]}
     note = f" ({SEEDS})" if any(len(group) > 1 for group in shown.values()) else ""
-    losses = [
-        mean_curve(label, [smooth(run.losses, run.result["steps"]) for run in group])
-        for label, group in shown.items()
-    ]
-    scores = [mean_curve(label, [run.dev for run in group]) for label, group in shown.items()]
-    return (
-        Curves(title=f"Training loss{note}", x="step", y="loss in nats", series=tuple(losses)),
+    losses = {
+        label: [smooth(run.losses, run.result["steps"]) for run in group] for label, group in shown.items()
+    }
+    scores = {label: [run.dev for run in group] for label, group in shown.items()}
+    plots = [
+        Curves(title=f"Training loss{note}", x="step", y="loss in nats", series=_mean_curves(losses)),
         Curves(
             title=f"Dev {metric}{note}",
             x="step",
             y=f"dev {metric}",
-            series=tuple(scores),
+            series=_mean_curves(scores),
             levels=_trivial(ranked, metric),
         ),
-    )
+    ]
+    return tuple(plot for plot in plots if plot.series)
+
+
+def _mean_curves(groups: Mapping[str, Sequence[Points]]) -> tuple[Series, ...]:
+    curves = (mean_curve(label, group) for label, group in groups.items())
+    return tuple(curve for curve in curves if curve.xs)
 
 
 def _memory(ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
@@ -217,6 +219,11 @@ def _predicted_memory(groups: Mapping[Memory, Sequence[TrainedRun]]) -> list[Blo
             lines=tuple(lines),
         ),
     ]
+
+
+def _sample(sample: Sample) -> Listing:
+    title = f"{MOMENTS[sample.moment]} (step {sample.step:,}); the prompt is the first line"
+    return Listing(title=title, text=sample.prompt + sample.text)
 
 
 def _origin(command: str, ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:

@@ -132,8 +132,3 @@ def _check_apart(run: TrainRun, folder: Path) -> None:
         is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
         if is_there and target in (path.resolve(), *path.resolve().parents):
             raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")
-
-
-def _read_by(run: TrainRun) -> tuple[str | None, ...]:
-    """Return the paths, and the names, of what a run reads."""
-    return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev

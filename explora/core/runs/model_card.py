@@ -46,6 +46,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         "",
         "| | |",
         "|---|---|",
+        *([f"| starts from | {_code(run.from_run)} |"] if run.from_run else []),
         f"| data | {_code(run.data.data or 'the sample data of the package')} |",
         f"| examples | {result['examples']:,} |",
         f"| trained parameters | {result['trainable']:,} of {result['total']:,} ({result['share']:.2%}) |",

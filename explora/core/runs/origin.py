@@ -18,13 +18,15 @@ from explora.core.base.weights import base_digest
 from explora.core.config.method import Method
 from explora.core.config.run_config import TrainRun, field_names, settings_in, settings_of
 from explora.core.config.setting import spelled
+from explora.core.data.splits import find_split
 from explora.core.files import whole_folder
 from explora.core.runs.adapter import ADAPTER_FILE, Header, is_adapter, read_adapter, read_header
 from explora.core.runs.assemble import FULL_HEADER, Session, restore_trained
 from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
 from explora.core.runs.open import recorded_base
+from explora.core.runs.paths import with_absolute_data
 from explora.core.runs.record import Origin, read_record
-from explora.errors import AdapterError, UsageError
+from explora.errors import AdapterError, DataError, UsageError
 
 PROMPT = ("template", "label_words")
 # Without --data, the rows are those of the first run. Its seed chose which of them are for dev scores.
@@ -150,6 +152,23 @@ def check_start(start: Start, run: TrainRun) -> None:
                 f"--from {start.folder}: it has {spelled(name)} {value}, not {found.get(name)}",
                 "leave the option out: it is stored with the weights",
             )
+
+
+def has_seen_dev_rows(start: Start, run: TrainRun) -> bool:
+    """Tell whether the start was trained on rows that a run takes for dev scores.
+
+    That is so where the run divides the file that the start was trained on, and the start did not divide it
+    by the same seed.
+    """
+    if start.run is None:
+        return False
+    try:
+        dev = find_split(run.task, with_absolute_data(run.data), "dev")
+        trained_on = find_split(run.task, with_absolute_data(start.run.data), "train")
+    except DataError:  # the old file may have gone; a new one that is missing is reported when it is read
+        return False
+    same_division = not trained_on.whole and start.run.training.seed == run.training.seed
+    return not dev.whole and dev.file == trained_on.file and not same_division
 
 
 def load_start(session: Session, start: Start) -> None:

@@ -38,7 +38,7 @@ def _absolute(path: str) -> str:
 
 
 def read_by(run: TrainRun) -> tuple[str | None, ...]:
-    """Return the paths, and the names, of what a run reads."""
+    """Return the paths, and the names, of what a run reads; None where it reads no such thing."""
     return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev
 
 

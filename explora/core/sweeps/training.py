@@ -12,7 +12,7 @@ from explora.core.runs.events import Completed, RunEvent
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
 from explora.core.runs.running import Running
-from explora.core.runs.samples import Sampler, samplers
+from explora.core.runs.sampler import Sampler, samplers
 from explora.core.runs.signals import Signals
 from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
@@ -25,7 +25,7 @@ Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
 def train_cell(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool = False) -> None:
     """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
 
-    With `with_samples`, a run that writes text records samples (`runs.samples`). Raises Interrupted after a
+    With `with_samples`, a run that writes text records samples (`runs.sampler`). Raises Interrupted after a
     signal, once the state is saved and "stopped" is told.
     """
     try:

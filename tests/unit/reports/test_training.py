@@ -140,3 +140,10 @@ def test_long_curves_are_smoothed_at_the_same_steps_for_all_seeds():
     assert found[0] == (17, 9.0)
     assert smooth(points[:500], 1000)[:-1] == found[:29]
     assert mean_curve("", [((1, 1.0), (2, 2.0)), ((2, 4.0), (3, 5.0))]).xs == (2,)
+
+
+def test_runs_that_share_no_step_have_no_curve():
+    other = dataclasses.replace(RUNS[1], losses=((9, 1.0),), dev=((9, 0.5), *RUNS[1].dev[:0]))
+    result = {**other.result, "best_step": 9}
+    other = dataclasses.replace(other, record=dataclasses.replace(other.record, result=result))
+    assert made([RUNS[0], other]).sections[1].blocks == ()

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from explora.core.runs.events import Completed
 from explora.core.runs.running import Running
-from explora.core.runs.samples import BEST, MIDDLE, START, Sampler, read_samples
+from explora.core.runs.sampler import Sampler
+from explora.core.runs.samples import BEST, MIDDLE, START, read_samples
 from explora.core.runs.train import start_run
 from tests.tiny_models import snapshot, tiny_run
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("explora.core.runs.sampler.MAX_NEW_TOKENS", 12)
 
 
 def train(folder: Path, base: Path, data: Path, *, samples: bool) -> Running:
