@@ -43,8 +43,7 @@ class Sampler:
     def _take(self, moment: str, step: int) -> None:
         session = self.running.session
         prompt = session.prompt(self.prompt, seed=self.running.run.training.seed)
-        if session.task_name == "text":
-            prompt = dataclasses.replace(prompt, lines=LINES)
+        prompt = dataclasses.replace(prompt, lines=prompt.lines or LINES)
         sampling = SamplingConfig(**TASKS[session.task_name].sampling)
         session.model.eval()  # the loop calls train() before each step
         (found,) = generate(session.model, [prompt], sampling, MAX_NEW_TOKENS, session.tokenizer)
