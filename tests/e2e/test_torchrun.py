@@ -1,4 +1,4 @@
-"""Processes that torchrun starts to train together: the same gradients, one writer, a restart after a kill."""
+"""Processes that torchrun starts: the same gradients as alone, one writer, a restart after a kill."""
 
 from __future__ import annotations
 
