@@ -16,7 +16,7 @@ from tests.tiny_models import snapshot, tiny_run
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("explora.core.runs.sampler.MAX_NEW_TOKENS", 12)
+    monkeypatch.setattr("explora.core.runs.sampler.MAX_NEW_TOKENS", 64)
 
 
 def train(folder: Path, base: Path, data: Path, *, samples: bool) -> Running:
