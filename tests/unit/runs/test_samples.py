@@ -17,12 +17,12 @@ from tests.tiny_models import snapshot, tiny_run
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("explora.core.runs.sampler.MAX_NEW_TOKENS", 12)
+    monkeypatch.setattr("explora.core.runs.sampler.MAX_NEW_TOKENS", 64)
 
 
 def train(folder: Path, base: Path, data: Path, *, samples: bool) -> Running:
     # Dropout, so that a sample that drew from the generators of the training would change it.
-    run = tiny_run(base, data, max_steps=4, eval_every=1, dropout=0.1, learning_rate=0.01)
+    run = tiny_run(base, data, max_steps=4, eval_every=1, dropout=0.1, learning_rate=0.1)
     running = start_run(run, folder)
     sampler = Sampler(running) if samples else None
     for event in running.events():
