@@ -39,11 +39,7 @@ from explora.core.runs.record import (
 )
 from explora.core.runs.result import TrainResult
 from explora.core.tasks.contract import Evaluation, Split
-from explora.core.training.checkpoint import (
-    discard_checkpoint,
-    saved_step,
-    trained_tensors,
-)
+from explora.core.training.checkpoint import discard_checkpoint, saved_step, trained_tensors
 from explora.core.training.events import EvalDone, Event, Finished, StepDone
 from explora.core.training.loop import Training
 from explora.core.training.time_budget import fit_steps
