@@ -161,8 +161,10 @@ def _plan(
         record = _recorded(folder, task)
     if record is not None and record.finished:
         more = longer(record, settings)
+        if more is None:  # a shorter length is no contradiction
+            settings = {name: value for name, value in settings.items() if name not in LENGTH}
         if more is None and not dry_run:
-            resume_settings(record.run, {name: settings[name] for name in settings if name not in LENGTH})
+            resume_settings(record.run, settings)
             _show_recorded(folder, record.result, json)
             return None
         record = replace(record, run=more or record.run)

@@ -549,6 +549,7 @@ def test_a_finished_run_goes_on_with_more_epochs(explora: Callable[..., Any], wo
         again = explora("train", "text", "--resume", "--epochs", epochs, "--json")
         assert again.objects == longer.objects
         assert "runs/text is finished: this is its recorded result" in again.err
+    assert explora("train", "text", "--resume", "--epochs", "2", "--dry-run").code == 0
     refused = explora("train", "text", "--resume", "--epochs", "4", "--lr", "0.5")
     assert (refused.code, "not with 0.5" in refused.err) == (2, True)
 

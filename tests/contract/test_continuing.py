@@ -208,8 +208,10 @@ def from_run(start: Path, task: str = "text", **options: Any) -> TrainRun:
     return resolve(task, chosen, inherit(task, chosen, {}))[0]
 
 
-@pytest.mark.parametrize("planted", [False, True])
-@pytest.mark.parametrize("method", TASK_OF)
+@pytest.mark.parametrize(
+    ("method", "planted"),
+    [*((method, False) for method in TASK_OF), ("lora", True), ("full", True), ("last-linear", True)],
+)
 def test_a_run_from_another_one_starts_with_its_weights_and_its_dev_score(
     method: str, planted: bool, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

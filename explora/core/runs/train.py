@@ -26,9 +26,7 @@ from explora.core.runs.record import (
 from explora.core.runs.running import CHECKPOINT, Running
 from explora.core.runtime.processes import Processes
 from explora.core.runtime.resolve import set_seed
-from explora.core.training.checkpoint import (
-    discard_checkpoint,
-)
+from explora.core.training.checkpoint import discard_checkpoint
 from explora.core.training.loop import Training
 from explora.errors import CheckpointError
 
