@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from explora import console
 from explora.commands import _options as o
 from explora.commands._environment import prepare_training
-from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._following import follow
-from explora.commands._label_counts import show_label_counts
-from explora.commands._memory import explaining_shortage, warn_if_short
+from explora.commands._memory import explaining_shortage
 from explora.commands._observing import Track, Watching, observing
-from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings, shown
+from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
+from explora.commands._run_facts import show_plan, show_settings, show_start
 from explora.commands._scores import show_scores
 from explora.commands._settings import (
     DATA,
@@ -33,9 +32,7 @@ from explora.commands._settings import (
 )
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
-from explora.core.config.registry import TASKS
-from explora.core.config.run_config import TrainRun, settings_of
-from explora.core.estimate.parameters import count
+from explora.core.config.run_config import TrainRun
 from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
@@ -46,7 +43,6 @@ from explora.errors import UsageError
 
 if TYPE_CHECKING:
     from explora.core.runs.result import TrainResult
-    from explora.core.runs.running import Running
     from explora.core.runtime.processes import Processes
 
 
@@ -172,7 +168,7 @@ def _plan(
     if dry_run:
         if overwrite:
             _tell_what_goes(folder)
-        _show_plan(plan, json)
+        show_plan(plan, json)
         return None
     if not resume:
         ownership.enter_context(owning(folder))
@@ -240,23 +236,14 @@ def _train(
     run = processes.decide(_with_runtime(plan.run) if processes.leads else plan.run)
     if not processes.leads:
         run = _with_runtime(run)  # threads and the like, as the leading process has measured them
-    _show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})", processes.size)
+    show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})", processes.size)
     spent = time.monotonic() - began
     running = start_run(
         run, folder, replace=overwrite, spent=spent, expected=plan.expected, processes=processes
     )
-    session = running.session
-    for message in [*running.train.skipped, *running.dev.skipped]:
-        console.warn(f"skipped: {message}")
-    console.note(
-        f"{len(running.train.examples):,} train and {len(running.dev.examples):,} dev examples; "
-        f"{session.label}; {_length(running)}"
-        + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
-    )
-    show_label_counts(running)
-    _show_feature_cache(running)
-    warn_if_short(running)
-    warn_if_few_steps(running)
+    show_start(running)
+    if not processes.leads:
+        watching = Watching(with_samples=False, track=None)
     with explaining_shortage(running), observing(running, watching) as observers:
         completed = follow(running, observers)
     if completed is None:
@@ -267,56 +254,10 @@ def _train(
     _show_result(folder, completed.result)
 
 
-def _length(running: Running) -> str:
-    """Say how long the run is."""
-    training = running.run.training
-    if training.max_minutes is not None and training.max_steps is None:
-        return f"as many steps as fit into {console.duration(60 * training.max_minutes)}"
-    return f"{running.training.steps:,} steps"
-
-
 def _with_runtime(run: TrainRun) -> TrainRun:
     from explora.core.runtime.resolve import resolve_runtime
 
     return replace(run, runtime=resolve_runtime(run.runtime))
-
-
-def _show_settings(run: TrainRun, origin: str, processes: int) -> None:
-    """Say how the run trains; `origin` says where its learning rate comes from."""
-    optimizer, training = run.optimizer, run.training
-    console.note(
-        f"{run.task}: {run.method.description}; learning rate {optimizer.learning_rate:g}{origin}, "
-        f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
-        f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
-        f"{console.counted(run.runtime.threads or 1, 'thread')}"
-        + (f" in each of {processes} processes" if processes > 1 else "")
-    )
-
-
-def _show_feature_cache(running: Running) -> None:
-    cache = running.training.feature_cache
-    if cache is None:
-        return
-    what = f"the frozen blocks' output of {len(cache.examples):,} examples: {console.size(cache.size)}"
-    if cache.fits:
-        console.note(f"keeps {what} in {cache.file}")
-    elif cache.size > cache.limit:
-        console.note(f"does not keep {what}, more than the {console.size(cache.limit)} of --feature-cache")
-    else:
-        console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
-
-
-def _show_plan(plan: Plan, json: bool) -> None:
-    run, origins = plan.run, plan.origins
-    classes = TASKS[run.task].head_classes(run.method.needs_head)
-    trainable = count(plan.shape, run.method, classes).trainable
-    if json:
-        console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
-        return
-    rows = [(name, shown(run, name), origins[name]) for name in settings_of(run)]
-    console.result_table(("setting", "value", "from"), rows)
-    head = f", with a head of {classes} classes" if classes else ""
-    console.result(f"trainable parameters: {trainable:,}{head}")
 
 
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +36,11 @@ from explora.core.training.events import (
 )
 from explora.core.training.feature_cache import FeatureCache, plan_feature_cache
 from explora.core.training.optimizers import make_optimizers, schedule_factor
+from explora.core.training.timing import Phase, untimed
 from explora.errors import TrainingError
 
 INITIAL_LOSS_SCALE = 2.0**13
 FEATURES_FILE = "features.bin"
-
-
-Phase = Callable[[str], AbstractContextManager[None]]
-
-
-def untimed(phase: str) -> AbstractContextManager[None]:
-    """Enter a phase of a step without measuring it."""
-    return nullcontext()
 
 
 class Training:

@@ -1,0 +1,79 @@
+"""What `train` tells about a run before its first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from explora import console
+from explora.commands._few_steps import warn_if_few_steps
+from explora.commands._label_counts import show_label_counts
+from explora.commands._memory import warn_if_short
+from explora.commands._planning import Plan, shown
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import TrainRun, settings_of
+from explora.core.estimate.parameters import count
+
+if TYPE_CHECKING:
+    from explora.core.runs.running import Running
+
+
+def show_plan(plan: Plan, json: bool) -> None:
+    """Show the settings of a run, where each comes from, and how many parameters it trains."""
+    run, origins = plan.run, plan.origins
+    classes = TASKS[run.task].head_classes(run.method.needs_head)
+    trainable = count(plan.shape, run.method, classes).trainable
+    if json:
+        console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
+        return
+    rows = [(name, shown(run, name), origins[name]) for name in settings_of(run)]
+    console.result_table(("setting", "value", "from"), rows)
+    head = f", with a head of {classes} classes" if classes else ""
+    console.result(f"trainable parameters: {trainable:,}{head}")
+
+
+def show_settings(run: TrainRun, origin: str, processes: int) -> None:
+    """Say how the run trains; `origin` says where its learning rate comes from."""
+    optimizer, training = run.optimizer, run.training
+    console.note(
+        f"{run.task}: {run.method.description}; learning rate {optimizer.learning_rate:g}{origin}, "
+        f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
+        f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
+        f"{console.counted(run.runtime.threads or 1, 'thread')}"
+        + (f" in each of {processes} processes" if processes > 1 else "")
+    )
+
+
+def show_start(running: Running) -> None:
+    """Show what a run reads and how long it is, and warn of what may go wrong."""
+    for message in [*running.train.skipped, *running.dev.skipped]:
+        console.warn(f"skipped: {message}")
+    console.note(
+        f"{len(running.train.examples):,} train and {len(running.dev.examples):,} dev examples; "
+        f"{running.session.label}; {_length(running)}"
+        + (f", going on after step {running.resumed_at:,}" if running.resumed_at else "")
+    )
+    show_label_counts(running)
+    _show_feature_cache(running)
+    warn_if_short(running)
+    warn_if_few_steps(running)
+
+
+def _length(running: Running) -> str:
+    """Say how long the run is."""
+    training = running.run.training
+    if training.max_minutes is not None and training.max_steps is None:
+        return f"as many steps as fit into {console.duration(60 * training.max_minutes)}"
+    return f"{running.training.steps:,} steps"
+
+
+def _show_feature_cache(running: Running) -> None:
+    cache = running.training.feature_cache
+    if cache is None:
+        return
+    what = f"the frozen blocks' output of {len(cache.examples):,} examples: {console.size(cache.size)}"
+    if cache.fits:
+        console.note(f"keeps {what} in {cache.file}")
+    elif cache.size > cache.limit:
+        console.note(f"does not keep {what}, more than the {console.size(cache.limit)} of --feature-cache")
+    else:
+        console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
