@@ -33,10 +33,15 @@ ALLOWED = [
     for method in METHODS
     if not row.refuses(method_class(method))
 ]
-# Trainings take time, so the toys and what takes LoRA's steps meet two each.
+# Trainings take time: lora, full and last-linear meet every task, the other methods and the toys two each.
 FEW = {
     "entailment": ("lora", "norm-tuning"),
     "norm-tuning": ("entailment", "sentiment"),
+    "ia3": ("paraphrase", "sonnet"),
+    "dora": ("sentiment", "sonnet"),
+    "bitfit": ("sentiment", "text"),
+    "miss": ("paraphrase", "text"),
+    "top": ("paraphrase", "sonnet"),
     "rslora": ("paraphrase", "text"),
     "lora-plus": ("sentiment", "text"),
 }

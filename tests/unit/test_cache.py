@@ -31,7 +31,7 @@ def test_without_a_folder_to_write_to_it_is_temporary(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert why_temporary() == f"{tmp_path}/file/explora cannot be created: Not a directory"
-    (cache_folder() / "tokens").mkdir()
+    (cache_folder() / "tokens").mkdir(exist_ok=True)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", no_home)
     assert why_temporary() == "there is no home folder"

@@ -48,7 +48,7 @@ def test_only_words_can_tell_the_writers_apart() -> None:
 
 
 def test_votes_are_counted_for_the_writers(tmp_path: Path) -> None:
-    file = tmp_path / "new" / "votes.jsonl"
+    file = tmp_path / "votes.jsonl"
     shown = pairs()
     for pair in shown[:3]:
         add_vote(file, pair, "1")

@@ -89,7 +89,9 @@ def open_adapter(folder: Path, base: Path, task: str = "text") -> Session:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_header_survives_json_exactly(task: str, method: str) -> None:
     chosen = make_method(method, alpha=3.5, layers=Blocks.parse("1-2"), targets=("query", "mlp-up"))
-    encoding = EncodingConfig(template="{sentence1} ü ☃ {sentence2}", label_words=("ja", "nein"))
+    read = [name for name in TASKS[task].columns if name != TASKS[task].label]
+    template = " ü ☃ ".join(f"{{{name}}}" for name in read)
+    encoding = EncodingConfig(template=template, label_words=("ja", "nein"))
     plain = Header(task=task, method=LoRA(), base="gpt2", base_digest="d", encoding=EncodingConfig())
     full = dataclasses.replace(
         plain, method=chosen, encoding=encoding, labels=("0", "a b"), best_step=7, base=""
