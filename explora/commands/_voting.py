@@ -44,7 +44,9 @@ def _ask(pair: Pair, title: str) -> str:
     from explora.core.judging.votes import CHOICES
 
     console.show(layout(pair, title, shutil.get_terminal_size().columns))
-    console.show("1: the first, 2: the second, =: no difference, q: stop and go on later")
+    console.show(
+        "Which text is better? 1: the first, 2: the second, =: no difference, q: stop and go on later"
+    )
     while (key := _read_key()) not in (*CHOICES, QUIT):
         console.show(f"{key!r} is none of 1, 2, =, q")
     return key

@@ -48,6 +48,7 @@ def test_votes_are_asked_kept_and_continued(blind, stdin: Stdin, tiny_base: Path
     stdin("1\nx\nq\n")
     done = blind("--blind")
     assert (done.code, done.out) == (0, "")
+    assert "Which text is better? 1: the first" in done.err
     assert "'x' is none of 1, 2, =, q" in done.err
     assert f"1 of 3 votes in {votes}; the same command continues" in done.err
     assert "lamp 0\nlamp 1\nlamp 2\n" in done.err

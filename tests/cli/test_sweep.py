@@ -300,6 +300,8 @@ def test_a_killed_cell_is_reported_and_a_stopped_sweep_goes_on_with_the_same_bit
     assert not (killed / "failed.txt").exists()
     explora(*words, "--lora", "4", "-o", "alone")
     assert bits(stopped) == bits(Path("alone"))
+    machines = [json.loads((cell / "run.json").read_text())["machine"] for cell in (killed, stopped)]
+    assert machines == [describe_machine()] * 2
     results = [json.loads((cell / "run.json").read_text())["result"] for cell in (killed, stopped)]
     sizes = [result["peak_memory_bytes"] for result in results]
     assert max(sizes) < 1.05 * min(sizes)  # of the cell alone, whichever is trained first

@@ -74,7 +74,8 @@ def _costs(found: Comparison, machine: Mapping[str, Any], clause: str) -> str:
     row, speed, memory = found.row, found.speed, found.memory
     precision = "fp32" if row.amp == "off" else row.amp
     cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
-    where = f"({cores}, {precision}, {row.task}, batch {row.batch_size})"
+    threads = {None: "", 1: "1 thread on "}.get(row.threads, f"{row.threads} threads on ")
+    where = f"({threads}{cores}, {precision}, {row.task}, batch {row.batch_size})"
     if not found.has_spread:
         return (
             f"No verdict: one repeat shows no spread {where}. {row.name} had {speed.median:.2f} times the "

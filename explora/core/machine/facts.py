@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
+Machine = dict[str, str | int]
+
 PROCESS = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -56,7 +58,7 @@ def available_memory_bytes() -> int:
     return max(0, min([free, *(limit.size - limit.used for limit in _cgroup_limits())]))
 
 
-def describe_machine() -> dict[str, str | int]:
+def describe_machine() -> Machine:
     """Return processor, cores, logical processors, memory in bytes, platform, Python and torch.
 
     Processors and memory are those that this process may use. Versions of packages come from their metadata.

@@ -30,8 +30,8 @@ def figure_table(
     texts = [["" if value is None else each.write(value) for value in each.values] for each in shown]
     best = {
         (line, place)
-        for place, each in enumerate(shown, len(header))
-        for line in best_lines(each.values, highest=each.highest)
+        for place, (each, cells) in enumerate(zip(shown, texts, strict=True), len(header))
+        for line in _with_their_text(cells, best_lines(each.values, highest=each.highest))
     }
     return Table(
         title=title,
@@ -39,6 +39,12 @@ def figure_table(
         lines=tuple((*word, *cells) for word, cells in zip(words, zip(*texts, strict=True), strict=True)),
         best=frozenset(best),
     )
+
+
+def _with_their_text(cells: Sequence[str], best: Sequence[int]) -> list[int]:
+    """Return the lines whose cell reads as one of the best; none if all cells read the same."""
+    shown = {cells[line] for line in best}
+    return [line for line, text in enumerate(cells) if text in shown] if len({*cells}) > 1 else []
 
 
 def megabytes(size: float) -> str:

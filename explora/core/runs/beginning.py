@@ -51,4 +51,5 @@ def first_progress(run: TrainRun, phases: tuple[Phase, ...], rows: int) -> Progr
         seconds=result["seconds"],
         best_step=result["best_step"],
         evaluated=result["steps"] - 1,
+        peak_memory_bytes=result["peak_memory_bytes"],
     )

@@ -117,8 +117,14 @@ def _this_process() -> Owner:
         process=os.getpid(),
         host=socket.gethostname(),
         started=_start_time(os.getpid()) or 0.0,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([_program(), *sys.argv[1:]]),
     )
+
+
+def _program() -> str:
+    """Return the program's name as a person types it: `python -m explora` is `explora`."""
+    name = Path(sys.argv[0]).name
+    return "explora" if name == "__main__.py" else name
 
 
 def _start_time(process: int) -> float | None:

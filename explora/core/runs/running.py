@@ -225,7 +225,7 @@ class Running:
             skipped=len(self.train.skipped) + len(self.dev.skipped),
             seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
             tokens=progress.tokens,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes()),
             full_fine_tuning=self.full_fine_tuning,
             processes=self.processes,
             global_batch=self.training.examples_per_step,

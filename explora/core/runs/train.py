@@ -7,7 +7,7 @@ from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
 from explora.core.files import settle_folder
-from explora.core.machine.facts import describe_machine
+from explora.core.machine.facts import Machine, describe_machine
 from explora.core.runs.assemble import (
     assemble_for_training,
     own_tokenizer,
@@ -41,14 +41,16 @@ def start_run(
     spent: float = 0.0,
     expected: Identity | None = None,
     processes: Processes | None = None,
+    machine: Machine | None = None,
 ) -> Running:
     """Prepare a run in its folder, or resume it there if the folder holds a resume state.
 
     The caller owns the folder (`ownership.owning`). With `replace`, the run trains beside the old content of
     the folder until it has weights to keep. `spent` is the part of the run's time, in seconds, that is
     already over. `expected` is the identity of the run that is repeated. Of several `processes`, which all
-    call this, the leading one writes. Raises CheckpointError, DataError,
-    IdentityError, UsageError and WeightsError for a state, data, settings or a base that cannot be used.
+    call this, the leading one writes. `machine` is the description to record, by default as this process sees
+    it. Raises CheckpointError, DataError, IdentityError, UsageError and WeightsError for a state, data,
+    settings or a base that cannot be used.
     """
     started = time.monotonic() - spent
     recorded = with_absolute_paths(run)
@@ -72,7 +74,7 @@ def start_run(
     record = RunRecord(
         run=recorded,
         result={},
-        machine=describe_machine(),
+        machine=machine or describe_machine(),
         identity=identity,
         origin=load_first_weights(session, run, before, place / CHECKPOINT),
         earlier_phases=phases_before(before),

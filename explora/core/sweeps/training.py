@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
+from explora.core.machine.facts import Machine
 from explora.core.runs.events import Completed, RunEvent
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
@@ -22,14 +23,17 @@ from explora.errors import ExploraError, Interrupted
 Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
 
 
-def train_cell(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool = False) -> None:
+def train_cell(
+    run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool = False, machine: Machine | None = None
+) -> None:
     """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
 
-    With `with_samples`, a run that writes text records samples (`runs.sampler`). Raises Interrupted after a
+    With `with_samples`, a run that writes text records samples (`runs.sampler`). `machine` is the description
+    that the run records, by default that of this process. Raises Interrupted after a
     signal, once the state is saved and "stopped" is told.
     """
     try:
-        _train(run, folder, tell, with_samples=with_samples)
+        _train(run, folder, tell, with_samples=with_samples, machine=machine)
     except Interrupted:
         raise
     except ExploraError as error:
@@ -47,7 +51,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool) -> None:
+def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool, machine: Machine | None) -> None:
     """Train to the end. The settings of a cell that was started before are those that it recorded."""
     record = read_record(folder)
     started = run if record is None else record.run
@@ -55,7 +59,7 @@ def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool) -> No
     with owning(folder), Signals(once=True) as signals:
         signals.at_once = True  # nothing is lost before the first step
         resolved = replace(started, runtime=resolve_runtime(started.runtime))
-        running = start_run(resolved, folder)
+        running = start_run(resolved, folder, machine=machine)
         signals.at_once = False
         _follow(running, signals, tell, samplers(running) if with_samples else ())
 

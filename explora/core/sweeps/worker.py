@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from explora.core.config.run_config import TrainRun
+from explora.core.machine.facts import describe_machine
 from explora.core.sweeps.processors import bind_to
 from explora.errors import Interrupted
 
@@ -33,6 +34,7 @@ def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
     """Train the cell. Exits as `train` does after a signal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; our parent sends SIGTERM
     _end_with(parent)
+    machine = describe_machine()  # all of it, not only the processors of this job
     bind_to(processors)  # before torch starts threads, which inherit it
     from explora.core.sweeps.training import train_cell
 
@@ -40,7 +42,7 @@ def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
     try:
         order = json.load(sys.stdin)
         run = TrainRun.from_json(order["run"])
-        train_cell(run, folder, Channel().tell, with_samples=order["with_samples"])
+        train_cell(run, folder, Channel().tell, with_samples=order["with_samples"], machine=machine)
     except Interrupted as interrupt:
         sys.exit(interrupt.exit_code)
 

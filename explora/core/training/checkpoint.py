@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from explora.core.files import remove_folder, write_atomically, write_tensors
+from explora.core.machine.facts import peak_memory_bytes
 from explora.core.model.gpt2 import GPT2
 from explora.core.training.adamw import Optimizer
 from explora.errors import CheckpointError
@@ -32,7 +33,8 @@ class Progress:
     """How far a run has come.
 
     batch: batches taken in this epoch; tokens, seconds: totals across interruptions; best_step: step of the
-    best dev score, 0 for none; evaluated: last step with a dev score; unimproved: evaluations since the best.
+    best dev score, 0 for none; evaluated: last step with a dev score; unimproved: evaluations since the best;
+    peak_memory_bytes: of the leading process, the largest across interruptions.
     """
 
     step: int = 0
@@ -44,6 +46,7 @@ class Progress:
     best_score: float | None = None
     evaluated: int = 0
     unimproved: int = 0
+    peak_memory_bytes: int = 0
 
 
 def trained_tensors(model: GPT2) -> dict[str, Tensor]:
@@ -61,6 +64,8 @@ def save_checkpoint(
 ) -> None:
     """Write a new state, point `latest` at it, and only then remove the old one.
 
+    Brings the peak memory in `progress` up to date.
+
     `generators` are the `generator_states` of each process.
     """
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
@@ -76,6 +81,7 @@ def save_checkpoint(
     target = folder / name
     remove_folder(target)
     write_tensors(target / "state.safetensors", {key: value.contiguous() for key, value in tensors.items()})
+    progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes())
     state = {"progress": asdict(progress), "scaler": dict(scaler), "optimizers": numbers}
     write_atomically(target / "state.json", json.dumps(state))
     write_atomically(folder / "latest", name)

@@ -88,7 +88,7 @@ def test_the_headline_is_two_sentences_about_full_fine_tuning():
     rows = rows_of(full=FULL, last=last, lora=LORA)
     assert sentences(rows) == [
         "Compared with full fine-tuning, lora r=8 is faster (2.00 times) and needs less memory (0.50 times) "
-        "(2 cores, bf16, paraphrase, batch 16).",
+        "(2 threads on 2 cores, bf16, paraphrase, batch 16).",
         "What they learn was not measured: add --quality.",
     ]
     against = {each.other.name: each for each in compare_rows(rows)}
@@ -110,7 +110,7 @@ def test_ranges_that_overlap_are_no_difference(speed, memory, words):
 
 def test_one_repeat_gives_figures_and_no_verdict():
     text = said(full=(contender("full"), [found(50)]), lora=(contender(), [found(100)]))
-    assert text.startswith("No verdict: one repeat shows no spread (2 cores")
+    assert text.startswith("No verdict: one repeat shows no spread (2 threads on 2 cores")
     assert "lora r=8 had 2.00 times the speed and 1.00 times the peak memory" in text
     assert "--repeats 3" in text
     assert "faster" not in text

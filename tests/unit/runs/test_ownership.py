@@ -68,6 +68,14 @@ def test_a_second_owner_is_refused_and_told_about_the_first(tmp_path: Path) -> N
         pass
 
 
+def test_the_command_of_the_owner_is_what_a_person_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/lib/explora/__main__.py", "train", "text"])
+    with owning(tmp_path / "run"), pytest.raises(InUseError, match=r"\(explora train text\)"):
+        check_unowned(tmp_path / "run")
+
+
 def test_a_living_process_keeps_a_folder_whose_lock_file_was_removed(
     tmp_path: Path, other_process: psutil.Process
 ) -> None:

@@ -135,6 +135,14 @@ def test_what_is_frozen_is_not_stored(tmp_path: Path) -> None:
     assert names == {f"weights.{name}" for name in trained_tensors(model)}
 
 
+def test_the_peak_memory_is_the_largest_of_all_processes(tmp_path: Path) -> None:
+    model, optimizers = prepare("lora", "adamw")
+    for earlier in (0, 10**15):
+        save_checkpoint(tmp_path, model, optimizers, Progress(peak_memory_bytes=earlier), {}, drawn_from())
+        found = load_checkpoint(tmp_path, model, optimizers)[0].peak_memory_bytes
+        assert found == max(earlier, found) > 0
+
+
 def test_there_is_one_state_and_no_pickle(tmp_path: Path) -> None:
     model, optimizers = prepare("lora", "adamw")
     for step in range(4):
