@@ -37,12 +37,13 @@ def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
     return fit_learning_rate(run, origins, shape.n_embd)[0]
 
 
-def train(run: TrainRun, folder: Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
+def train(run: TrainRun, folder: str | Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
     """Train into `folder`, yielding events; the last is a Completed with the TrainResult.
 
     The folder belongs to this training until the last event, or until the iterator is closed or deleted.
     Raises InUseError if another process trains there.
     """
+    folder = Path(folder)
     with ExitStack() as stack:
         stack.enter_context(owning(folder))
         check_folder(folder, overwrite=overwrite)
@@ -56,7 +57,7 @@ def _owned_events(running: Running, ownership: ExitStack) -> Iterator[RunEvent]:
         yield from running.events()
 
 
-def sweep(task: str, settings: Mapping[str, Any], folder: Path, *, jobs: int = 1) -> Sweep:
+def sweep(task: str, settings: Mapping[str, Any], folder: str | Path, *, jobs: int = 1) -> Sweep:
     """Prepare a sweep: a list in `settings` holds several values, as in `{"rank": [4, 8], "seed": [1, 2]}`.
 
     Iterate its `events()` to train what the folder does not hold yet; then `ranked()` has the finished cells.
@@ -64,7 +65,7 @@ def sweep(task: str, settings: Mapping[str, Any], folder: Path, *, jobs: int = 1
     options = {
         name: one_or_several(value) if isinstance(value, list) else value for name, value in settings.items()
     }
-    return open_sweep(task, cross(task, options).cells, folder, jobs=jobs)
+    return open_sweep(task, cross(task, options).cells, Path(folder), jobs=jobs)
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:

@@ -102,5 +102,6 @@ class Interrupted(ExploraError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the nearest of `known`, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    folded = {each.casefold(): each for each in known}
+    nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[nearest[0]]}?" if nearest else ""

@@ -9,6 +9,7 @@ from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
 from explora.commands._planning import Plan, shown
+from explora.commands._skipped_rows import show_skipped
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
@@ -45,8 +46,7 @@ def show_settings(run: TrainRun, origin: str, processes: int) -> None:
 
 def show_start(running: Running) -> None:
     """Show what a run reads and how long it is, and warn of what may go wrong."""
-    for message in [*running.train.skipped, *running.dev.skipped]:
-        console.warn(f"skipped: {message}")
+    show_skipped(running.skipped, len(running.train.examples) + len(running.dev.examples))
     console.note(
         f"{len(running.train.examples):,} train and {len(running.dev.examples):,} dev examples; "
         f"{running.session.label}; {_length(running)}"

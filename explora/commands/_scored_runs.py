@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._skipped_rows import show_skipped
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.data.text_files import STDIN
 from explora.errors import ExploraError, UsageError
@@ -86,8 +87,7 @@ def score_runs(request: Request) -> tuple[list[Entry], list[LeftOut]]:
 
 def _note_rows(entry: Entry) -> None:
     console.note(f"scored on {entry.rows.described}")
-    for message in entry.rows.found.skipped:
-        console.warn(f"skipped: {message}")
+    show_skipped(entry.rows.found.skipped, len(entry.rows.found.examples))
 
 
 def _warn(left_out: LeftOut) -> None:

@@ -22,6 +22,7 @@ from explora.commands._scored_runs import Request
 from explora.commands._scores import show_scores
 from explora.commands._sessions import open_for_rows
 from explora.commands._settings import with_settings
+from explora.commands._skipped_rows import show_skipped
 from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
@@ -204,8 +205,7 @@ def _score_one(
     console.note(f"{session.label}, on {rows.described}")
     evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
     scored = Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
-    for message in scored.skipped:
-        console.warn(f"skipped: {message}")
+    show_skipped(scored.skipped, len(rows.found.examples))
     if json:
         console.result_json(scored.to_json(session))
     else:

@@ -109,3 +109,24 @@ def test_a_cache_that_cannot_be_written_is_one_warning(
     done = explora("eval", "text", "--model", str(tiny_base), "--data", "a.txt", "--json")
     assert done.code == 0
     assert done.err.count("warning:") == 1 and "set XDG_CACHE_HOME" in done.err
+
+
+def test_a_bad_row_of_a_file_with_both_splits_is_told_and_counted_once(
+    explora: Explora, tiny_base: Path, tmp_path: Path
+) -> None:
+    rows = "".join(f"row {number},{number % 2}\n" for number in range(18))
+    (tmp_path / "a.csv").write_text(f"sentence,label\n{rows},1\n,0\n")
+    options = [
+        "--model",
+        str(tiny_base),
+        "--data",
+        "a.csv",
+        "--last-linear",
+        "--max-steps",
+        "1",
+        "--skip-bad",
+    ]
+    done = explora("train", "sentiment", *options, "--json")
+    assert (done.code, done.objects[0]["skipped"]) == (0, 2)
+    assert (done.err.count("warning: skipped: a.csv:20"), done.err.count("warning: skipped:")) == (1, 2)
+    assert "2 of 20 rows skipped" in done.err

@@ -183,6 +183,7 @@ def test_bad_rows_stop_or_are_counted(explora, here: None, tmp_path: Path) -> No
     assert (done.objects[0]["examples"], done.objects[0]["skipped"]) == (2, 2)
     assert "warning: skipped: pairs.csv:4: column label: 'perhaps': use yes/no, true/false or 1/0" in done.err
     assert "pairs.csv:3" in done.err
+    assert "2 of 4 rows skipped" in done.err
 
 
 # --- files of predictions -------------------------------------------------------------------------
@@ -239,14 +240,14 @@ def test_text_has_no_predictions_and_the_scores_are_not_lost(explora, here: None
         ("sentiment --split development", 2, "no split 'development'"),
         ("sentiment --split deb", 2, "did you mean dev?"),
         ("sentiment runs/paraphrase", 1, "runs/paraphrase was trained for paraphrase, not for sentiment"),
-        ("sentiment --template x", 2, "sentiment has no template"),
+        ("sentiment --template x", 2, "sentiment does not take --template"),
         ("sentiment --label-words a,b", 2, "sentiment has no label-words"),
         ("paraphrase --label-words no,yes", 1, "was trained with the label words ('yes', 'no')"),
         ("paraphrase --label-words yes", 2, "is not two different words"),
-        ("sentiment --batch-size 0", 2, "batch-size must be at least 1"),
-        ("sentiment --batch-size -3", 2, "batch-size must be at least 1"),
+        ("sentiment --batch-size 0", 2, "--batch-size must be at least 1"),
+        ("sentiment --batch-size -3", 2, "--batch-size must be at least 1"),
         ("sentiment --max-length 0", 2, "max-length must be at least 8"),
-        ("sentiment --threads -1", 2, "threads must be at least 1"),
+        ("sentiment --threads -1", 2, "--threads must be at least 1"),
         ("sentiment --amp fp8", 2, "amp 'fp8' is not one of"),
         ("sentiment --format foo", 2, "format 'foo' is not one of"),
         ("sentiment --device gpu9", 2, "no device 'gpu9'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from explora.core.config.method import Method
@@ -72,11 +73,19 @@ def _of_same_method(options: Mapping[str, Any], from_file: Mapping[str, Any]) ->
 
 
 def _typed(setting: Setting | None, value: Any) -> Any:
-    """Return a value as the configuration holds it: text is parsed, and a list of blocks becomes Blocks."""
-    if setting is None or value is None or setting.kind is str:
+    """Return a value as the configuration holds it: text is parsed, and a list of blocks becomes Blocks.
+
+    Raises UsageError for a value of another type.
+    """
+    if setting is None or value is None:
         return value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, str) and setting.about.parse is not None:
         return setting.about.parse(value)
+    setting.check_type(value)
+    if (dashed := str(value).replace("_", "-")) in setting.about.choices:
+        return dashed
     return Blocks(value) if setting.kind is Blocks else value
 
 
@@ -113,11 +122,11 @@ def _refuse_pointless(task: str, method: type[Method], options: Mapping[str, Any
     for name in foreign_settings(method, options):
         users = methods_with(name)
         raise UsageError(
-            f"{method.name} has no {spelled(name)}: that belongs to {', '.join(users)}",
+            f"{method.name} does not take --{spelled(name)}, which belongs to {', '.join(users)}",
             f"leave it out, or choose another method: --method {users[0]}",
         )
     for name in ("template", "label_words"):
         if name in options and name not in row.defaults:
             raise UsageError(
-                f"{task} has no {spelled(name)}", "templates and label words belong to paraphrase"
+                f"{task} does not take --{spelled(name)}", "templates and label words belong to paraphrase"
             )

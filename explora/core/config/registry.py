@@ -72,7 +72,8 @@ def method_class(name: str) -> type[Method]:
     """Return the class of a method; see `config.method`. Raises UsageError for an unknown name."""
     if name not in METHODS:
         known = ", ".join(METHODS)
-        raise UsageError(f"method {name!r} is not one of {known}{did_you_mean(name, METHODS)}")
+        nearest = did_you_mean(name.replace("+", "-plus"), METHODS)  # as the paper writes LoRA+
+        raise UsageError(f"method {name!r} is not one of {known}{nearest}")
     found: type[Method] = load_implementation(METHODS[name])
     return found
 

@@ -94,10 +94,22 @@ class Setting:
         if choices and value not in choices:
             known = ", ".join(choices)
             raise UsageError(
-                f"{self.name} {value!r} is not one of {known}{did_you_mean(str(value), choices)}"
+                f"--{self.spelled} {value!r} is not one of {known}{did_you_mean(str(value), choices)}"
             )
         if allowed is not None and not allowed.low <= value < allowed.high:
-            raise UsageError(f"{self.spelled} must be {allowed.text}, not {value!r}")
+            hint = f"leave --{self.spelled} out for the default"
+            raise UsageError(f"--{self.spelled} must be {allowed.text}, not {value!r}", hint)
+
+    def check_type(self, value: Any) -> None:
+        """Raise UsageError for a value whose type is not the setting's. A whole number is a float too."""
+        if self.kind not in (bool, int, float, str):
+            return
+        allowed = (int, float) if self.kind is float else self.kind
+        if isinstance(value, allowed) and isinstance(value, bool) <= (self.kind is bool):
+            return
+        example = "" if self.default is None else f"for example, {{{self.name!r}: {self.default!r}}}"
+        found = f"{value!r} of type {type(value).__name__}"
+        raise UsageError(f"{self.name} is of type {self.kind.__name__}, not {found}", example)
 
     def show(self, value: Any) -> str:
         """Write a value as the option takes it."""

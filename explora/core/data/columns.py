@@ -99,11 +99,23 @@ def _no_columns(
     what = f"column {names[0]!r}" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
     near = did_you_mean(names[0], there) if len(names) == 1 else ""
     shown = [repr(name[:40]) for name in there[:12]]
-    hint = f"name it: --columns {','.join(f'{name}=NAME' for name in missing)}"
+    lacking = [*missing, *_missing_label(missing, found, row)]
+    hint = f"name {_them(lacking)}: --columns {','.join(f'{name}=NAME' for name in lacking)}"
+    if len(lacking) > len(missing):
+        hint += f" (leave {row.label} out where the rows have none)"
     if by_position and not found:  # perhaps there is no header
         shown = [f"{number} {name}" for number, name in enumerate(shown, 1)]
         hint += f"; if line 1 is a row and no header, give positions: --columns {_positions(there, row)}"
     return DataError(f"no {what}{near} (there are {', '.join(shown)})", hint, file=file, line=1)
+
+
+def _missing_label(missing: Columns, found: Columns, row: TaskRow) -> list[str]:
+    """Return the column of the label where the file has none of its names: training would ask for it next."""
+    return [row.label] if row.label and row.label not in {*missing, *found} else []
+
+
+def _them(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
 
 def _positions(there: Sequence[str], row: TaskRow) -> str:

@@ -26,6 +26,7 @@ DELIMITERS = "\t,;|"
 
 _CS224N_ID = re.compile(r"[0-9a-f]{25}")
 _MSR_HEADER = "Quality\t#1 ID\t"
+_UNCLOSED = "unexpected end of data"  # the csv module's words for a quote that is open at the end
 _SAMPLE = 20  # lines that tell which delimiter a file has
 
 
@@ -76,7 +77,7 @@ def parse_delimited(
     )
     number, first = next(rows, (1, [""]))
     if isinstance(first, csv.Error):
-        raise _broken_quoting(first, file, number)
+        raise _broken_quoting(first, file, number, delimiter)
     header = _cs224n_header(first, row) or numbered_header(first, row, given)
     if header:
         rows = itertools.chain([(number, first)], rows)
@@ -87,7 +88,7 @@ def parse_delimited(
     least = len(_without_empty_end(header, 1))
     for number, fields in rows:
         if isinstance(fields, csv.Error):
-            yield _broken_quoting(fields, file, number)
+            yield _broken_quoting(fields, file, number, delimiter)
             continue
         fields = _without_empty_end(fields, least)
         if not least <= len(fields) <= len(header):
@@ -140,9 +141,12 @@ def _split(
             start += 1
 
 
-def _broken_quoting(error: csv.Error, file: str, line: int) -> DataError:
-    hint = f"a file without quoting is read by --format msr; {SKIP_HINT}"
-    return DataError(f"the quoting is broken: {error}", hint, file=file, line=line)
+def _broken_quoting(error: csv.Error, file: str, line: int, delimiter: str) -> DataError:
+    problem = "a quote opens in this row and is not closed" if str(error) == _UNCLOSED else str(error)
+    hint = 'close the quote, or write "" for a quote within a quoted field; or leave bad rows out: --skip-bad'
+    if delimiter == "\t":
+        hint += "; if the file has no quoting: --format msr"
+    return DataError(f"the quoting is broken: {problem}", hint, file=file, line=line)
 
 
 def _unquoted(cell: str) -> str:

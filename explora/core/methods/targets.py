@@ -66,8 +66,8 @@ class TargetedMethod(Method):
         """Raise UsageError for blocks that a base of this shape does not have."""
         if self.layers and self.layers[-1] >= shape.n_layer:
             raise UsageError(
-                f"--layers names blocks {self.layers} of a base that has blocks 0-{shape.n_layer - 1}",
-                f"--layers takes blocks from 0 to {shape.n_layer - 1}",
+                f"--layers {self.layers}: the base has only blocks 0-{shape.n_layer - 1}",
+                f"choose among them, for example --layers 0-{shape.n_layer - 1}",
             )
 
     def blocks(self, shape: Shape) -> Blocks:

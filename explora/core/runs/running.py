@@ -78,6 +78,11 @@ class Running:
         return self.training.run
 
     @property
+    def skipped(self) -> list[str]:
+        """Return the messages about bad rows, each once: train and dev may be parts of the same file."""
+        return list(dict.fromkeys((*self.train.skipped, *self.dev.skipped)))
+
+    @property
     def writes(self) -> bool:
         """Tell whether this process writes the files of the run."""
         return self.training.processes.leads
@@ -222,7 +227,7 @@ class Running:
             steps=progress.step,
             stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
             examples=len(self.train.examples),
-            skipped=len(self.train.skipped) + len(self.dev.skipped),
+            skipped=len(self.skipped),
             seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
             tokens=progress.tokens,
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes()),

@@ -61,7 +61,7 @@ def cross(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | 
     for values in product(*axes.values()):
         chosen = {**options, **dict(zip(axes, values, strict=True))}
         lacked = _lacked_settings(options, chosen)
-        dropped |= dict.fromkeys(f"{chosen['method']} has no {spelled(name)}" for name in lacked)
+        dropped |= dict.fromkeys(f"{chosen['method']} does not take --{spelled(name)}" for name in lacked)
         own = {name: value for name, value in chosen.items() if name not in lacked}
         with _naming_the_cell(axes, values):
             run = _configure(task, own, from_file, shape_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -345,7 +346,8 @@ def test_an_option_of_another_method_is_refused(method: str, name: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve("sentiment", {"method": method, name: LORA_OPTIONS[name]})
     users = ", ".join(methods_with(name))
-    assert caught.value.message == f"{method} has no {name.replace('_', '-')}: that belongs to {users}"
+    option = f"--{name.replace('_', '-')}"
+    assert caught.value.message == f"{method} does not take {option}, which belongs to {users}"
     assert settings_of(resolve("sentiment", {name: LORA_OPTIONS[name]})[0])[name] == LORA_OPTIONS[name]
 
 
@@ -362,14 +364,14 @@ def test_what_a_recorded_run_says_of_lora_is_no_obstacle_to_another_method() -> 
 
 def test_an_option_for_lora_with_a_recorded_full_run_is_refused() -> None:
     file = settings_in(resolve("sentiment", {"method": "full"})[0].to_json())
-    with pytest.raises(UsageError, match="full has no alpha"):
+    with pytest.raises(UsageError, match="full does not take --alpha"):
         resolve("sentiment", {"alpha": 4.0}, file)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "paraphrase"])
 @pytest.mark.parametrize(("name", "value"), [("template", "{sentence}"), ("label_words", ("a", "b"))])
 def test_only_paraphrase_has_a_template(task: str, name: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"{task} has no {name.replace('_', '-')}"):
+    with pytest.raises(UsageError, match=f"{task} does not take --{name.replace('_', '-')}"):
         resolve(task, {name: value})
 
 
@@ -387,41 +389,41 @@ NAN, INFINITY = float("nan"), float("inf")
     ("name", "value", "message"),
     [
         ("method", "lorra", "method 'lorra' is not one of lora, full, last-linear"),
-        ("optimizer", "sgd", "optimizer 'sgd' is not one of adamw, muon"),
+        ("optimizer", "sgd", "--optimizer 'sgd' is not one of adamw, muon"),
         (
             "schedule",
             "cosin",
-            "schedule 'cosin' is not one of linear, cosine, constant; did you mean cosine?",
+            "--schedule 'cosin' is not one of linear, cosine, constant; did you mean cosine?",
         ),
-        ("amp", "fp8", "amp 'fp8' is not one of auto, off, bf16, fp16"),
-        ("format", "xml", "format 'xml' is not one of auto, msr"),
-        ("rank", 0, "rank must be at least 1, not 0"),
-        ("epochs", 0, "epochs must be at least 1, not 0"),
-        ("batch_size", -1, "batch-size must be at least 1, not -1"),
-        ("accumulate", 0, "accumulate must be at least 1, not 0"),
-        ("max_length", 7, "max-length must be at least 8, not 7"),
-        ("max_steps", 0, "max-steps must be at least 1, not 0"),
-        ("eval_every", 0, "eval-every must be at least 1, not 0"),
-        ("save_every", 0, "save-every must be at least 1, not 0"),
-        ("patience", 0, "patience must be at least 1, not 0"),
-        ("threads", 0, "threads must be at least 1, not 0"),
-        ("weight_decay", -0.1, "weight-decay must be at least 0, not -0.1"),
-        ("weight_decay", NAN, "weight-decay must be at least 0, not nan"),
-        ("weight_decay", INFINITY, "weight-decay must be at least 0, not inf"),
-        ("clip", -1.0, "clip must be at least 0, not -1.0"),
-        ("clip", NAN, "clip must be at least 0, not nan"),
-        ("seed", -1, "seed must be at least 0 and below 2^63, not -1"),
-        ("seed", 2**63, "seed must be at least 0 and below 2^63"),
-        ("lora_dropout", 1.0, "lora-dropout must be in [0, 1), not 1.0"),
-        ("dropout", -0.1, "dropout must be in [0, 1), not -0.1"),
-        ("dropout", NAN, "dropout must be in [0, 1), not nan"),
-        ("warmup", 1.0, "warmup must be in [0, 1), not 1.0"),
-        ("beta1", 1.0, "beta1 must be in [0, 1), not 1.0"),
-        ("beta2", 1.5, "beta2 must be in [0, 1), not 1.5"),
-        ("learning_rate", 0.0, "learning-rate must be a positive number, not 0.0"),
-        ("learning_rate", NAN, "learning-rate must be a positive number, not nan"),
-        ("learning_rate", INFINITY, "learning-rate must be a positive number, not inf"),
-        ("alpha", -2.0, "alpha must be a positive number, not -2.0"),
+        ("amp", "fp8", "--amp 'fp8' is not one of auto, off, bf16, fp16"),
+        ("format", "xml", "--format 'xml' is not one of auto, msr"),
+        ("rank", 0, "--rank must be at least 1, not 0"),
+        ("epochs", 0, "--epochs must be at least 1, not 0"),
+        ("batch_size", -1, "--batch-size must be at least 1, not -1"),
+        ("accumulate", 0, "--accumulate must be at least 1, not 0"),
+        ("max_length", 7, "--max-length must be at least 8, not 7"),
+        ("max_steps", 0, "--max-steps must be at least 1, not 0"),
+        ("eval_every", 0, "--eval-every must be at least 1, not 0"),
+        ("save_every", 0, "--save-every must be at least 1, not 0"),
+        ("patience", 0, "--patience must be at least 1, not 0"),
+        ("threads", 0, "--threads must be at least 1, not 0"),
+        ("weight_decay", -0.1, "--weight-decay must be at least 0, not -0.1"),
+        ("weight_decay", NAN, "--weight-decay must be at least 0, not nan"),
+        ("weight_decay", INFINITY, "--weight-decay must be at least 0, not inf"),
+        ("clip", -1.0, "--clip must be at least 0, not -1.0"),
+        ("clip", NAN, "--clip must be at least 0, not nan"),
+        ("seed", -1, "--seed must be at least 0 and below 2^63, not -1"),
+        ("seed", 2**63, "--seed must be at least 0 and below 2^63"),
+        ("lora_dropout", 1.0, "--lora-dropout must be in [0, 1), not 1.0"),
+        ("dropout", -0.1, "--dropout must be in [0, 1), not -0.1"),
+        ("dropout", NAN, "--dropout must be in [0, 1), not nan"),
+        ("warmup", 1.0, "--warmup must be in [0, 1), not 1.0"),
+        ("beta1", 1.0, "--beta1 must be in [0, 1), not 1.0"),
+        ("beta2", 1.5, "--beta2 must be in [0, 1), not 1.5"),
+        ("learning_rate", 0.0, "--learning-rate must be a positive number, not 0.0"),
+        ("learning_rate", NAN, "--learning-rate must be a positive number, not nan"),
+        ("learning_rate", INFINITY, "--learning-rate must be a positive number, not inf"),
+        ("alpha", -2.0, "--alpha must be a positive number, not -2.0"),
         ("targets", (), "targets must be distinct and at least one: ''"),
         ("targets", ("key", "key"), "targets must be distinct and at least one: 'key,key'"),
         ("targets", ("keys",), "no target 'keys'; did you mean key?"),
@@ -559,3 +561,46 @@ class TestFittingTheLearningRate:
 def test_a_template_that_cannot_be_filled_is_refused(template: str) -> None:
     with pytest.raises(UsageError, match="template"):
         resolve("paraphrase", {"template": template})
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("lora+", "lora-plus"), ("LoRA+", "lora-plus"), ("LoRA", "lora"), ("DoRA", "dora")],
+)
+def test_a_method_as_its_paper_writes_it_is_suggested(asked: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=rf"did you mean {meant}\?$"):
+        resolve("sentiment", {"method": asked})
+
+
+def test_a_choice_may_have_underscores() -> None:
+    run, _ = resolve("sentiment", {"bias": "lora_only"})
+    assert settings_of(run)["bias"] == "lora-only"
+
+
+def test_a_value_out_of_range_names_the_option_and_a_way_out() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("sentiment", {"method": "top", "blocks": 0})
+    assert caught.value.message == "--blocks must be at least 1, not 0"
+    assert caught.value.hint == "leave --blocks out for the default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rank", "8", "rank is of type int, not '8' of type str"),
+        ("rank", 8.0, "rank is of type int, not 8.0 of type float"),
+        ("rank", True, "rank is of type int, not True of type bool"),
+        ("learning_rate", "1e-3", "learning_rate is of type float, not '1e-3' of type str"),
+        ("skip_bad", 1, "skip_bad is of type bool, not 1 of type int"),
+        ("model", 5, "model is of type str, not 5 of type int"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("sentiment", {name: value})
+    assert caught.value.message == message
+
+
+def test_a_whole_number_and_a_path_are_taken_where_they_are_clear() -> None:
+    run, _ = resolve("sentiment", {"learning_rate": 1, "data": Path("rows.csv")})
+    assert (run.optimizer.learning_rate, run.data.data) == (1, "rows.csv")

@@ -153,6 +153,12 @@ def test_msr_has_no_quoting(write) -> None:
     assert "--format msr" in fails(write("b.txt", unknown)).hint
 
 
+def test_a_quote_that_is_not_closed_is_told_with_its_line(write) -> None:
+    error = fails(write("a.csv", 'sentence,label\ngood,1\n"bad,0\nfine,1\n'), "sentiment")
+    assert (error.line, "a quote opens in this row and is not closed" in error.message) == (3, True)
+    assert ("close the quote" in error.hint, "msr" in error.hint) == (True, False)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_csv_written_within_csv_is_undone(write, layers: int) -> None:
     """The oracle writes each text with csv again and again, as the files of CS224N were made."""

@@ -112,9 +112,9 @@ def test_the_header_is_part_of_the_file() -> None:
 
 @pytest.mark.parametrize("layers", ["6-12", "12"])
 def test_blocks_that_the_base_lacks_are_a_usage_error(layers: str) -> None:
-    with pytest.raises(UsageError, match="of a base that has blocks 0-11") as caught:
+    with pytest.raises(UsageError, match=f"--layers {layers}: the base has only blocks 0-11") as caught:
         count(GPT2, lora(8, "key", layers=Blocks.parse(layers)))
-    assert "0 to 11" in caught.value.hint
+    assert "--layers 0-11" in caught.value.hint
 
 
 def test_a_rank_that_no_matrix_has_is_refused() -> None:

@@ -48,18 +48,18 @@ def test_each_method_has_its_own_default_learning_rate_for_the_width_of_the_base
 def test_a_setting_that_a_method_lacks_is_dropped_and_equal_cells_count_once() -> None:
     crossing = cross("paraphrase", {"method": Several(("lora", "ia3")), "rank": Several((4, 8))})
     assert [cell.name for cell in crossing.cells] == ["lora-r4", "lora-r8", "ia3"]
-    assert crossing.dropped == ("ia3 has no rank",)
+    assert crossing.dropped == ("ia3 does not take --rank",)
     assert crossing.cells[2].varied == {"method": "ia3"}
 
 
 @pytest.mark.parametrize("methods", ["ia3", Several(("ia3", "full"))])
 def test_a_setting_that_no_method_has_is_an_error(methods: Any) -> None:
-    with pytest.raises(UsageError, match="ia3 has no rank"):
+    with pytest.raises(UsageError, match="ia3 does not take --rank"):
         cross("paraphrase", {"method": methods, "rank": Several((4, 8))})
 
 
 def test_an_impossible_cell_is_named_with_its_value() -> None:
-    with pytest.raises(UsageError, match=r"^--rank -1: rank must be at least 1"):
+    with pytest.raises(UsageError, match=r"^--rank -1: --rank must be at least 1"):
         cross("paraphrase", {**LORA, "rank": Several((4, -1))})
 
 
