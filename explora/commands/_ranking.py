@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from explora import console
 from explora.commands._reports import save_report, this_command
 from explora.commands._scored_runs import Request, score_runs
+from explora.commands._scores import show_interval
 
 if TYPE_CHECKING:
     from explora.core.ranking.candidates import LeftOut
@@ -58,9 +59,12 @@ def show_ranking(ranking: Ranking) -> None:
     lines = [_cells(line, ranking) for line in ranking.lines]
     header = [name for name in lines[0] if any(line[name] for line in lines)]
     if (trivial := _trivial_cells(ranking)) is not None:
-        lines.insert(_place_of_trivial(ranking), trivial)
+        floor = ranking.first_entry.evaluation.floors[ranking.metric]
+        lines.insert(ranking.count_better(floor), trivial)
     console.result_table(header, [[line.get(name, "") for name in header] for line in lines])
     console.note(LEGEND)
+    if legend := ranking.seeds_legend:
+        console.note(legend)
     if doubt := ranking.first_entry.evaluation.doubt:
         console.note(doubt)
 
@@ -72,7 +76,7 @@ def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
     return {
         "run": f"{line.rank}. {line.name}",
         ranking.metric: f"{line.score:.4g}",
-        "95 % interval": "{:.4g} to {:.4g}".format(*line.interval),
+        "95 % interval": show_interval(*line.interval),
         "group": line.letters,
         "method": first.candidate.method_label,
         "forgetting": _show(line.forgetting, "{:+.3f}".format),
@@ -97,10 +101,3 @@ def _trivial_cells(ranking: Ranking) -> dict[str, str] | None:
         return None
     answer = evaluation.trivial_answers[ranking.metric]
     return {"run": f"-  ({answer})", ranking.metric: f"{evaluation.floors[ranking.metric]:.4g}"}
-
-
-def _place_of_trivial(ranking: Ranking) -> int:
-    """Return how many lines are better than the best trivial answer."""
-    floor = ranking.first_entry.evaluation.floors[ranking.metric]
-    sign = 1 if ranking.higher_is_better else -1
-    return sum(sign * line.score > sign * floor for line in ranking.lines)

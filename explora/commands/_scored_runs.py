@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explora import console
 from explora.commands._skipped_rows import show_skipped
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.data.text_files import STDIN
+from explora.core.runs.record import read_record
 from explora.errors import ExploraError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def score_runs(request: Request) -> tuple[list[Entry], list[LeftOut]]:
     candidates, left_out = find_candidates(request.task, request.names)
     for each in left_out:
         _warn(each)
+    for candidate in candidates:
+        warn_if_unfinished(Path(candidate.name))
     data, trained_on = choose_data(candidates, request.asked if "data" in request.data else None)
     check_held_out(candidates, data, request.split)
     setup = Setup(
@@ -83,6 +87,13 @@ def score_runs(request: Request) -> tuple[list[Entry], list[LeftOut]]:
     if not entries:
         raise ExploraError("no run could be scored: the reasons are above", f"explora train {request.task}")
     return entries, left_out
+
+
+def warn_if_unfinished(folder: Path) -> None:
+    """Warn of a run folder whose training has not finished."""
+    record = read_record(folder)
+    if record is not None and not record.finished:
+        console.warn(f"{folder} has not finished training: its scores are those of its best weights so far")
 
 
 def _note_rows(entry: Entry) -> None:

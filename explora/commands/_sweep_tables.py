@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from explora import console
 from explora.core.sweeps.outcomes import State
@@ -71,6 +71,7 @@ def show_result(opened: Sweep, *, json: bool) -> None:
     if not json:
         _show_ranking(opened, ranked)
         _show_seeds(opened)
+        _explain_trivial(opened, ranked)
     if len(ranked) > 1:
         console.note(
             f"the best of {len(ranked)} dev scores is optimistic, because it was chosen for being the best: "
@@ -88,6 +89,7 @@ def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
             (
                 each.cell.name,
                 f"{each.outcome.dev:.4f}",
+                _trivial(opened, each),
                 f"{result['best_step']:,} of {result['steps']:,}",
                 f"{result['trainable']:,}",
                 console.duration(result["seconds"]),
@@ -95,8 +97,42 @@ def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
             )
         )
     console.result_table(
-        ("cell", f"dev {opened.metric}", "best step", "trained", "time", "peak memory"), rows
+        ("cell", f"dev {opened.metric}", "trivial", "best step", "trained", "time", "peak memory"), rows
     )
+
+
+def _trivial(opened: Sweep, progress: CellProgress) -> str:
+    """Return the best trivial score on the dev rows of a cell, and whether the cell is not better."""
+    floor = _floor(opened, progress)
+    if floor is None:
+        return "-"
+    return f"{floor:.4f}" if _beats_trivial(opened, progress) else f"{floor:.4f} (not beaten)"
+
+
+def _floor(opened: Sweep, progress: CellProgress) -> float | None:
+    floors = (progress.outcome.result or {}).get("floors", {})
+    return cast("float | None", floors.get(opened.metric))
+
+
+def _beats_trivial(opened: Sweep, progress: CellProgress) -> bool:
+    """Tell whether a cell is better than the best trivial answer; also if there is none."""
+    dev, floor = progress.outcome.dev, _floor(opened, progress)
+    if dev is None or floor is None:
+        return True
+    return dev > floor if opened.higher_is_better else dev < floor
+
+
+def _explain_trivial(opened: Sweep, ranked: list[CellProgress]) -> None:
+    """Name the best trivial answer, and warn if no cell is better."""
+    result = ranked[0].outcome.result or {}
+    answer = result.get("trivial_answers", {}).get(opened.metric)
+    if answer is not None:
+        console.note(f'trivial: dev {opened.metric} of the best answer without a model, "{answer}"')
+    if not any(_beats_trivial(opened, each) for each in ranked):
+        console.warn(
+            "no cell is better than the best trivial answer: "
+            "train longer, or try another learning rate (--lr)"
+        )
 
 
 def _show_seeds(opened: Sweep) -> None:

@@ -18,7 +18,7 @@ from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
 from explora.commands._ranking import rank_runs
 from explora.commands._reports import ReportFile, check_report, save_report, this_command
-from explora.commands._scored_runs import Request
+from explora.commands._scored_runs import Request, warn_if_unfinished
 from explora.commands._scores import show_scores
 from explora.commands._sessions import open_for_rows
 from explora.commands._settings import with_settings
@@ -203,6 +203,8 @@ def _score_one(
     session, config, trained_on = open_for_rows(request)
     rows = read_rows(session, config, trained_on, request.split)
     console.note(f"{session.label}, on {rows.described}")
+    if session.source is not None:
+        warn_if_unfinished(session.source)
     evaluation = evaluate_rows(session, rows, trained_on, request.batch_size)
     scored = Scored(split=rows.split, data=rows.data, skipped=rows.found.skipped, evaluation=evaluation)
     show_skipped(scored.skipped, len(rows.found.examples))

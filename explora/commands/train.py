@@ -36,7 +36,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
-from explora.core.runs.phases import LENGTH, longer
+from explora.core.runs.phases import LENGTH, dropped_limit, longer
 from explora.core.runs.record import RunRecord, read_losses
 from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
@@ -163,6 +163,8 @@ def _plan(
             resume_settings(record.run, settings)
             _show_recorded(folder, record.result, json)
             return None
+        if more is not None and (limit := dropped_limit(record.run.training, more.training)):
+            console.note(f"the limit of {limit} no longer holds: the new length replaces it")
         record = replace(record, run=more or record.run)
     plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
     if dry_run:

@@ -84,7 +84,8 @@ def test_the_table_has_value_interval_direction_and_trivial_answer(explora, here
     assert [row.split()[0] for row in rows] == list(value["scores"])
     for row, (name, score) in zip(rows, value["scores"].items(), strict=True):
         low, high = value["intervals"][name]
-        shown = [f"{score:.4g}", f"{value['floors'][name]:.4g}", "higher", f"{low:.4g}", "to", f"{high:.4g}"]
+        ends = ["unknown"] if low is None else [f"{low:.4g}", "to", f"{high:.4g}"]
+        shown = [f"{score:.4g}", f"{value['floors'][name]:.4g}", "higher", *ends]
         assert row.split() == [name, *shown, *value["trivial_answers"][name].split()]
 
 

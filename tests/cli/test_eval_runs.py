@@ -86,6 +86,22 @@ def test_the_table_fits_narrow_terminals(
     assert "also shows: " in done.err
 
 
+def test_seeds_the_trivial_answer_and_unfinished_runs_are_explained(explora, here: None) -> None:
+    shutil.copytree("runs/head", "stopped")
+    record = json.loads(Path("stopped/run.json").read_text())
+    Path("stopped/run.json").write_text(json.dumps(record | {"result": {}}))
+    told = "warning: stopped has not finished training"
+    seeds = '"+1" after a run: one more run that differs in its random seed alone'
+    done = explora("eval", "sentiment", "runs/lora-1", "runs/lora-2", "stopped", "--report", "rank.md")
+    assert told in done.err and seeds in done.err
+    report = Path("rank.md").read_text()
+    assert "Best trivial answer" in report and "of 2 lines are better" in report
+    assert "differs in its random seed alone" in report
+    assert told in explora("eval", "sentiment", "stopped").err
+    done = explora("eval", "sentiment", "runs/head", "runs/lora-1")
+    assert "has not finished" not in done.err and seeds not in done.err
+
+
 def test_a_pipe_gets_every_column(explora, here: None) -> None:
     done = explora("eval", "sentiment", "runs/lora-1", "runs/head")
     header = done.out.splitlines()[0]

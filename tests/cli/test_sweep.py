@@ -93,6 +93,13 @@ def test_the_cells_are_ranked_and_the_choice_is_called_optimistic(
     assert scores == sorted(scores) and len(scores) == 3
     assert rows[0].split()[0] == "lora-lr0.01"
     assert "the best of 3 dev scores is optimistic" in outcome.err
+    floors = [json.loads(file.read_text())["result"]["floors"] for file in Path("out").glob("*/run.json")]
+    floor = floors[0]["perplexity"]
+    assert [row.split()[2] for row in rows] == [f"{floor:.4f}"] * 3
+    assert ["(not beaten)" in row for row in rows] == [score >= floor for score in scores]
+    is_in_vain = min(scores) >= floor
+    assert ("no cell is better than the best trivial answer" in outcome.err) is is_in_vain
+    assert "trivial: dev perplexity of the best answer without a model" in outcome.err
     assert "next: explora eval text out/*/" in outcome.err
     assert "3 of 3 cells finished" in outcome.err
     report = Path("sweep.md").read_text(encoding="utf-8")

@@ -567,6 +567,9 @@ def test_a_new_run_starts_from_another_one(explora: Callable[..., Any], words: l
     assert outcome.code == 0 and "step 0: dev perplexity" in outcome.err
     again = explora("train", "text", "--config", "runs/text/run.json", "-o", "again")
     assert again.code == 0
+    for length, is_told in (("--epochs", True), ("--max-steps", False)):
+        longer = explora("train", "text", "--resume", length, "9", "--dry-run")
+        assert ("the limit of 2 steps no longer holds" in longer.err) is is_told
     assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
     cells = explora(*start, "--lr", "1e-3,1e-2", "--dry-run", "--json")
     assert (cells.code, cells.out.count('"rank":3')) == (0, 2), cells.out

@@ -100,12 +100,16 @@ def _clause(found: Comparison, learned: Learned) -> str:
 
 def _scores(found: Comparison, learned: Learned, other: Learned) -> str:
     estimate = found.scores[-1].estimate
+    difference = (
+        "the same on every row"
+        if estimate.low == estimate.high == 0
+        else f"difference {estimate.value:+.3f}, 95 % interval {estimate.low:+.3f} to {estimate.high:+.3f}"
+    )
     return (
         f"After {learned.seconds[-1]:.1f} s of training each, {found.row.name} has {learned.metric} "
         f"{learned.equal_time.score:.3f} and full fine-tuning {other.equal_time.score:.3f} "
-        f"(difference {estimate.value:+.3f}, 95 % interval {estimate.low:+.3f} to {estimate.high:+.3f}, "
-        f"{learned.examples:,} rows); after {learned.steps} steps each {learned.equal_steps.score:.3f} and "
-        f"{other.equal_steps.score:.3f}; {_without_learning(learned)}."
+        f"({difference}, {learned.examples:,} rows); after {learned.steps} steps each "
+        f"{learned.equal_steps.score:.3f} and {other.equal_steps.score:.3f}; {_without_learning(learned)}."
     )
 
 

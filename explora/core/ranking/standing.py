@@ -102,6 +102,18 @@ class Ranking:
         """An entry, for what all entries share: the rows and the trivial answers."""
         return self.lines[0].entries[0]
 
+    @property
+    def seeds_legend(self) -> str:
+        """What "+1" after a name means; empty if each line is one run."""
+        if all(len(line.entries) == 1 for line in self.lines):
+            return ""
+        return '"+1" after a run: one more run that differs in its random seed alone. Figures are means.'
+
+    def count_better(self, score: float) -> int:
+        """Return how many lines are better than a score."""
+        sign = 1 if self.higher_is_better else -1
+        return sum(sign * line.score > sign * score for line in self.lines)
+
 
 def rank(entries: Sequence[Entry]) -> Ranking:
     """Rank entries that were scored on the same rows; there must be one at least.

@@ -5,6 +5,7 @@ A column has one unit, named in its header. Columns stand by importance: a narro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
@@ -155,8 +156,11 @@ def _range(ratio: Ratio, comparison: Comparison) -> str:
 
 def _difference(score: Difference) -> str:
     found = score.estimate
+    if found.low == found.high == 0:
+        return "the same on every row"
     return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
 
 
 def _score(point: Point, best: float) -> str:
-    return f"{point.score:.4g} [{point.low:.4g}, {point.high:.4g}]{'*' if point.score == best else ''}"
+    interval = "unknown" if math.isnan(point.low) else f"{point.low:.4g}, {point.high:.4g}"
+    return f"{point.score:.4g} [{interval}]{'*' if point.score == best else ''}"

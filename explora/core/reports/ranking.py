@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
         f"{sum(_shares_group(line, best) for line in ranking.lines)} of {len(ranking.lines)} lines are in "
         "the best group. Runs that share a letter are not distinguishable (paired tests over rows and "
         "seeds, Holm, 5 %).",
+        *_compared_with_trivial(ranking),
+        *([ranking.seeds_legend] if ranking.seeds_legend else []),
         *([entry.evaluation.doubt] if entry.evaluation.doubt else []),
     ]
     sections = [
@@ -48,6 +51,15 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
     return Report(
         title=f"{task}: {len(ranking.lines)} lines ranked", lead=tuple(lead), sections=tuple(sections)
     )
+
+
+def _compared_with_trivial(ranking: Ranking) -> list[str]:
+    """Return a sentence on the best trivial answer; nothing where the metric has none."""
+    return [
+        f"Best {level.label}: {ranking.metric} {level.value:.4g}. "
+        f"{ranking.count_better(level.value)} of {len(ranking.lines)} lines are better."
+        for level in _trivial(ranking)
+    ]
 
 
 def _shares_group(line: Line, best: Line) -> bool:
@@ -79,7 +91,7 @@ def _trivial(ranking: Ranking) -> tuple[Level, ...]:
     if ranking.metric not in evaluation.floors:
         return ()
     answer = evaluation.trivial_answers[ranking.metric]
-    return (Level(label=f"trivial ({answer})", value=evaluation.floors[ranking.metric]),)
+    return (Level(label=f"trivial answer ({answer})", value=evaluation.floors[ranking.metric]),)
 
 
 def _table(ranking: Ranking) -> Table:
@@ -104,6 +116,11 @@ def _score(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _end(value: float) -> str:
+    """Return the end of an interval, which is not always known."""
+    return "unknown" if math.isnan(value) else _score(value)
+
+
 def _columns(ranking: Ranking) -> list[Column]:
     lines, evaluation = ranking.lines, ranking.first_entry.evaluation
 
@@ -117,8 +134,8 @@ def _columns(ranking: Ranking) -> list[Column]:
 
     return [
         column(ranking.metric, lambda line: line.score, highest=ranking.higher_is_better),
-        column("95 % from", lambda line: line.interval[0]),
-        column("to", lambda line: line.interval[1]),
+        column("95 % from", lambda line: line.interval[0], _end),
+        column("to", lambda line: line.interval[1], _end),
         column("seed sd", lambda line: line.seed_deviation, "{:.2g}".format),
         column("forgetting, nats per token", lambda line: line.forgetting, "{:+.3f}".format, highest=False),
         *(

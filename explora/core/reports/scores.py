@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def score_blocks(title: str, metric: str, found: Mapping[str, Any]) -> tuple[Blo
         answer = found.get("trivial_answers", {}).get(name, "")
         is_higher = found.get("higher_is_better", {}).get(name)
         better = "" if is_higher is None else "higher" if is_higher else "lower"
-        lines.append((name, _number(value), _number(low), _number(high), trivial, answer, better))
+        lines.append((name, _number(value), _end(low), _end(high), trivial, answer, better))
     table = Table(title=title, header=HEADER, lines=tuple(lines))
     notes = tuple(found.get("notes", ()))
     return (table, _plot(metric, found), *((Remarks(lines=notes),) if notes else ()))
@@ -34,7 +35,7 @@ def _plot(metric: str, found: Mapping[str, Any]) -> Intervals:
     items = [
         Interval(label=name, value=value, low=ends[name][0], high=ends[name][1], mark=floors.get(name))
         for name, value in found["scores"].items()
-        if None not in (value, *ends[name]) and _has_scale_of(metric, name, ends)
+        if _are_known(value, *ends[name]) and _has_scale_of(metric, name, ends)
     ]
     is_one_score = all(item.label.startswith(metric) for item in items)
     return Intervals(
@@ -50,6 +51,15 @@ def _has_scale_of(metric: str, name: str, ends: Mapping[str, Any]) -> bool:
     if name.startswith(metric):
         return True
     return all(each is not None and 0 <= each <= 1 for each in (*ends[metric], *ends[name]))
+
+
+def _are_known(*values: float | None) -> bool:
+    return not any(value is None or math.isnan(value) for value in values)
+
+
+def _end(value: float | None) -> str:
+    """Return the end of an interval, which is not always known."""
+    return _number(value) if _are_known(value) else "unknown"
 
 
 def _number(value: float | None) -> str:

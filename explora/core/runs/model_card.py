@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
     ]
     for name, value in (result["scores"] or {}).items():
         low, high = result["intervals"].get(name, (None, None))
-        interval = "" if low is None else f"{low:.4g} to {high:.4g}"
+        interval = "unknown" if low is None or math.isnan(low) else f"{low:.4g} to {high:.4g}"
         better = "higher" if result["higher_is_better"][name] else "lower"
         floor = result["floors"].get(name)
         trivial = "" if floor is None else f"{floor:.4g} ({_code(result['trivial_answers'][name])})"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from explora.core.config.concerns import TrainingConfig
 from explora.core.config.run_config import TrainRun
 from explora.core.runs.record import Phase, RunRecord
 
@@ -24,6 +25,15 @@ def longer(record: RunRecord, options: Mapping[str, Any]) -> TrainRun | None:
     before, rows = record.run.training, int(record.result["examples"])
     after = replace(before, **{"max_steps": None, "max_minutes": None, **asked})
     return replace(record.run, training=after) if after.steps(rows) > before.steps(rows) else None
+
+
+def dropped_limit(before: TrainingConfig, after: TrainingConfig) -> str | None:
+    """Return in words the limit of a finished phase that the next one does not have; None without one."""
+    if before.max_minutes is not None:
+        return f"{before.max_minutes:g} minutes"
+    if before.max_steps is not None and after.max_steps is None:
+        return f"{before.max_steps:,} steps"
+    return None
 
 
 def phases_before(record: RunRecord | None) -> tuple[Phase, ...]:

@@ -18,9 +18,9 @@ class TrainResult:
 
     total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
     rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
-    step, on dev; peak_memory_bytes: of the leading process, the largest before and
-    after any interruption; processes: that trained together at the end; global_batch: examples of an
-    optimizer step; sent_bytes: of gradients that each process hands over in a step.
+    step, on dev; peak_memory_bytes: of the leading process, the largest across
+    interruptions; processes: that trained together at the end; global_batch: examples of an optimizer step;
+    sent_bytes: of gradients that each process hands over in a step.
     """
 
     run: str

@@ -29,8 +29,8 @@ def train_cell(
     """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
 
     With `with_samples`, a run that writes text records samples (`runs.sampler`). `machine` is the description
-    that the run records, by default that of this process. Raises Interrupted after a
-    signal, once the state is saved and "stopped" is told.
+    that the run records, by default that of this process. Raises Interrupted after a signal, once the state
+    is saved and "stopped" is told.
     """
     try:
         _train(run, folder, tell, with_samples=with_samples, machine=machine)

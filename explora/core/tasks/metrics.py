@@ -82,8 +82,8 @@ class Score:
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return Wilson's interval for a share, else the percentile bootstrap interval (Efron 1979).
 
-        The bootstrap is over the examples. The same seed gives the same interval, and a single example
-        gives its own value twice. It would also give equal ends where all answers are right.
+        The bootstrap is over the examples. The same seed gives the same interval. Where every resample has
+        the same value, such as from one example or equal ones, it knows no interval: both ends are NaN.
         """
         if self.formula is share:
             hits, examples = self.sums
@@ -91,6 +91,8 @@ class Score:
         generator = np.random.default_rng(seed)
         times = self.times
         values = sorted(self.formula(_resample(times, generator) @ self.counts) for _ in range(resamples))
+        if math.isclose(values[0], values[-1], rel_tol=1e-9):
+            return math.nan, math.nan
         tail = int(resamples * (1 - level) / 2)
         return values[tail], values[-1 - tail]
 

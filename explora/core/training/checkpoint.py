@@ -64,9 +64,7 @@ def save_checkpoint(
 ) -> None:
     """Write a new state, point `latest` at it, and only then remove the old one.
 
-    Brings the peak memory in `progress` up to date.
-
-    `generators` are the `generator_states` of each process.
+    Brings the peak memory in `progress` up to date. `generators` are the `generator_states` of each process.
     """
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
     for rank, states in enumerate(generators):

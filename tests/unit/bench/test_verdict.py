@@ -185,6 +185,12 @@ def test_scores_are_compared_row_by_row(lora, clause, figures):
     assert doubts == ["Each method was trained once, with one seed; the intervals are over the dev rows."]
 
 
+def test_methods_with_the_same_answers_have_no_interval_of_zeros():
+    same = sentences(scored(learned(right(170)), learned(right(170))))[1]
+    assert "(the same on every row, 200 rows)" in same
+    assert "interval" not in same
+
+
 def test_a_difference_that_intervals_hide_is_found_by_pairing():
     """150 and 170 of 200 right: the intervals of the two scores overlap. Unpaired rows would hide it."""
     better, worse = right(170), right(158)

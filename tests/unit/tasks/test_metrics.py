@@ -111,9 +111,11 @@ def test_an_interval_is_deterministic_and_depends_on_the_seed() -> None:
     assert score.interval(seed=1) != score.interval(seed=2)
 
 
-def test_one_example_gives_its_value_twice() -> None:
-    for score in (macro_f1([1], [0]), perplexity([3.0], [2]), chrf(["ab"], ["abc"])):
-        assert score.interval() == (score.value, score.value)
+def test_examples_that_do_not_differ_give_no_interval() -> None:
+    same = (perplexity([0.1] * 7, [3] * 7), macro_f1([0, 1] * 4, [0, 1] * 4), chrf(["ab"], ["abc"]))
+    for score in same:
+        assert all(math.isnan(end) for end in score.interval())
+    assert not any(math.isnan(end) for end in perplexity([0.1] * 7 + [0.2], [3] * 8).interval())
 
 
 def test_examples_counted_together_resample_as_examples_counted_apart() -> None:
