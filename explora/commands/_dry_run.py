@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 from explora import console
@@ -52,13 +53,11 @@ def show_plan(plan: Plan, json: bool) -> None:
 
 def _planned(run: TrainRun, name: str) -> str:
     """Write a setting as its option takes it, or what its default stands for."""
-    from explora.core.methods.lora import LoRA
-
     value = shown(run, name)
     if name in AT_THE_START and value in ("none", "auto"):
         return "auto (decided at the start)"
-    if name == "alpha" and value == "none" and isinstance(run.method, LoRA):
-        return f"{run.method.common_alpha:g} (a scale of {run.method.scale:g})"
+    if name == "alpha" and value == "none":
+        return f"{attrgetter('common_alpha')(run.method):g} (by rank)"
     return value
 
 
