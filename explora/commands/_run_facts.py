@@ -8,28 +8,11 @@ from explora import console
 from explora.commands._few_steps import warn_if_few_steps
 from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
-from explora.commands._planning import Plan, shown
 from explora.commands._skipped_rows import show_skipped
-from explora.core.config.registry import TASKS
-from explora.core.config.run_config import TrainRun, settings_of
-from explora.core.estimate.parameters import count
+from explora.core.config.run_config import TrainRun
 
 if TYPE_CHECKING:
     from explora.core.runs.running import Running
-
-
-def show_plan(plan: Plan, json: bool) -> None:
-    """Show the settings of a run, where each comes from, and how many parameters it trains."""
-    run, origins = plan.run, plan.origins
-    classes = TASKS[run.task].head_classes(run.method.needs_head)
-    trainable = count(plan.shape, run.method, classes).trainable
-    if json:
-        console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
-        return
-    rows = [(name, shown(run, name), origins[name]) for name in settings_of(run)]
-    console.result_table(("setting", "value", "from"), rows)
-    head = f", with a head of {classes} classes" if classes else ""
-    console.result(f"trainable parameters: {trainable:,}{head}")
 
 
 def show_settings(run: TrainRun, origin: str, processes: int) -> None:

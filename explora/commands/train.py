@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands._dry_run import check_data, show_plan
 from explora.commands._environment import prepare_training
 from explora.commands._following import follow
 from explora.commands._memory import explaining_shortage
@@ -18,7 +19,7 @@ from explora.commands._observing import Track, Watching, observing
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
-from explora.commands._run_facts import show_plan, show_settings, show_start
+from explora.commands._run_facts import show_settings, show_start
 from explora.commands._scores import show_scores
 from explora.commands._settings import (
     DATA,
@@ -170,6 +171,7 @@ def _plan(
     if dry_run:
         if overwrite:
             _tell_what_goes(folder)
+        check_data(plan.run)
         show_plan(plan, json)
         return None
     if not resume:

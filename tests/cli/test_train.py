@@ -101,8 +101,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.fixture
-def plan(explora: Callable[..., Any]) -> Callable[[str], dict[str, Any]]:
-    """The settings that a command line is resolved to, by field name."""
+def plan(explora: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """The settings that a command line is resolved to, by field name; the data need not be there."""
+    monkeypatch.setattr(sys.modules["explora.commands.train"], "check_data", lambda run: None)
 
     def of(words: str) -> dict[str, Any]:
         outcome = explora("train", *words.split(), "--dry-run", "--json")
@@ -159,11 +160,24 @@ def test_the_learning_rate_is_told_with_its_origin(explora: Callable[..., Any]) 
     assert "trainable parameters: 124,439,808" in told
 
 
-def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any]) -> None:
-    words = ["--layers", "0-2", "--columns", "label=is_dup", "--feature-cache", "500MB", "--grad-checkpoint"]
+def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any], tmp_path: Path) -> None:
+    long = "a" * 60 + ".csv"
+    (tmp_path / long).write_text("sentence1,sentence2,is_dup\na,b,1\nc,d,0\n")
+    words = [
+        "--data",
+        long,
+        "--layers",
+        "0-2",
+        "--columns",
+        "label=is_dup",
+        "--feature-cache",
+        "500MB",
+        "--grad-checkpoint",
+    ]
     shown = explora("train", "paraphrase", *words, "--dry-run").out.splitlines()
     table = {line.split()[0]: line.split()[1] for line in shown}
-    values = {"layers": "0-2", "columns": "label=is_dup", "feature_cache": "500MB", "threads": "none"}
+    values = {"layers": "0-2", "columns": "label=is_dup", "feature_cache": "500MB", "threads": "auto"}
+    values |= {"alpha": "16", "data": "a" * 47 + "…"}
     values |= {"targets": "key,value", "clip": "1", "grad_checkpoint": "yes", "skip_bad": "no"}
     assert {name: table[name] for name in values} == values
 
@@ -172,6 +186,26 @@ def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, 
     outcome = explora("train", "text", "--model", str(tiny_base), "--dry-run")
     assert outcome.code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "said"),
+    [
+        ("sentiment", None, "rows.csv: no such file"),
+        ("sentiment", "sentence,label\na,1\nb,\n", "rows.csv:3: column label: the label is empty"),
+        ("sentiment", "sentence\na\nb\n", "no row has a label"),
+        ("paraphrase", "q1,q2,same\na,b,1\n", "rows.csv:1: no columns 'sentence1', 'sentence2'"),
+        ("text", None, "rows.csv: no such file"),
+    ],
+)
+def test_a_dry_run_meets_the_data_errors_of_the_run(
+    task: str, rows: str | None, said: str, explora: Callable[..., Any], tmp_path: Path
+) -> None:
+    if rows is not None:
+        (tmp_path / "rows.csv").write_text(rows)
+    outcome = explora("train", task, "--data", "rows.csv", "--dry-run")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert said in outcome.err
 
 
 def test_a_dry_run_says_what_overwrite_would_replace(

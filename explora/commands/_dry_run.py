@@ -1,0 +1,65 @@
+"""What `train --dry-run` checks and shows: the data, the settings and where each comes from."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from pathlib import Path
+
+from explora import console
+from explora.commands._planning import Plan, shown
+from explora.core.config.registry import TASKS
+from explora.core.config.run_config import TrainRun, settings_of
+from explora.core.estimate.parameters import count
+
+AT_THE_START = ("device", "amp", "threads")  # settings that a run chooses itself unless they are given
+LONGEST = 48  # characters of a value
+
+
+def check_data(run: TrainRun) -> None:
+    """Read the rows of a run without encoding them; of plain text, only find the files.
+
+    Raises DataError for what would stop the run. A known data set that may have to be fetched is not read.
+    """
+    from explora.core.data.known_datasets import SOURCES
+    from explora.core.data.splits import find_split, load_split
+    from explora.core.data.text_files import check_is_file
+
+    known = SOURCES.get(run.data.data or "")
+    if known is not None and known.repo:
+        return
+    train, dev = (find_split(run.task, run.data, split) for split in ("train", "dev"))
+    for found in (train, dev):
+        check_is_file(Path(found.file))
+    if TASKS[run.task].stream:
+        return
+    load_split(run.task, run.data, "train", run.training.seed)
+    if dev.file != train.file:
+        load_split(run.task, run.data, "dev", run.training.seed)
+
+
+def show_plan(plan: Plan, json: bool) -> None:
+    """Show the settings of a run, where each comes from, and how many parameters it trains."""
+    run, origins = plan.run, plan.origins
+    classes = TASKS[run.task].head_classes(run.method.needs_head)
+    trainable = count(plan.shape, run.method, classes).trainable
+    if json:
+        console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
+        return
+    rows = [(name, _shortened(_planned(run, name)), origins[name]) for name in settings_of(run)]
+    console.result_table(("setting", "value", "from"), rows)
+    head = f", with a head of {classes} classes" if classes else ""
+    console.result(f"trainable parameters: {trainable:,}{head}")
+
+
+def _planned(run: TrainRun, name: str) -> str:
+    """Write a setting as its option takes it, or what its default stands for."""
+    value = shown(run, name)
+    if name in AT_THE_START and value in ("none", "auto"):
+        return "auto (decided at the start)"
+    if name == "alpha" and value == "none":
+        return f"{attrgetter('common_alpha')(run.method):g} (by rank)"
+    return value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
