@@ -123,8 +123,9 @@ def test_settings_of_decoding_are_compared(
     ("arguments", "code", "told"),
     [
         ("sonnet --blind", 2, "--blind compares two writers"),
-        ("sonnet --against human --votes x", 1, "x: no such file"),
+        ("sonnet --against human --votes x", 1, "x: no such file of votes"),
         ("sonnet --against human --page .", 2, "--page: . is a folder"),
+        ("sonnet --against human --page nodir/a.html", 2, "there is no folder nodir"),
         ("sonnet --votes x", 2, "--votes compares two writers"),
         ("sonnet human --against x --blind", 2, "human is no run"),
         ("sonnet --against human --page a.html --votes b", 2, "--page writes a page"),
