@@ -53,7 +53,7 @@ def check_writable(
             f"{option}: {file} is a file of the run or model in {file.parent}, and would be lost", ELSEWHERE
         )
     if file.exists() and file.suffix in SUFFIXES_IN_A_RUN:
-        raise UsageError(f"{option}: {file} exists, and {option} never writes such files", ELSEWHERE)
+        raise UsageError(f"{option}: {file} exists, and its name is that of settings or weights", ELSEWHERE)
 
 
 def check_not_read(option: str, file: Path, reads: Iterable[object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -228,7 +229,7 @@ def test_where_predictions_cannot_go_is_said_before_the_scores(
         ("run/adapter_model.safetensors", "is a file of the run or model in run"),
         ("run/run.json", "is a file of the run or model in run"),
         ("run/README.md", "is a file of the run or model in run"),
-        ("settings.json", "--predictions never writes such files"),
+        ("settings.json", "its name is that of settings or weights"),
     ],
 )
 def test_predictions_replace_neither_data_nor_a_part_of_a_run(
@@ -258,14 +259,27 @@ def test_predictions_do_not_replace_the_recorded_data(explora, tmp_path: Path, t
     assert file.read_bytes() == before
 
 
-def test_a_damaged_record_is_told_with_a_way_out(explora, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+def test_a_damaged_record_is_told_with_a_way_out(
+    explora, runs: Path, tiny_base: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "sentiment", tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{", encoding="utf-8")
     for command in (("eval", "sentiment", "run"), ("train", "sentiment", "-o", "run", "--resume")):
         done = explora(*command)
         assert done.code == 1
         assert "the record of the run is damaged: run/run.json is not JSON" in done.err
         assert "-o run-2" in done.err
+    (tmp_path / "run" / "run.json").unlink()
+    rest = ("--model", str(tiny_base), "--data", str(tiny_data / "sentiment"))
+    assert explora("eval", "sentiment", "run", *rest).code == 0
+
+
+def test_a_damaged_record_without_weights_is_no_stopped_run(explora, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{", encoding="utf-8")
+    done = explora("eval", "sentiment", "run")
+    assert done.code == 1
+    assert "the record of the run is damaged" in done.err
 
 
 def test_predictions_as_json_lines_beside_the_scores(explora, here: None, tmp_path: Path) -> None:
