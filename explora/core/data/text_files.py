@@ -161,11 +161,12 @@ def what_is_wrong(text: str) -> str:
 
 
 def _may_be_data(path: Path) -> bool:
-    """Tell whether the name of a file is that of a data file, or a folder has such a file."""
+    """Tell whether a path is named like a data file, or is a folder with such files that is no run."""
     if path.name.startswith("."):
         return False
     if path.is_dir() and os.access(path, os.R_OK):
-        return any(_has_data_suffix(item) for item in path.iterdir()) and not (path / "run.json").exists()
+        files = list(path.iterdir())
+        return any(map(_has_data_suffix, files)) and all(file.name != "run.json" for file in files)
     return _has_data_suffix(path)
 
 
