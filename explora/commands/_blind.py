@@ -42,7 +42,13 @@ Votes = Annotated[
 
 
 def check_options(
-    names: Sequence[str], against: str | None, *, blind: bool, page: Path | None, votes: Path | None
+    names: Sequence[str],
+    against: str | None,
+    *,
+    blind: bool,
+    page: Path | None,
+    votes: Path | None,
+    data: str | None,
 ) -> bool:
     """Return whether a blind comparison is asked for. Raises UsageError for options that do not fit."""
     asked = [name for name, given in (("--blind", blind), ("--page", page), ("--votes", votes)) if given]
@@ -55,9 +61,17 @@ def check_options(
     if page is not None and votes is not None:
         raise UsageError("--page writes a page, --votes reads its votes", "give one of them")
     if page is not None:
-        check_writable("--page", page)
+        check_writable("--page", page, reads=[data])
+        if page.is_file() and page.suffix not in (".html", ".htm"):
+            raise UsageError(
+                f"--page: {page} exists and is no HTML page", "name another file: --page FILE.html"
+            )
     if votes is not None and not votes.is_file():
-        raise DataError("no such file", "save the votes of the page first", file=str(votes))
+        raise DataError(
+            "no such file of votes",
+            "vote in the terminal with --blind, or vote on the page of --page FILE.html and save the votes",
+            file=str(votes),
+        )
     return bool(asked)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,14 +30,14 @@ ReportFile = Annotated[
 ]
 
 
-def check_report(file: Path) -> None:
-    """Raise UsageError before the work where the report could not be written after it."""
+def check_report(file: Path, *, reads: Iterable[object] = (), run_folder: Path | None = None) -> None:
+    """Raise UsageError before the work where the report could not be written after it, or replaces data."""
     if file.suffix not in SUFFIXES:
         near = did_you_mean(file.suffix, SUFFIXES)
         raise UsageError(
             f"--report {file}: a report is one of {', '.join(SUFFIXES)}{near}", "--report report.html"
         )
-    check_writable("--report", file)
+    check_writable("--report", file, reads=reads, run_folder=run_folder)
     if file.suffix == WITH_PLOTS and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--report with plots needs matplotlib", "pip install 'explora[report]', or FILE.md")
 

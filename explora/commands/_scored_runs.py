@@ -102,4 +102,7 @@ def _note_rows(entry: Entry) -> None:
 
 
 def _warn(left_out: LeftOut) -> None:
-    console.warn(f"{left_out.name} is left out: {left_out.reason}")
+    if left_out.reason.startswith(left_out.name):
+        console.warn(f"left out: {left_out.reason}")
+    else:
+        console.warn(f"{left_out.name} is left out: {left_out.reason}")

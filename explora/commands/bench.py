@@ -87,7 +87,7 @@ def bench(
         grad_checkpoints=b.parse_switch("--grad-checkpoint", grad_checkpoint) if grad_checkpoint else [None],
     )
     if report is not None:
-        check_report(report)
+        check_report(report, reads=[settings.get("data"), settings.get("dev")])
     plan = Plan(
         contenders=tuple(_contenders(task, settings, matrix, *chosen)),
         repeats=repeats,

@@ -14,7 +14,7 @@ from explora.commands import _decoding as d
 from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
-from explora.commands._output_files import Predictions, check_writable
+from explora.commands._output_files import Predictions, check_not_read, check_writable
 from explora.commands._precision import warn_if_emulated
 from explora.commands._ranking import rank_runs
 from explora.commands._reports import ReportFile, check_report, save_report, this_command
@@ -137,9 +137,9 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise UsageError(f"no split {split!r}{did_you_mean(split, SPLITS)}", f"splits: {', '.join(SPLITS)}")
     if predictions is not None:
-        check_writable("--predictions", predictions)
+        check_writable("--predictions", predictions, reads=[settings.get("data")])
     if report is not None:
-        check_report(report)
+        check_report(report, reads=[settings.get("data")])
     course_ids = _course_ids(task, course_labels, predictions)
     encoding, rows, answers = (_some(settings, names) for names in (ENCODING, ROWS, ANSWERS))
     asked, _ = resolve(task, {"amp": "off"} | encoding | rows | answers)
@@ -157,7 +157,7 @@ def evaluate(
         raise UsageError(
             "--decoding compares settings of one run", "leave other comparisons and --predictions out"
         )
-    judged = b.check_options(names, against, blind=blind, page=page, votes=votes)
+    judged = b.check_options(names, against, blind=blind, page=page, votes=votes, data=settings.get("data"))
     if report is not None and (judged or grid is not None):
         raise UsageError("--report shows scores and rankings", "leave out --blind, --decoding or --report")
     prepare_answers()
@@ -201,6 +201,9 @@ def _score_one(
     from explora.core.runs.evaluate import Scored, evaluate_rows, read_rows, write_predictions
 
     session, config, trained_on = open_for_rows(request)
+    for option, file in (("--predictions", predictions), ("--report", report)):
+        if file is not None:
+            check_not_read(option, file, [config.data, config.dev, trained_on.data, trained_on.dev])
     rows = read_rows(session, config, trained_on, request.split)
     console.note(f"{session.label}, on {rows.described}")
     if session.source is not None:

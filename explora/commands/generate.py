@@ -125,11 +125,11 @@ def generate(
     """
     if (prompt is None) == (data is None):
         raise UsageError(
-            "give --prompt TEXT, --prompt - or --data FILE", 'explora generate sonnet --prompt "..."'
+            "give --prompt TEXT, --prompt - or --data FILE", f'explora generate {task} --prompt "..."'
         )
 
     if predictions is not None:
-        check_writable("--predictions", predictions)
+        check_writable("--predictions", predictions, reads=[data])
     if predictions is not None and (data is None or num > 1):
         raise UsageError(
             "--predictions writes one continuation for each poem of --data FILE", "leave --num out"

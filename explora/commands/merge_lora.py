@@ -32,6 +32,17 @@ Task = Annotated[
         help="What an adapter that PEFT wrote is for; a run folder knows.",
     ),
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        rich_help_panel="Output",
+        show_default=False,
+        help="Folder for the merged model (required).",
+    ),
+]
 Dtype = Annotated[
     Literal["fp32", "bf16", "fp16"],
     typer.Option(
@@ -47,7 +58,7 @@ Dtype = Annotated[
 def merge_lora(
     run: Run = None,
     *,
-    output: o.Output = None,
+    output: Output = None,
     dtype: Dtype = "fp32",
     overwrite: o.Overwrite = False,
     task: Task = None,

@@ -93,7 +93,8 @@ def train(
     if resume and config:
         raise UsageError("--resume continues with the recorded settings", "leave --config out")
     if report is not None:
-        check_report(report)
+        read = [settings.get("data"), settings.get("dev"), config]
+        check_report(report, reads=read, run_folder=folder)
     if track is not None:
         check_tracker(track)
     sweeping = Sweeping(seeds=seeds, jobs=jobs, shard=shard)

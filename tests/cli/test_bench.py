@@ -111,7 +111,7 @@ def test_usage_errors(explora, on_tiny, arguments, message):
 def test_a_matrix_has_columns_for_what_differs_and_a_report(explora, on_tiny, in_process, tmp_path):
     chosen = ("--methods", "full,lora", "--ranks", "2", "--repeats", "1", "--steps", "1")
     settings = ("--batch-sizes", "2,3", "--grad-checkpoint", "on,off")
-    done = explora("bench", *on_tiny, *chosen, *settings, "--report", "out/report.md")
+    done = explora("bench", *on_tiny, *chosen, *settings, "--report", "report.md")
     assert done.code == 0
     lines = done.out.splitlines()
     assert lines[1].split()[:4] == ["method", "batch", "checkpointing", "tokens/s"]
@@ -120,9 +120,9 @@ def test_a_matrix_has_columns_for_what_differs_and_a_report(explora, on_tiny, in
     assert settings_shown == [["2", "on"], ["2", "off"], ["3", "on"], ["3", "off"]]
     assert "batch 2, length as it is, precision fp32, checkpointing on" in done.err
     assert done.out.count("With batch") == 4
-    written = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    written = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| method | batch | checkpointing | tokens/s |" in written
-    assert "wrote out/report.md" in done.err
+    assert "wrote report.md" in done.err
 
 
 def test_what_is_learned_is_in_table_and_json(explora, on_tiny, in_process, check_schema):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +194,10 @@ def test_bad_rows_stop_or_are_counted(explora, here: None, tmp_path: Path) -> No
 
 def test_predictions_in_the_format_of_the_course(explora, here: None, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,sentence\nx1,one text\nx2,another\n", encoding="utf-8")
-    done = explora("eval", "sentiment", "--data", "rows.csv", "--predictions", "sub/out.csv")
+    done = explora("eval", "sentiment", "--data", "rows.csv", "--predictions", "out.csv")
     assert (done.code, done.out) == (0, "")
-    assert "2 predictions in sub/out.csv" in done.err
-    header, first, second = (tmp_path / "sub/out.csv").read_text(encoding="utf-8").splitlines()
+    assert "2 predictions in out.csv" in done.err
+    header, first, second = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
     assert header == "id \t Predicted_Sentiment "
     for line, name in ((first, "x1"), (second, "x2")):
         identity, _, label = line.partition(", ")
@@ -204,7 +206,12 @@ def test_predictions_in_the_format_of_the_course(explora, here: None, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("folder", "folder is a folder"), ("afile/out.csv", "nothing can be written to")]
+    ("file", "said"),
+    [
+        ("folder", "folder is a folder"),
+        ("afile/out.csv", "nothing can be written to"),
+        ("nodir/out.csv", "there is no folder nodir"),
+    ],
 )
 def test_where_predictions_cannot_go_is_said_before_the_scores(
     explora, here: None, file: str, said: str
@@ -214,6 +221,67 @@ def test_where_predictions_cannot_go_is_said_before_the_scores(
     done = explora("eval", "sentiment", "--predictions", file)
     assert (done.code, done.out) == (2, "")
     assert f"--predictions: {said}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("rows.csv", "rows.csv holds data that this command reads"),
+        ("link.csv", "link.csv holds data that this command reads"),
+        ("run/adapter_model.safetensors", "is a file of the run or model in run"),
+        ("run/run.json", "is a file of the run or model in run"),
+        ("run/README.md", "is a file of the run or model in run"),
+        ("settings.json", "its name is that of settings or weights"),
+    ],
+)
+def test_predictions_replace_neither_data_nor_a_part_of_a_run(
+    explora, tmp_path: Path, file: str, told: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link.csv").symlink_to("rows.csv")
+    own = ("rows.csv", "settings.json", "run/adapter_model.safetensors", "run/run.json", "run/README.md")
+    for name in own:
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    done = explora("eval", "sentiment", "run", "--data", "rows.csv", "--predictions", file)
+    assert (done.code, done.out) == (2, "")
+    assert f"--predictions: {file}" in done.err
+    assert told in done.err
+    assert [(tmp_path / name).read_text(encoding="utf-8") for name in own] == list(own)
+
+
+def test_predictions_do_not_replace_the_recorded_data(explora, tmp_path: Path, tiny_base: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("sentence,label\n" + "a text,1\nanother,0\n" * 10, encoding="utf-8")
+    run = tiny_run(tiny_base, tmp_path, "sentiment")
+    finish(start_run(replace(run, data=replace(run.data, data=str(file))), tmp_path / "run"))
+    before = file.read_bytes()
+    done = explora("eval", "sentiment", "run", "--predictions", "train.csv")
+    assert done.code == 2
+    assert "train.csv holds data that this command reads" in done.err
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_record_is_told_with_a_way_out(
+    explora, runs: Path, tiny_base: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "sentiment", tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{", encoding="utf-8")
+    for command in (("eval", "sentiment", "run"), ("train", "sentiment", "-o", "run", "--resume")):
+        done = explora(*command)
+        assert done.code == 1
+        assert "the record of the run is damaged: run/run.json is not JSON" in done.err
+        assert "-o run-2" in done.err
+    (tmp_path / "run" / "run.json").unlink()
+    rest = ("--model", str(tiny_base), "--data", str(tiny_data / "sentiment"))
+    assert explora("eval", "sentiment", "run", *rest).code == 0
+
+
+def test_a_damaged_record_without_weights_is_no_stopped_run(explora, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{", encoding="utf-8")
+    done = explora("eval", "sentiment", "run")
+    assert done.code == 1
+    assert "the record of the run is damaged" in done.err
 
 
 def test_predictions_as_json_lines_beside_the_scores(explora, here: None, tmp_path: Path) -> None:

@@ -124,8 +124,10 @@ def test_settings_of_decoding_are_compared(
     ("arguments", "code", "told"),
     [
         ("sonnet --blind", 2, "--blind compares two writers"),
-        ("sonnet --against human --votes x", 1, "x: no such file"),
+        ("sonnet --against human --votes x", 1, "x: no such file of votes"),
         ("sonnet --against human --page .", 2, "--page: . is a folder"),
+        ("sonnet --against human --page votes.jsonl", 2, "votes.jsonl exists and is no HTML page"),
+        ("sonnet --against human --page nodir/a.html", 2, "there is no folder nodir"),
         ("sonnet --votes x", 2, "--votes compares two writers"),
         ("sonnet human --against x --blind", 2, "human is no run"),
         ("sonnet --against human --page a.html --votes b", 2, "--page writes a page"),
@@ -137,8 +139,9 @@ def test_settings_of_decoding_are_compared(
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
-    explora, tiny_base: Path, arguments: str, code: int, told: str
+    explora, tiny_base: Path, tmp_path: Path, arguments: str, code: int, told: str
 ) -> None:
+    (tmp_path / "votes.jsonl").touch()
     done = explora("eval", *arguments.split(), "--model", str(tiny_base))
     assert (done.code, done.out) == (code, "")
     assert told in done.err

@@ -59,6 +59,7 @@ def test_runs_are_ranked_and_what_is_left_out_is_named(explora, check_schema, he
         f"runs/{name}" for name in ("broken", "empty", "notes.txt", "text")
     ]
     assert "warning: runs/text is left out: it was trained for text, not for sentiment" in done.err
+    assert done.err.count("runs/broken") == 1
     assert "warning: runs/notes.txt is left out: it is a file, not a run folder" in done.err
     assert "scored on the 5 dev rows" in done.err
 

@@ -383,6 +383,7 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
     ("arguments", "code", "told"),
     [
         ("text", 2, "give --prompt TEXT, --prompt - or --data FILE"),
+        ("text", 2, "explora generate text --prompt"),
         ("text --prompt x --data y", 2, "give --prompt TEXT"),
         ("sentiment --prompt x", 2, "classifies, it does not write"),
         ("text runs/sonnet --prompt x", 1, "was trained for sonnet, not for text"),
@@ -434,3 +435,11 @@ def test_adapters_give_the_same_text_merged_and_beside_the_base(
     monkeypatch.setattr("explora.core.runs.assemble.merge_in_memory", lambda session, dtype: None)
     beside = explora("generate", "sonnet", "--prompt", "The lamp\n", "--json").objects
     assert texts(merged) == texts(beside)
+
+
+def test_predictions_do_not_replace_the_prompts(explora, tmp_path: Path) -> None:
+    (tmp_path / "poems.txt").write_text("a poem", encoding="utf-8")
+    done = explora("generate", "sonnet", "--data", "poems.txt", "--predictions", "poems.txt")
+    assert done.code == 2
+    assert "poems.txt holds data that this command reads" in done.err
+    assert (tmp_path / "poems.txt").read_text(encoding="utf-8") == "a poem"

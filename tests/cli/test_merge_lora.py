@@ -204,6 +204,7 @@ def test_help_has_examples_and_no_heavy_words(explora: Explora) -> None:
     assert done.code == 0
     assert "explora merge-lora runs/sonnet -o merged/" in done.out
     assert "fp32|bf16|fp16" in done.out
+    assert "runs/TASK" not in done.out
     assert explora("fuse", "--help").code == 0
 
 

@@ -22,6 +22,7 @@ def on_tiny(tiny_base: Path, tiny_data: Path) -> list[str]:
         ("report", "a report is one of .html, .md, .tex"),
         ("folder.md", "is a folder"),
         ("file/report.md", "nothing can be written to"),
+        ("nodir/report.md", "there is no folder nodir"),
         ("-", "a report is one of"),
     ],
 )
@@ -37,6 +38,24 @@ def test_a_report_that_cannot_be_written_stops_the_command_before_its_work(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", [["train", "sentiment", "-o", "run"], ["eval", "sentiment", "run"]])
+def test_a_report_does_not_replace_the_model_card(explora, command, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "README.md"):
+        (tmp_path / "run" / name).write_text(name, encoding="utf-8")
+    done = explora(*command, "--report", "run/README.md")
+    assert done.code == 2
+    assert "run/README.md is a file of the run or model in run" in done.err
+
+
+def test_a_report_does_not_replace_the_data(explora, tmp_path):
+    (tmp_path / "notes.md").write_text("a text", encoding="utf-8")
+    for command in (["train", "text"], ["eval", "text"], ["bench", "text"]):
+        done = explora(*command, "--data", "notes.md", "--report", "notes.md")
+        assert done.code == 2
+        assert "notes.md holds data that this command reads" in done.err
+
+
 def test_plots_without_matplotlib_are_refused_with_the_command_that_helps(explora, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -48,19 +67,19 @@ def test_plots_without_matplotlib_are_refused_with_the_command_that_helps(explor
 
 
 def test_a_run_is_reported_after_training_and_again_from_its_folder(explora, on_tiny, tmp_path):
-    first = explora("train", "sentiment", *on_tiny, *QUICK, "--report", "out/run.md", "--json")
+    first = explora("train", "sentiment", *on_tiny, *QUICK, "--report", "run.md", "--json")
     assert first.code == 0
     assert len(first.objects) == 1
-    text = Path("out/run.md").read_text(encoding="utf-8")
+    text = Path("run.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == ["## Scores", "## Learning curves", "## Memory", "## How it was made"]
     assert "best trivial" in text
     assert "predicted peak" in text
     assert "--config runs/sentiment/run.json" in text
-    again = explora("train", "sentiment", "--resume", "--report", "out/again.md")
+    again = explora("train", "sentiment", "--resume", "--report", "again.md")
     assert again.code == 0, again.err
     assert "0 rows" not in again.err
-    assert _without_command(Path("out/again.md")) == _without_command(Path("out/run.md"))
+    assert _without_command(Path("again.md")) == _without_command(Path("run.md"))
 
 
 def _without_command(file: Path) -> list[str]:

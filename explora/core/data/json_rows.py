@@ -15,6 +15,7 @@ from explora.errors import DataError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _FORM_HINT = 'write one object a line, or an array of objects: [{"sentence": ...}, ...]'
+_TOO_DEEP = "invalid JSON: lists or objects are nested too deeply"
 
 Item = tuple[int, dict[str, Any] | DataError]  # the line where an object starts, and the object
 
@@ -85,7 +86,9 @@ def _of_array(text: str, file: str) -> Iterator[Item]:
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _broken(error.msg, file, error.lineno, error.colno) from None
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise DataError(_TOO_DEEP, _FORM_HINT, file=file, line=line) from None
+        except ValueError as error:
             raise DataError(f"invalid JSON: {error}", file=file, line=line) from None
         yield line, value if isinstance(value, dict) else _no_object(value, file, line)
         at = _skip_space(text, at)
@@ -116,7 +119,9 @@ def _object(line: str, file: str, number: int) -> dict[str, Any] | DataError:
         message = f"invalid JSON: {error.msg} (character {error.colno})"
         hint = f"{_FORM_HINT}; {SKIP_HINT}" if number == 1 else SKIP_HINT
         return DataError(message, hint, file=file, line=number)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return DataError(_TOO_DEEP, SKIP_HINT, file=file, line=number)
+    except ValueError as error:
         return DataError(f"invalid JSON: {error}", SKIP_HINT, file=file, line=number)
     return value if isinstance(value, dict) else _no_object(value, file, number)
 

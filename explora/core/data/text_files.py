@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ _MAGIC = {
     b"SQLite format 3": "an SQLite database",
     b"%PDF": "a PDF",
 }
+_DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".xz", ".gz")
 SAMPLE = 4096  # bytes that show what a file is
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_RUN = re.compile(rb"[\x80-\xff]{4}")
@@ -158,10 +160,24 @@ def what_is_wrong(text: str) -> str:
     return ""
 
 
+def _may_be_data(path: Path) -> bool:
+    """Tell whether a path is named like a data file, or is a folder with such files that is no run."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir() and os.access(path, os.R_OK):
+        files = list(path.iterdir())
+        return any(map(_has_data_suffix, files)) and all(file.name != "run.json" for file in files)
+    return _has_data_suffix(path)
+
+
+def _has_data_suffix(path: Path) -> bool:
+    return path.suffix.lower() in _DATA_SUFFIXES
+
+
 def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
-    names = sorted(item.name for item in path.parent.iterdir() if not item.name.startswith("."))
+    names = sorted(item.name for item in path.parent.iterdir() if _may_be_data(item))
     if not names:
         return ""
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

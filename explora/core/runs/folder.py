@@ -39,7 +39,7 @@ class Found:
 def look_into(folder: Path) -> Found:
     """Tell what a run folder holds. A pending replacement comes before what it will replace.
 
-    Raises UsageError for a file, and for a damaged record.
+    Raises UsageError for a file, and AdapterError for a damaged record.
     """
     target = real_folder(folder)
     pending = pending_folder(target)

@@ -33,7 +33,7 @@ from explora.core.runs.assemble import (
     make_task,
 )
 from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
-from explora.core.runs.record import RECORD_FILE, read_record
+from explora.core.runs.record import read_record
 from explora.core.runtime.resolve import DTYPES
 from explora.core.training.checkpoint import trained_tensors
 from explora.errors import AdapterError, UsageError, WeightsError
@@ -63,7 +63,7 @@ def open_run(
     folder = whole_folder(Path(source)) if source is not None else default_source(task_name)
     if folder is not None and is_adapter(folder):
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
-    if folder is not None and (folder / RECORD_FILE).is_file() and not (folder / FULL_HEADER).is_file():
+    if folder is not None and not (folder / FULL_HEADER).is_file() and read_record(folder) is not None:
         raise AdapterError(
             f"{folder} holds no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from explora.core.files import remove_leftovers, write_atomically
-from explora.errors import InUseError, UsageError
+from explora.errors import InUseError, UsageError, WriteError
 
 PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
 CLOCK_TOLERANCE = 2.0  # seconds by which the start time of a process, as the system computes it, may shift
@@ -55,7 +55,8 @@ def owning(folder: Path) -> Iterator[None]:
     """Own a folder, which need not exist yet, until the context ends. Leftovers of dead owners are removed.
 
     Parents that were made for the lock disappear again if they are empty in the end.
-    A link is the folder that it points to. Raises InUseError if another process owns the folder.
+    A link is the folder that it points to. Raises InUseError if another process owns the folder, and
+    WriteError where no lock can be created.
     """
     if not folder.resolve().name:
         raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
@@ -82,12 +83,24 @@ def _locked(folder: Path) -> AbstractContextManager[object]:
     from filelock import FileLock, Timeout  # takes a tenth of a second, which --help does not have
 
     file = _lock_file(folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(action="ignore"):  # without flock it locks by the file's existence
             return FileLock(file, thread_local=False).acquire(timeout=PATIENCE)
     except Timeout:
+        if not file.exists():  # some file systems, such as /proc, refuse every new file
+            raise _no_lock(folder, "no file can be created there") from None
         raise _in_use(folder, _read_owner(folder)) from None
+    except OSError as error:
+        raise _no_lock(folder, error.strerror or str(error)) from None
+
+
+def _no_lock(folder: Path, reason: str) -> WriteError:
+    return WriteError(
+        str(folder),
+        f"cannot create a lock in {_lock_file(folder).parent}: {reason}",
+        "choose a folder that you may write to: -o FOLDER",
+    )
 
 
 def check_unowned(folder: Path) -> None:

@@ -14,7 +14,7 @@ from explora.core.config.plain_json import from_plain, to_plain
 from explora.core.config.run_config import TrainRun, settings_in
 from explora.core.files import append_line, write_atomically
 from explora.core.runs.identity import Identity
-from explora.errors import UsageError
+from explora.errors import AdapterError, UsageError
 
 RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -89,9 +89,18 @@ def finite(value: Any) -> Any:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of a run folder, or None if it has none. Raises UsageError for a damaged record."""
+    """Return the record of a run folder, or None if it has none. Raises AdapterError for a damaged record."""
     file = folder / RECORD_FILE
-    return _read(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return _read(file)
+    except UsageError as error:
+        raise AdapterError(
+            f"the record of the run is damaged: {error.message}",
+            f"train again in another folder: -o {folder}-2; or to use its weights, remove {file} and "
+            "name their base: --model NAME|FOLDER",
+        ) from None
 
 
 def read_config(file: Path) -> tuple[str, dict[str, Any]]:
@@ -128,7 +137,7 @@ def _read(file: Path) -> RunRecord:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON: {error}", "give the run.json of a run folder") from None
     if not isinstance(value, dict):
         raise UsageError(f"{file} should be a JSON object", "give the run.json of a run folder")

@@ -227,7 +227,7 @@ def test_a_bad_row_after_a_long_one_has_its_physical_line(write) -> None:
     ("bad", "column", "message"),
     [
         ('{"sentence": "x"', "", "invalid JSON"),
-        ("[" * 100_000, "", "invalid JSON"),
+        ("[" * 100_000, "", "invalid JSON: lists or objects are nested too deeply"),
         ('["x", 1]', "", "an object {...} is expected, not a list"),
         ('{"sentence": 3, "label": 1}', "sentence", "a string is expected, not a number"),
         ('{"sentence": "x", "label": [1]}', "label", "a string is expected, not a list"),
@@ -331,7 +331,7 @@ def test_a_file_without_a_header_is_mapped_by_position(write) -> None:
         ('[{"sentence": "x", "label": 1}', 1, "a comma or ] is expected"),
         ('[\n{"sentence": "x", "label": 1},\n\n  3]', 4, "an object {...} is expected, not a number"),
         ('[{"sentence": "x", "label": 1}]\nmore', 1, "text after the end of the array"),
-        ('[{"a": ' + "[" * 100_000, 1, "invalid JSON"),
+        ('[{"a": ' + "[" * 100_000, 1, "invalid JSON: lists or objects are nested too deeply"),
         ("[]", 1, "the objects have no keys"),
         ('{"data": [{"sentence": "x", "label": 1}]}', 0, "the rows are in the list 'data' of one object"),
     ],
@@ -343,9 +343,13 @@ def test_a_broken_array_is_told_with_its_line(write, content: str, line: int, me
 
 def test_a_missing_file_and_a_folder(write, tmp_path: Path) -> None:
     write("near.csv", "x")
+    write("script.py", "x")
+    for folder, file in (("data", "train.tsv"), ("figures", "a.png"), ("run", "run.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
     missing = fails(str(tmp_path / "far.csv"))
     assert "no such file" in missing.message
-    assert "near.csv" in missing.hint
+    assert missing.hint == f"{tmp_path} has data, near.csv"
     assert "a folder" in fails(str(tmp_path)).message
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from explora.core.runs import ownership
 from explora.core.runs.ownership import check_unowned, owning
-from explora.errors import InUseError
+from explora.errors import InUseError, WriteError
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +128,23 @@ def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOENT, errno.EACCES])
+def test_a_folder_without_room_for_a_lock_is_no_folder_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    real = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(refusal, os.strerror(refusal), path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        pytest.raises(WriteError, match=f"cannot create a lock in {tmp_path}") as caught,
+        owning(tmp_path / "run"),
+    ):
+        pass
+    assert "-o FOLDER" in caught.value.hint

@@ -10,7 +10,7 @@ import pytest
 
 from explora.core.config.precedence import resolve
 from explora.core.runs.record import RunRecord, open_metrics, read_config, read_record, write_record
-from explora.errors import UsageError
+from explora.errors import AdapterError, UsageError
 
 RUN = resolve("paraphrase", {"rank": 3, "template": 'é "{sentence1}" {sentence2}'})[0]
 RECORD = RunRecord(run=RUN, result={"scores": {"accuracy": 0.5}, "best_step": 3}, machine={"cpu": "two"})
@@ -66,11 +66,13 @@ def test_a_config_may_be_the_settings_alone_or_some_of_them(tmp_path: Path) -> N
 def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "run.json"
     file.write_text(content, encoding="latin-1")
-    for read in (read_config, lambda path: read_record(path.parent)):
-        with pytest.raises(UsageError) as caught:
-            read(file)
-        assert str(file) in caught.value.message
-        assert message in caught.value.message
+    with pytest.raises(UsageError) as caught:
+        read_config(file)
+    assert str(file) in caught.value.message
+    assert message in caught.value.message
+    with pytest.raises(AdapterError, match="the record of the run is damaged") as damaged:
+        read_record(tmp_path)
+    assert caught.value.message in damaged.value.message
 
 
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
