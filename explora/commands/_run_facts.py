@@ -25,6 +25,8 @@ def show_settings(run: TrainRun, origin: str, processes: int) -> None:
         f"{console.counted(run.runtime.threads or 1, 'thread')}"
         + (f" in each of {processes} processes" if processes > 1 else "")
     )
+    if processes > 1:
+        console.note("several processes: without the feature cache and the prediction of full fine-tuning")
 
 
 def show_start(running: Running) -> None:
