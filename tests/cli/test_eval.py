@@ -310,7 +310,7 @@ def test_text_has_no_predictions_and_the_scores_are_not_lost(explora, here: None
         ("sentiment --split deb", 2, "did you mean dev?"),
         ("sentiment runs/paraphrase", 1, "runs/paraphrase was trained for paraphrase, not for sentiment"),
         ("sentiment --template x", 2, "sentiment does not take --template"),
-        ("sentiment --label-words a,b", 2, "sentiment has no label-words"),
+        ("sentiment --label-words a,b", 2, "sentiment does not take --label-words"),
         ("paraphrase --label-words no,yes", 1, "was trained with the label words ('yes', 'no')"),
         ("paraphrase --label-words yes", 2, "is not two different words"),
         ("sentiment --batch-size 0", 2, "--batch-size must be at least 1"),

@@ -69,8 +69,9 @@ def test_the_bench_takes_the_arguments_of_its_cells(name):
 
 
 @pytest.mark.parametrize("name", [name for name, cell in SUITE.items() if cell.kind == "train"])
-def test_train_takes_the_arguments_of_its_cells(name, explora, tiny_base):
-    arguments = [word.format(base=tiny_base, pairs="pairs") for word in SUITE[name].settings["arguments"]]
+def test_train_takes_the_arguments_of_its_cells(name, explora, tiny_base, tiny_data):
+    pairs = tiny_data / "paraphrase"
+    arguments = [word.format(base=tiny_base, pairs=pairs) for word in SUITE[name].settings["arguments"]]
     done = explora("train", *arguments, "--dry-run", "--json")
     assert done.code == 0, done.err
     assert SUITE[name].settings["peer"].keys() == {"method", "precision", "dropout", "batch_size"}

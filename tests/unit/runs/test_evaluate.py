@@ -20,6 +20,7 @@ from explora.core.data.splits import read_table
 from explora.core.runs.assemble import Session
 from explora.core.runs.evaluate import recorded_data, score, write_predictions
 from explora.core.runs.open import open_run
+from explora.core.runs.record import finite
 from explora.core.runs.result import TrainResult
 from explora.core.runs.running import Running
 from explora.core.runs.train import start_run
@@ -142,7 +143,7 @@ def test_what_was_skipped_is_told(sentiment: Path, tmp_path: Path) -> None:
 def test_the_json_holds_what_was_scored(sentiment: Path) -> None:
     session, trained_on = open_folder("sentiment", sentiment), recorded_data(sentiment)
     scored = score(session, trained_on, trained_on, None, 4)
-    value = scored.to_json(session)
+    value = finite(scored.to_json(session))
     assert json.loads(json.dumps(value)) == value
     assert (value["task"], value["split"], value["examples"], value["skipped"]) == (
         "sentiment",
