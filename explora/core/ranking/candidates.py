@@ -15,7 +15,7 @@ from explora.core.config.run_config import TrainRun, all_settings, field_names, 
 from explora.core.config.setting import spelled
 from explora.core.data.splits import find_split
 from explora.core.runs.adapter import ADAPTER_FILE, Header, is_adapter, read_header
-from explora.core.runs.assemble import FULL_HEADER
+from explora.core.runs.assemble import FULL_HEADER, read_full_header
 from explora.core.runs.record import RECORD_FILE, RunRecord, read_record
 from explora.errors import ExploraError, Interrupted, UsageError
 
@@ -120,9 +120,7 @@ def _method(path: Path, record: RunRecord | None) -> Method | None:
 
 
 def _header(path: Path) -> Header | None:
-    if (path / FULL_HEADER).is_file():
-        return Header.from_json((path / FULL_HEADER).read_text(encoding="utf-8"), str(path / FULL_HEADER))
-    return read_header(path) if (path / ADAPTER_FILE).is_file() else None
+    return read_full_header(path) or (read_header(path) if (path / ADAPTER_FILE).is_file() else None)
 
 
 def shared_data(candidates: Sequence[Candidate]) -> DataConfig:

@@ -198,6 +198,15 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
     write_adapter(folder, trained_tensors(session.model), header, base)
 
 
+def read_full_header(folder: Path) -> Header | None:
+    """Return the header of a model that full fine-tuning wrote, or None if there is none.
+
+    Raises AdapterError for a damaged one.
+    """
+    file = folder / FULL_HEADER
+    return Header.from_json(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
+
+
 def write_trained_model(session: Session, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the model of a session without adapters, or with merged ones, as a Hugging Face folder."""
     tensors = {name: value.detach().to(dtype) for name, value in session.model.state_dict().items()}

@@ -31,6 +31,7 @@ from explora.core.runs.assemble import (
     assemble,
     insert_adapter,
     make_task,
+    read_full_header,
 )
 from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
 from explora.core.runs.record import read_record
@@ -93,7 +94,7 @@ def _open_model(
     tokenizer = base_tokenizer(base, tokenizer_folder)
     method = header.method if header else method_class(FULL_METHOD)()
     labels = header.labels if header else _foreign_labels(base, task_name)
-    seed = _recorded_seed(base.folder if header else None)
+    seed = _seed(_recorded(base.folder) if header and base.folder else None)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     parts = SessionParts(
         task=task,
@@ -125,10 +126,7 @@ def _foreign_labels(base: Base, task_name: str) -> tuple[str, ...]:
 
 
 def _full_header(base: Base) -> Header | None:
-    file = base.folder / FULL_HEADER if base.folder else None
-    if file is None or not file.is_file():
-        return None
-    return Header.from_json(file.read_text(encoding="utf-8"), str(file))
+    return read_full_header(base.folder) if base.folder else None
 
 
 def _open_adapter(
@@ -140,9 +138,10 @@ def _open_adapter(
     asked: Mapping[str, Any],
 ) -> Session:
     tensors, header = read_adapter(folder)
+    run = _recorded(folder)
     # peft drops the header when it saves, but leaves the record of the run
-    encoding = _encoding(header or _recorded(folder), task_name, asked, str(folder))
-    base = open_base(model) if model else _own_base(folder, header)
+    encoding = _encoding(header or run, task_name, asked, str(folder))
+    base = open_base(model) if model else _own_base(folder, header, run)
     if header and base_digest(base) != header.base_digest:
         raise AdapterError(
             f"{folder} was trained on another base than {base.label}",
@@ -150,8 +149,8 @@ def _open_adapter(
         )
     described = header or read_foreign(folder, tensors, base)
     method, labels = described.method, described.labels
-    tokenizer = base_tokenizer(base, tokenizer_folder or _recorded_tokenizer(folder))
-    seed = _recorded_seed(folder)
+    tokenizer = base_tokenizer(base, tokenizer_folder or (run.tokenizer if run else None))
+    seed = _seed(run)
     task = make_task(task_name, tokenizer, encoding, method, base.shape.n_positions, seed, labels)
     if task.head_classes() == 0:
         raise AdapterError(
@@ -182,9 +181,9 @@ def _open_adapter(
     return session
 
 
-def _own_base(folder: Path, header: Header | None) -> Base:
+def _own_base(folder: Path, header: Header | None, run: TrainRun | None) -> Base:
     """Open the base that an adapter was trained on. Raises AdapterError if it is not where it was."""
-    name = (header.base if header else "") or recorded_base(folder)
+    name = base_name(folder, header, run)
     try:
         return open_base(name)
     except WeightsError as error:
@@ -232,9 +231,10 @@ def _recorded(folder: Path) -> TrainRun | None:
     return record.run if record else None
 
 
-def recorded_base(folder: Path) -> str:
-    """Return the name of the base, from the record of the run or from PEFT's configuration."""
-    run = _recorded(folder)
+def base_name(folder: Path, header: Header | None, run: TrainRun | None) -> str:
+    """Return the name of an adapter's base, by its header, the record of its run, or PEFT's configuration."""
+    if header is not None and header.base:
+        return header.base
     if run is not None:
         return run.model
     try:
@@ -252,12 +252,6 @@ def recorded_base(folder: Path) -> str:
     return name
 
 
-def _recorded_tokenizer(folder: Path) -> str | None:
-    run = _recorded(folder)
-    return run.tokenizer if run else None
-
-
-def _recorded_seed(folder: Path | None) -> int:
+def _seed(run: TrainRun | None) -> int:
     """Return the seed that chooses the dev rows of a single file: that of the run, or the default."""
-    run = _recorded(folder) if folder else None
     return (run.training if run else TrainingConfig()).seed

@@ -21,9 +21,9 @@ from explora.core.config.setting import spelled
 from explora.core.data.splits import find_split
 from explora.core.files import whole_folder
 from explora.core.runs.adapter import ADAPTER_FILE, Header, is_adapter, read_adapter, read_header
-from explora.core.runs.assemble import FULL_HEADER, Session, restore_trained
+from explora.core.runs.assemble import Session, read_full_header, restore_trained
 from explora.core.runs.foreign_adapter import ForeignAdapter, insert_foreign, read_foreign
-from explora.core.runs.open import recorded_base
+from explora.core.runs.open import base_name
 from explora.core.runs.paths import with_absolute_data
 from explora.core.runs.record import Origin, read_record
 from explora.errors import AdapterError, DataError, UsageError
@@ -68,44 +68,33 @@ def read_start(task: str, source: str, model: str | None) -> Start:
     folder = whole_folder(Path(source).expanduser())
     record = read_record(folder)
     run = record.run if record else None
-    if (folder / FULL_HEADER).is_file():
-        text = (folder / FULL_HEADER).read_text(encoding="utf-8")
-        header, base = Header.from_json(text, str(folder / FULL_HEADER)), str(folder.absolute())
+    header = read_full_header(folder)
+    foreign = None
+    if header is not None:
+        base = str(folder.absolute())
     elif is_adapter(folder):
-        adapter_header = read_header(folder)
-        base = model or (adapter_header.base if adapter_header else "") or recorded_base(folder)
-        if adapter_header is None:
-            return _read_foreign_start(folder, base, run)
-        header = adapter_header
+        header = read_header(folder)
+        base = model or base_name(folder, header, run)
+        if header is None:
+            foreign = read_foreign(folder, read_adapter(folder)[0], open_base(base))
     else:
         raise AdapterError(
             f"--from {source}: there are no trained weights",
             "name a run folder with a dev score, or a PEFT adapter; a base is named by --model",
         )
-    if header.task != task:
+    if header is not None and header.task != task:
         raise AdapterError(
             f"--from {source}: it was trained for {header.task}, not for {task}",
             f"merge it, and start from the merged base: explora merge-lora {source} -o merged",
         )
+    described = header or foreign
+    assert described is not None
     return Start(
         folder=folder,
         model=base,
-        method=header.method,
-        labels=header.labels,
+        method=described.method,
+        labels=described.labels,
         header=header,
-        foreign=None,
-        run=run,
-    )
-
-
-def _read_foreign_start(folder: Path, base: str, run: TrainRun | None) -> Start:
-    foreign = read_foreign(folder, read_adapter(folder)[0], open_base(base))
-    return Start(
-        folder=folder,
-        model=base,
-        method=foreign.method,
-        labels=foreign.labels,
-        header=None,
         foreign=foreign,
         run=run,
     )
