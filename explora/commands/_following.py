@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from explora import console
-from explora.core.runs.signals import Signals
+from explora.core.runs.signals import Signals, train_to_end
 from explora.errors import Interrupted, WriteError
 
 if TYPE_CHECKING:
@@ -44,35 +43,26 @@ def _what_is_safe(running: Running) -> str:
 
 
 def _follow(running: Running, observers: Sequence[Observer]) -> Completed | None:
-    from explora.core.runs.events import Completed
-    from explora.core.training.events import EvalStarted
-
-    training, processes = running.training, running.training.processes
-    is_alone = processes.size == 1  # several processes stop together, after a step
-    completed = None
+    training = running.training
+    is_alone = training.processes.size == 1  # of several processes, torchrun may signal each more than once
     with (
         Signals(once=not is_alone) as signals,
         console.progress("train", training.steps, running.resumed_at) as advance,
     ):
         display = _Display(advance)
+
+        def see(event: RunEvent) -> None:
+            display.show(event)
+            for observe in observers:
+                observe(event)
+
         try:
-            for event in running.events():
-                signals.at_once = is_alone and isinstance(event, EvalStarted)
-                if isinstance(event, Completed):
-                    completed = event
-                display.show(event)
-                for observe in observers:
-                    observe(event)
-                if processes.stop(signals.noted is not None):
-                    raise Interrupted(signals.noted or signal.SIGTERM)
+            return train_to_end(running, signals, see)
         except Interrupted as interrupt:
-            if completed is None:
-                running.save()
-                step = f"stopped after step {training.progress.step} of {training.steps}"
-                interrupt.message = f"{step}; the state is saved"
-                interrupt.hint = f"explora train {running.run.task} -o {running.folder} --resume"
-                raise
-    return completed
+            step = f"stopped after step {training.progress.step} of {training.steps}"
+            interrupt.message = f"{step}; the state is saved"
+            interrupt.hint = f"explora train {running.run.task} -o {running.folder} --resume"
+            raise
 
 
 class _Display:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from explora.errors import Interrupted
 
+if TYPE_CHECKING:
+    from explora.core.runs.events import Completed, RunEvent
+    from explora.core.runs.running import Running
+
 
 class Signals:
-    """Turn Ctrl-C and SIGTERM into Interrupted: at the next `check`, or at once while `at_once` is set.
+    """Note Ctrl-C and SIGTERM, for the end of the step, or raise Interrupted at once while `at_once` is set.
 
     A second signal interrupts at once, unless `once`.
     """
@@ -35,7 +41,30 @@ class Signals:
         if self.at_once or is_second:
             raise Interrupted(number)
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.noted is not None:
-            raise Interrupted(self.noted)
+
+def train_to_end(running: Running, signals: Signals, see: Callable[[RunEvent], None]) -> Completed | None:
+    """Train and pass each event to `see`. After a signal, save the state and raise Interrupted.
+
+    A signal stops an evaluation at once; it is made again when the run resumes. Several processes stop
+    together, after a step. A run that is complete is not interrupted any more. Returns None in a process that
+    does not lead.
+    """
+    from explora.core.runs.events import Completed
+    from explora.core.training.events import EvalStarted
+
+    processes = running.training.processes
+    is_alone = processes.size == 1
+    completed = None
+    try:
+        for event in running.events():
+            signals.at_once = is_alone and isinstance(event, EvalStarted)
+            if isinstance(event, Completed):
+                completed = event
+            see(event)
+            if processes.stop(signals.noted is not None):
+                raise Interrupted(signals.noted or signal.SIGTERM)
+    except Interrupted:
+        if completed is None:
+            running.save()
+            raise
+    return completed

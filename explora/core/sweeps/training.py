@@ -9,15 +9,15 @@ from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
 from explora.core.machine.facts import Machine
-from explora.core.runs.events import Completed, RunEvent
+from explora.core.runs.events import RunEvent
 from explora.core.runs.ownership import owning
 from explora.core.runs.record import read_record
 from explora.core.runs.running import Running
 from explora.core.runs.sampler import Sampler, samplers
-from explora.core.runs.signals import Signals
+from explora.core.runs.signals import Signals, train_to_end
 from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
-from explora.core.training.events import EvalDone, EvalStarted, StepDone
+from explora.core.training.events import EvalDone, StepDone
 from explora.errors import ExploraError, Interrupted
 
 Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
@@ -65,19 +65,14 @@ def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool, machi
 
 
 def _follow(running: Running, signals: Signals, tell: Tell, observers: Sequence[Sampler]) -> None:
-    is_complete = False
+    def see(event: RunEvent) -> None:
+        _tell_event(event, running, tell)
+        for observe in observers:
+            observe(event)
+
     try:
-        for event in running.events():
-            is_complete = isinstance(event, Completed)
-            signals.at_once = isinstance(event, EvalStarted)
-            _tell_event(event, running, tell)
-            for observe in observers:
-                observe(event)
-            signals.check()
+        train_to_end(running, signals, see)
     except Interrupted:
-        if is_complete:
-            return
-        running.save()
         tell("stopped")
         raise
 
