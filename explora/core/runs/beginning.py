@@ -52,4 +52,5 @@ def first_progress(run: TrainRun, phases: tuple[Phase, ...], rows: int) -> Progr
         best_step=result["best_step"],
         evaluated=result["steps"] - 1,
         peak_memory_bytes=result["peak_memory_bytes"],
+        processor_seconds=result.get("processor_seconds") or 0.0,
     )

@@ -19,7 +19,8 @@ class TrainResult:
     total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
     rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
     step, on dev; peak_memory_bytes: of the leading process, the largest across
-    interruptions; processes: that trained together at the end; global_batch: examples of an optimizer step;
+    interruptions; processor_seconds: of all its threads, None in records of earlier versions;
+    processes: that trained together at the end; global_batch: examples of an optimizer step;
     sent_bytes: of gradients that each process hands over in a step.
     """
 
@@ -42,6 +43,7 @@ class TrainResult:
     processes: int = 1
     global_batch: int | None = None  # records of earlier versions do not say
     sent_bytes: int = 0
+    processor_seconds: float | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainResult:
@@ -90,6 +92,7 @@ class TrainResult:
             "examples": self.examples,
             "skipped": self.skipped,
             "seconds": self.seconds,
+            "processor_seconds": self.processor_seconds,
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -229,6 +229,7 @@ class Running:
             examples=len(self.train.examples),
             skipped=len(self.skipped),
             seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
+            processor_seconds=round(progress.processor_seconds, 3),
             tokens=progress.tokens,
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes()),
             full_fine_tuning=self.full_fine_tuning,

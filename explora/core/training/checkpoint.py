@@ -34,7 +34,8 @@ class Progress:
 
     batch: batches taken in this epoch; tokens, seconds: totals across interruptions; best_step: step of the
     best dev score, 0 for none; evaluated: last step with a dev score; unimproved: evaluations since the best;
-    peak_memory_bytes: of the leading process, the largest across interruptions.
+    peak_memory_bytes: of the leading process, the largest across interruptions; processor_seconds: of all its
+    threads while it trained and evaluated, across interruptions.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     evaluated: int = 0
     unimproved: int = 0
     peak_memory_bytes: int = 0
+    processor_seconds: float = 0.0
 
 
 def trained_tensors(model: GPT2) -> dict[str, Tensor]:

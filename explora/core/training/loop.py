@@ -25,15 +25,7 @@ from explora.core.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from explora.core.training.events import (
-    EvalDone,
-    EvalStarted,
-    Event,
-    FeaturesDone,
-    Finished,
-    Saved,
-    StepDone,
-)
+from explora.core.training.events import EvalDone, EvalStarted, Event, FeaturesDone, Finished, Saved, StepDone
 from explora.core.training.feature_cache import FeatureCache, plan_feature_cache
 from explora.core.training.optimizers import make_optimizers, schedule_factor
 from explora.core.training.timing import Phase, untimed
@@ -83,6 +75,7 @@ class Training:
         self.optimizers: list[Optimizer] = make_optimizers(model, run.method, run.optimizer)
         self.scaler = self.new_scaler()
         self.feature_cache: FeatureCache | None = None
+        self._counted = time.process_time()
 
     def new_scaler(self) -> torch.amp.GradScaler:
         """Return a loss scaler in its first state; only fp16 needs one."""
@@ -121,6 +114,9 @@ class Training:
 
     def save(self) -> None:
         """Write the resume state. All processes call this, and the leading one writes."""
+        now = time.process_time()
+        self.progress.processor_seconds += now - self._counted
+        self._counted = now
         generators = self.processes.gather(generator_states(self.model.device))
         if self.processes.leads:
             scaler = self.scaler.state_dict()

@@ -1,0 +1,177 @@
+"""The plan of the study, plan.toml: from its stages to cells, each of which is one training run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.rows import Row, best_power, powers_of
+
+from explora.api import configure
+
+PLAN = Path(__file__).with_name("plan.toml")
+ALL = "all"
+FIRST_SEED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set. train, dev: files; choose, report: rows that choose, and rows that report; see data.py."""
+
+    name: str
+    task: str
+    train: str
+    dev: str
+    choose: Mapping[str, Any]
+    report: int
+    epochs: int
+    batch_size: int
+    evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some contenders on some rows of a data set. See plan.toml for the meaning of the fields."""
+
+    name: str
+    data: str = ""
+    contenders: tuple[str, ...] = ()
+    base: str = "embedded"
+    rows: int | str | None = None
+    powers: tuple[int, ...] = ()
+    best_of: str | None = None
+    rate_of: str | None = None
+    default_rates: bool = True
+    seeds: tuple[int, ...] = (FIRST_SEED,)
+    epochs: int | None = None
+    batch_size: int | None = None
+    evaluations: int | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training: `power` is the exponent of its learning rate, 0 for the default."""
+
+    stage: str
+    base: str
+    data: Data
+    rows: int | str
+    contender: str
+    power: int
+    seed: int
+    settings: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """Return what tells the cell from all others, as the path of its run folder."""
+        data = f"{self.data.name}-{self.rows}"
+        special = [
+            f"{key.replace('_', '-')}{self.settings[key]}"
+            for key, usual in (("batch_size", self.data.batch_size), ("epochs", self.data.epochs))
+            if self.settings[key] != usual
+        ]
+        if "patience" in self.settings:
+            special.append(f"patience{self.settings['patience']}")
+        rate = f"lr{self.settings['learning_rate']:g}"
+        return "/".join([self.base, "-".join([data, *special]), self.contender, f"{rate}-seed{self.seed}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole plan, in order."""
+
+    factor: float
+    grow: int
+    data: Mapping[str, Data]
+    contenders: Mapping[str, Mapping[str, Any]]
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by its name, with what it takes from the stage that it refers to."""
+        found = next(stage for stage in self.stages if stage.name == name)
+        if found.best_of is None:
+            return found
+        other = self.stage(found.best_of)
+        names = {item.name for item in fields(Stage)} - {"name", "powers", "seeds", "best_of"}
+        usual = Stage(name="")
+        taken = {name: getattr(other, name) for name in names if getattr(found, name) == getattr(usual, name)}
+        return replace(found, **(taken | {"default_rates": found.default_rates}))
+
+    def cells(self, stage: Stage, rows: Sequence[Row]) -> list[Cell]:
+        """Return the cells of a stage that can be known from the rows so far.
+
+        A grid grows where its best learning rate lies at an end. A stage that needs the best rates of
+        another one has cells for those contenders that have one.
+        """
+        cells = [
+            self._cell(stage, contender, power, seed)
+            for seed in stage.seeds
+            for contender in stage.contenders
+            for power in self._powers(stage, contender, rows)
+        ]
+        return list({cell.name: cell for cell in cells}.values())
+
+    def _powers(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+        if stage.best_of is None:
+            yield from stage.powers
+            yield from self._grown(stage, contender, rows)
+            return
+        best = best_power(rows, stage.best_of, stage.rate_of or contender)
+        if best is not None:
+            yield best
+            if stage.default_rates:
+                yield 0
+
+    def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+        """Yield the learning rates beyond the grid: one more than was tried, where the best is at an end."""
+        tried = powers_of(rows, stage.name, contender)
+        yield from sorted(tried - set(stage.powers))
+        best = best_power(rows, stage.name, contender)
+        if best is None or not set(stage.powers) <= tried or len(tried - set(stage.powers)) >= self.grow:
+            return
+        if best == max(tried):
+            yield best + 1
+        elif best == min(tried):
+            yield best - 1
+
+    def _cell(self, stage: Stage, contender: str, power: int, seed: int) -> Cell:
+        data = self.data[stage.data]
+        method = dict(self.contenders[contender])
+        default = configure(data.task, method).optimizer.learning_rate  # the bases have the same width
+        settings = method | {
+            "learning_rate": float(f"{default * self.factor**power:.2g}"),
+            "epochs": stage.epochs or data.epochs,
+            "batch_size": stage.batch_size or data.batch_size,
+        }
+        if stage.patience is not None:
+            settings["patience"] = stage.patience
+        return Cell(
+            stage=stage.name,
+            base=stage.base,
+            data=data,
+            rows=stage.rows or ALL,
+            contender=contender,
+            power=power,
+            seed=seed,
+            settings=settings | {"evaluations": stage.evaluations or data.evaluations},
+        )
+
+
+def read_plan(file: Path = PLAN) -> Plan:
+    """Read a plan."""
+    found = tomllib.loads(file.read_text(encoding="utf-8"))
+    return Plan(
+        factor=found["factor"],
+        grow=found["grow"],
+        data={name: Data(name=name, **values) for name, values in found["data"].items()},
+        contenders=found["contenders"],
+        stages=tuple(Stage(**{key: _frozen(value) for key, value in each.items()}) for each in found["stage"]),
+    )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
