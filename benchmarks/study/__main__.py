@@ -4,7 +4,8 @@ python -m benchmarks.study list --data DATA                  # the cells that ar
 python -m benchmarks.study run --data DATA --hours 4         # train them, in order, and append their rows
 python -m benchmarks.study run --data DATA --shard 1/2 --output part-1.jsonl
 
-DATA is a folder with the files of CS224N: quora, sst, cfimdb and sonnets. The same command goes on where it stopped.
+DATA is a folder with the files of CS224N: quora, sst, cfimdb and sonnets. The same command goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from benchmarks.study.plan import read_plan
 from benchmarks.study.run import Places, Session, Study
-
 from explora.core.config.concerns import RuntimeConfig
 from explora.errors import ExploraError
 

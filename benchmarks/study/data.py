@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.study.plan import ALL, Data
-
 from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import Row, read_table
 from explora.core.files import write_atomically
@@ -70,7 +69,9 @@ def find_base(name: str, folder: Path) -> str:
         return name
     target = folder / "control-base"
     if not target.is_dir():
-        archive = subprocess.run(["git", "-C", str(HERE), "archive", CONTROL], capture_output=True, check=True)
+        archive = subprocess.run(
+            ["git", "-C", str(HERE), "archive", CONTROL], capture_output=True, check=True
+        )
         partial = folder / "control-base.partial"
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(partial, filter="data")

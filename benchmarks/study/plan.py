@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.rows import Row, best_power, powers_of
-
 from explora.api import configure
 
 PLAN = Path(__file__).with_name("plan.toml")
@@ -169,7 +168,9 @@ def read_plan(file: Path = PLAN) -> Plan:
         grow=found["grow"],
         data={name: Data(name=name, **values) for name, values in found["data"].items()},
         contenders=found["contenders"],
-        stages=tuple(Stage(**{key: _frozen(value) for key, value in each.items()}) for each in found["stage"]),
+        stages=tuple(
+            Stage(**{key: _frozen(value) for key, value in each.items()}) for each in found["stage"]
+        ),
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from benchmarks.study.data import HERE, Splits, find_base, write_splits
 from benchmarks.study.plan import Cell, Plan
 from benchmarks.study.rows import Row, append_row, pack, read_rows
-
 from explora.api import configure
 from explora.core.base.find import open_base
 from explora.core.base.weights import base_digest
@@ -75,8 +74,7 @@ class Study:
         for name in stages:
             failed: set[str] = set()
             while cells := [cell for cell in self._missing(name) if cell.name not in failed]:
-                for line in self._train(cells):
-                    yield line
+                yield from self._train(cells)
                 if time.monotonic() >= self.session.deadline:
                     yield "the time is up: the same command goes on from here"
                     return
@@ -96,21 +94,23 @@ class Study:
     def _train(self, cells: Sequence[Cell]) -> Iterator[str]:
         by_name = {cell.name: cell for cell in cells}
         orders = {cell.name: self._order(cell) for cell in cells}
-        for name, order in orders.items():
-            if read_outcome(order.folder, order.run).state is State.FINISHED:
-                yield self._record(by_name[name], order)
-        left = [order for order in orders.values() if order.folder.exists() or order.name in by_name]
-        left = [order for order in left if not self._has_row(order.name)]
-        jobs = Jobs(left, divide_processors(self.session.jobs)[: max(1, len(left))])
+        trained = [
+            name
+            for name, order in orders.items()
+            if read_outcome(order.folder, order.run).state is State.FINISHED
+        ]
+        for name in trained:  # by a session that ended before it scored them
+            yield self._record(by_name[name], orders[name])
+        left = [order for name, order in orders.items() if name not in trained]
+        if not left:
+            return
+        jobs = Jobs(left, divide_processors(self.session.jobs)[: len(left)])
         for report in jobs.events():
             yield from self._note(report, by_name[report.name], orders[report.name])
             if time.monotonic() >= self.session.deadline:
                 for late in jobs.stop():
                     yield from self._note(late, by_name[late.name], orders[late.name])
                 return
-
-    def _has_row(self, name: str) -> bool:
-        return any(row["cell"] == name for row in self.places.rows())
 
     def _note(self, report: Report, cell: Cell, order: Order) -> Iterator[str]:
         if report.event == "failed":

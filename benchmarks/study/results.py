@@ -1,0 +1,144 @@
+"""What the rows of the study say: scores of a contender over seeds, differences, regret of the defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from benchmarks.study.rows import Row, best_power, unpack
+from explora.core.tasks.metrics import Score
+from explora.core.tasks.paired import Estimate, PairedScores, compare
+
+POINT = 0.5  # of accuracy, in percentage points: the largest regret of a default
+SHARE = 0.02  # of perplexity: the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A contender at one learning rate on one data set, over the seeds that were trained."""
+
+    contender: str
+    power: int
+    rows: Sequence[Row]
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of all these rows."""
+        rate: float = self.rows[0]["settings"]["learning_rate"]
+        return rate
+
+    @property
+    def score(self) -> float:
+        """The mean score on the reporting rows; infinite perplexity or 0 accuracy where a run diverged."""
+        return fmean(row["score"] if row["score"] is not None else self._worst for row in self.rows)
+
+    @property
+    def _worst(self) -> float:
+        return 0.0 if self.rows[0]["higher_is_better"] else math.inf
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of the score between seeds."""
+        return stdev(row["score"] for row in self.rows) if len(self.rows) > 1 else None
+
+    @property
+    def forgetting(self) -> float | None:
+        """The mean increase in nats per token of the general text."""
+        found = [row["forgetting"][1] - row["forgetting"][0] for row in self.rows if row.get("forgetting")]
+        return fmean(found) if found else None
+
+    def scores(self) -> list[Score]:
+        """Return the scores by example, of each seed."""
+        return [unpack(row["by_example"]) for row in self.rows]
+
+    def mean(self, fact: str) -> float | None:
+        """Return the mean of a number that each row has."""
+        found = [row[fact] for row in self.rows if row.get(fact) is not None]
+        return fmean(found) if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regret:
+    """How much better the best learning rate is than the default: positive where the default is worse.
+
+    For accuracy in percentage points, for perplexity in percent of the best. value: the median over seeds;
+    error: the paired standard error, the median over seeds; limit: the largest that is accepted.
+    """
+
+    contender: str
+    best: Result
+    default: Result
+    value: float
+    error: float
+    limit: float
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the default stays."""
+        return self.value <= self.limit
+
+
+def where(rows: Sequence[Row], data: str, size: int | str, base: str = "embedded") -> list[Row]:
+    """Return the rows of a data set, with the usual batch size and number of epochs."""
+    return [
+        row
+        for row in rows
+        if (row["data"], row["rows"], row["base"]) == (data, size, base) and row["cell"].count("-batch") == 0
+        if "-epochs" not in row["cell"]
+    ]
+
+
+def result(rows: Sequence[Row], contender: str, power: int) -> Result | None:
+    """Return a contender's result at one learning rate; None where it was not trained."""
+    found = [row for row in rows if row["contender"] == contender and row["power"] == power]
+    found.sort(key=lambda row: row["seed"])
+    return Result(contender=contender, power=power, rows=found) if found else None
+
+
+def best_result(rows: Sequence[Row], stage: str, contender: str) -> Result | None:
+    """Return a contender's result at the learning rate that a stage chose, over all seeds."""
+    power = best_power(rows, stage, contender)
+    if power is None:
+        return None
+    first = next(row for row in rows if row["stage"] == stage)
+    return result(where(rows, first["data"], first["rows"], first["base"]), contender, power)
+
+
+def difference(first: Result, second: Result) -> Estimate:
+    """Return the score of `first` minus that of `second`, on the same rows, over the seeds of both."""
+    return compare(first.scores(), second.scores())
+
+
+def regret(rows: Sequence[Row], stage: str, contender: str) -> Regret | None:
+    """Return the regret of a contender's default learning rate; None where something is not trained yet."""
+    best = best_result(rows, stage, contender)
+    if best is None:
+        return None
+    first = best.rows[0]
+    default = result(where(rows, first["data"], first["rows"], first["base"]), contender, 0)
+    if default is None or any(row["score"] is None for row in default.rows):
+        return None
+    pairs = [(one, other) for one in best.rows for other in default.rows if one["seed"] == other["seed"]]
+    values, errors = zip(*(_lost(one, other) for one, other in pairs), strict=True)
+    limit = max(POINT if first["higher_is_better"] else 100 * SHARE, median(errors))
+    return Regret(
+        contender=contender,
+        best=best,
+        default=default,
+        value=median(values),
+        error=median(errors),
+        limit=limit,
+    )
+
+
+def _lost(best: Row, default: Row) -> tuple[float, float]:
+    """Return what the default loses with one seed, and the paired standard error."""
+    paired = PairedScores([unpack(best["by_example"]), unpack(default["by_example"])])
+    covariance = paired.covariance
+    error = math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    lost = best["score"] - default["score"]
+    if best["higher_is_better"]:
+        return 100 * lost, 100 * error
+    return -100 * lost / best["score"], 100 * error / best["score"]
