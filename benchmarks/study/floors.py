@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.data import Splits, find_base, write_splits
-from benchmarks.study.plan import Data, Plan
-from benchmarks.study.rows import pack
+from benchmarks.study.plan import ALL, Data, Plan
+from benchmarks.study.rows import Row, pack
 from explora.core.config.concerns import DataConfig, RuntimeConfig
 from explora.core.ranking.candidates import Candidate
 from explora.core.ranking.scoring import Entry, Scoring, Setup
 from explora.core.runtime.resolve import resolve_for_answers
 
-TASKS_WITHOUT_ZERO_SHOT = ("sentiment",)  # a new linear head only guesses
+CLASSIFICATION = ("paraphrase", "sentiment")
+WITHOUT_ZERO_SHOT = ("sentiment",)  # a new linear head only guesses
+Key = tuple[str, str, int | str | None, str | None]  # floor, data, rows, base
 
 
-def floors(plan: Plan, source: Path, work: Path) -> Iterator[dict[str, Any]]:
-    """Yield a line for each floor of each data set and size of the plan."""
-    done = set()
+def measure_floors(plan: Plan, source: Path, work: Path, known: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Yield a line for each floor of each data set, size and base of the plan that is not known yet."""
+    done = {(line["floor"], line["data"], line["rows"], line["base"]) for line in known}
     for stage in (plan.stage(each.name) for each in plan.stages):
-        data, rows = plan.data[stage.data], stage.rows or "all"
+        data, rows = plan.data[stage.data], stage.rows or ALL
         splits = write_splits(data, rows, source, work / "data")
-        about = {"data": data.name, "rows": rows, "base": stage.base}
-        if (data.name, rows) not in done and data.task != "sonnet":
-            yield about | {"floor": "tfidf", "base": None} | tfidf(data, splits)
-        if (data.name, stage.base) not in done and data.task not in TASKS_WITHOUT_ZERO_SHOT:
-            yield (
-                about
-                | {"floor": "untrained", "rows": None}
-                | untrained(data, splits, find_base(stage.base, work))
-            )
-        done |= {(data.name, rows), (data.name, stage.base)}
+        key: Key = ("tfidf", data.name, rows, None)
+        if data.task in CLASSIFICATION and key not in done:
+            done.add(key)
+            yield _about(key) | tfidf(splits)
+        key = ("untrained", data.name, None, stage.base)
+        if data.task not in WITHOUT_ZERO_SHOT and key not in done:
+            done.add(key)
+            yield _about(key) | untrained(data, splits, find_base(stage.base, work))
 
 
-def tfidf(data: Data, splits: Splits) -> dict[str, Any]:
+def _about(key: Key) -> dict[str, Any]:
+    return dict(zip(("floor", "data", "rows", "base"), key, strict=True))
+
+
+def tfidf(splits: Splits) -> dict[str, Any]:
     """Train logistic regression on TF-IDF of words and word pairs; C is chosen on the choosing rows.
 
     For pairs of sentences, the features are those that both share and those that only one has.
@@ -80,7 +83,7 @@ def untrained(data: Data, splits: Splits, base: str) -> dict[str, Any]:
         data=DataConfig(data=str(splits.report)),
         trained_on=DataConfig(data=str(splits.train), dev=str(splits.choose)),
         split=None,
-        runtime=resolve_for_answers(replace(RuntimeConfig(), amp="off", threads=1)),
+        runtime=resolve_for_answers(RuntimeConfig(threads=1)),
         encoding={},
         model=None,
         tokenizer=None,

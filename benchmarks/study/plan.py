@@ -88,6 +88,7 @@ class Plan:
     data: Mapping[str, Data]
     contenders: Mapping[str, Mapping[str, Any]]
     stages: tuple[Stage, ...]
+    costs: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Stage:
         """Return a stage by its name, with what it takes from the stage that it refers to."""
@@ -168,6 +169,7 @@ def read_plan(file: Path = PLAN) -> Plan:
         grow=found["grow"],
         data={name: Data(name=name, **values) for name, values in found["data"].items()},
         contenders=found["contenders"],
+        costs=tuple(each["options"] for each in found.get("cost", ())),
         stages=tuple(
             Stage(**{key: _frozen(value) for key, value in each.items()}) for each in found["stage"]
         ),

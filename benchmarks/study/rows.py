@@ -18,11 +18,16 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
     """Return the rows of all files that exist; of a cell that several have, the first."""
     rows: dict[str, Row] = {}
     for file in files:
-        if file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                rows.setdefault(row["cell"], row)
+        for row in read_lines(file):
+            rows.setdefault(row["cell"], row)
     return list(rows.values())
+
+
+def read_lines(file: Path) -> list[Row]:
+    """Return the JSON lines of a file; none where there is no file."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def append_row(file: Path, row: Row) -> None:

@@ -209,7 +209,7 @@ class Study:
         } | self.circumstances
 
     def _score(self, cell: Cell, folder: Path) -> Entry:
-        """Score a run on the reporting rows, in the precision that answers best here."""
+        """Score a run on the reporting rows, in the precision that it was trained in."""
         key = (cell.data.name, cell.base)
         if key not in self.scorings:
             self.scorings[key] = Scoring(self._setup(cell), self.general_text)
@@ -226,7 +226,7 @@ class Study:
             data=DataConfig(data=str(splits.report)),
             trained_on=DataConfig(data=str(splits.train), dev=str(splits.choose)),
             split=None,
-            runtime=resolve_for_answers(replace(self.session.runtime, amp="off")),
+            runtime=resolve_for_answers(self.session.runtime),
             encoding={},
             model=None,
             tokenizer=None,

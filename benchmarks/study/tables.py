@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from benchmarks.study.plan import Plan, Stage
 from benchmarks.study.results import Result, best_result, difference, regret, result
@@ -20,9 +21,12 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *rows]) if rows else ""
 
 
-def all_tables(plan: Plan, rows: Sequence[Row], floors: Sequence[Row], costs: Sequence[Row]) -> str:
-    """Return the page of all tables that the rows so far allow."""
-    parts = [_circumstances(plan, rows)]
+def all_tables(
+    plan: Plan, rows: Sequence[Row], floors: Sequence[Row], costs: Sequence[Row], figures: Sequence[Path]
+) -> str:
+    """Return the page of all tables that the rows so far allow, with the figures that were drawn."""
+    parts = ["# The study: its tables and figures", _circumstances(plan, rows)]
+    parts += [f"![{file.stem}]({file.name})" for file in figures]
     for name in RATES:
         stage = plan.stage(name)
         if any(row["stage"] == name for row in rows):
@@ -232,7 +236,7 @@ def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
     for name in ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all"):
         stage = plan.stage(name)
         chosen = stage.best_of or name
-        pairs = {each: _at_best(stage, chosen, rows, each) for each in (FULL, *LORA)}
+        pairs = {each: at_best(stage, chosen, rows, each) for each in (FULL, *LORA)}
         full = pairs.pop(FULL)
         for contender, found in pairs.items():
             if full is not None and found is not None:
@@ -246,7 +250,8 @@ def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
     )
 
 
-def _at_best(stage: Stage, chosen: str, rows: Sequence[Row], contender: str) -> Result | None:
+def at_best(stage: Stage, chosen: str, rows: Sequence[Row], contender: str) -> Result | None:
+    """Return a contender's result in a stage, at the learning rate that the stage `chosen` found best."""
     best = best_result(rows, chosen, contender)
     if best is None or stage.name == chosen:
         return best
