@@ -11,9 +11,10 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests whose results depend on the kernels that the CPU's instructions select.
 NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_accounting.py tests/unit/estimate \
 	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
+HOURS ?= 8
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-avx2 test-oldest lint bench clean help
+.PHONY: demo test test-avx2 test-oldest lint study bench clean help
 
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
@@ -47,6 +48,12 @@ lint: .venv/with-lint  ## style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes on where it stopped
+	$(BIN)/python -m benchmarks.study costs --data $(EXPLORA_DATA)
+	$(BIN)/python -m benchmarks.study floors --data $(EXPLORA_DATA)
+	$(BIN)/python -m benchmarks.study run --data $(EXPLORA_DATA) --hours $(HOURS)
+	$(BIN)/python -m benchmarks.study tables
 
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
