@@ -16,7 +16,7 @@ from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import Row, read_table
 from explora.core.files import write_atomically
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent.parent  # git archive takes a path from the root
 # The second version of the embedded base, which read plain text alone.
 CONTROL = "148404ee8df36f42845579d82993c1d378d2dddb:explora/assets/base"
 SHUFFLE_SEED = 0
@@ -70,7 +70,7 @@ def find_base(name: str, folder: Path) -> str:
     target = folder / "control-base"
     if not target.is_dir():
         archive = subprocess.run(
-            ["git", "-C", str(HERE), "archive", CONTROL], capture_output=True, check=True
+            ["git", "-C", str(ROOT), "archive", CONTROL], capture_output=True, check=True
         )
         partial = folder / "control-base.partial"
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:

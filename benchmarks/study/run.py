@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.data import HERE, Splits, find_base, write_splits
+from benchmarks.study.data import ROOT, Splits, find_base, write_splits
 from benchmarks.study.plan import Cell, Plan
 from benchmarks.study.rows import Row, append_row, pack, read_rows
 from explora.api import configure
@@ -236,7 +236,7 @@ class Study:
 
 def _circumstances() -> dict[str, Any]:
     """Return what all rows of a session share: date, commit, versions, machine."""
-    git = ["git", "-C", str(HERE)]
+    git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
