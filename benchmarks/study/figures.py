@@ -9,10 +9,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from benchmarks.study.comparisons import LORA, SIZES
+from benchmarks.study.learning_rates import FULL
 from benchmarks.study.plan import Plan, Stage
-from benchmarks.study.results import best_result, difference
+from benchmarks.study.results import best_result, difference, result_of_stage
 from benchmarks.study.rows import Row
-from benchmarks.study.tables import FULL, LORA, at_best
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = {
@@ -122,15 +123,13 @@ def _cost(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:
 
 def _data_scaling(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     """Return LoRA minus full fine-tuning over the number of training rows of Quora, with 95 % intervals."""
-    names = ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all")
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     points = 0
     for contender in LORA:
         sizes, values, ends = [], [], []
-        for name in names:
-            stage = plan.stage(name)
-            full, found = (at_best(stage, stage.best_of or name, rows, each) for each in (FULL, contender))
+        for stage in map(plan.stage, SIZES):
+            full, found = (result_of_stage(rows, stage, each) for each in (FULL, contender))
             if full is None or found is None:
                 continue
             estimate = difference(found, full)

@@ -101,6 +101,10 @@ class Plan:
         taken = {name: getattr(other, name) for name in names if getattr(found, name) == getattr(usual, name)}
         return replace(found, **(taken | {"default_rates": found.default_rates}))
 
+    def sweeping(self) -> list[Stage]:
+        """Return the stages that sweep learning rates."""
+        return [stage for stage in self.stages if stage.best_of is None]
+
     def cells(self, stage: Stage, rows: Sequence[Row]) -> list[Cell]:
         """Return the cells of a stage that can be known from the rows so far.
 

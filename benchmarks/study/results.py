@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
+from benchmarks.study.plan import Stage
 from benchmarks.study.rows import Row, best_power, unpack
 from explora.core.tasks.metrics import Score
 from explora.core.tasks.paired import Estimate, PairedScores, compare
@@ -80,19 +81,17 @@ class Regret:
         return self.value <= self.limit
 
 
-def where(rows: Sequence[Row], data: str, size: int | str, base: str = "embedded") -> list[Row]:
-    """Return the rows of a data set, with the usual batch size and number of epochs."""
-    return [
-        row
-        for row in rows
-        if (row["data"], row["rows"], row["base"]) == (data, size, base) and row["cell"].count("-batch") == 0
-        if "-epochs" not in row["cell"]
-    ]
+def group_of(row: Row) -> str:
+    """Return what rows that differ in method, learning rate and seed alone share: base, data and length."""
+    group: str = row["cell"].rsplit("/", 2)[0]
+    return group
 
 
-def result(rows: Sequence[Row], contender: str, power: int) -> Result | None:
+def result(rows: Sequence[Row], group: str, contender: str, power: int) -> Result | None:
     """Return a contender's result at one learning rate; None where it was not trained."""
-    found = [row for row in rows if row["contender"] == contender and row["power"] == power]
+    found = [
+        row for row in rows if (row["contender"], row["power"], group_of(row)) == (contender, power, group)
+    ]
     found.sort(key=lambda row: row["seed"])
     return Result(contender=contender, power=power, rows=found) if found else None
 
@@ -102,8 +101,17 @@ def best_result(rows: Sequence[Row], stage: str, contender: str) -> Result | Non
     power = best_power(rows, stage, contender)
     if power is None:
         return None
-    first = next(row for row in rows if row["stage"] == stage)
-    return result(where(rows, first["data"], first["rows"], first["base"]), contender, power)
+    group = next(group_of(row) for row in rows if row["stage"] == stage)
+    return result(rows, group, contender, power)
+
+
+def result_of_stage(rows: Sequence[Row], stage: Stage, contender: str) -> Result | None:
+    """Return a contender's result in a stage, at the learning rate that was chosen there or in `best_of`."""
+    if stage.best_of is None:
+        return best_result(rows, stage.name, contender)
+    power = best_power(rows, stage.best_of, stage.rate_of or contender)
+    group = next((group_of(row) for row in rows if row["stage"] == stage.name), None)
+    return None if power is None or group is None else result(rows, group, contender, power)
 
 
 def difference(first: Result, second: Result) -> Estimate:
@@ -117,7 +125,7 @@ def regret(rows: Sequence[Row], stage: str, contender: str) -> Regret | None:
     if best is None:
         return None
     first = best.rows[0]
-    default = result(where(rows, first["data"], first["rows"], first["base"]), contender, 0)
+    default = result(rows, group_of(first), contender, 0)
     if default is None or any(row["score"] is None for row in default.rows):
         return None
     pairs = [(one, other) for one in best.rows for other in default.rows if one["seed"] == other["seed"]]

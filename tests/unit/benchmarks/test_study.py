@@ -28,7 +28,7 @@ def trained(
     usual = next(iter(cells.values()))
     return [
         {
-            "cell": f"{contender}-{power}-{seed}",
+            "cell": f"embedded/{usual.data.name}-{usual.rows}/{contender}/lr{power}-seed{seed}",
             "stage": stage,
             "data": usual.data.name,
             "rows": usual.rows,
