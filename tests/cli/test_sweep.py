@@ -226,7 +226,7 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(
         ("--warmup 0.1,", "--warmup 0.1,: '' is not a number"),
         ("--schedule linear,cosin", "schedule 'cosin' is not one of linear, cosine, constant"),
         ("--method lora,lor", "method 'lor' is not one of"),
-        ("--rank 4,999", "--rank 999: rank 999 is more than the matrices of this base have"),
+        ("--rank 4,999", "--rank 999: rank 999 is larger than the weight matrices of this base allow"),
         ("--lora 4 --full", "--method lora,full"),
         ("--seed 1,2 --seeds 2", "--seed 1,2 and --seeds 2 both choose the seeds"),
         ("--jobs 2", "--jobs belongs to a sweep, and this is a single run"),

@@ -233,7 +233,7 @@ def test_a_dry_run_says_what_overwrite_would_replace(
         ("text --method lora-plus --lr-ratio 0.5", "--lr-ratio must be at least 1, not 0.5"),
         ("text --bias some", "--bias 'some' is not one of none, lora-only, all"),
         ("text --method dora --lr-ratio 4", "dora does not take --lr-ratio, an option of lora-plus"),
-        ("text --method miss --rank 300", "rank 300 is more than the matrices of this base have"),
+        ("text --method miss --rank 300", "rank 300 is larger than the weight matrices of this base allow"),
         ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
         ("text --last-linear", "cannot be trained by last-linear"),
         ("sentiment --template {sentence}", "sentiment does not take --template"),

@@ -217,5 +217,5 @@ def test_as_much_is_trained_as_peft_trains(base: Path) -> None:
 
 
 def test_a_rank_above_the_width_is_refused() -> None:
-    with pytest.raises(UsageError, match="rank 17 is more than the matrices of this base have"):
+    with pytest.raises(UsageError, match="rank 17 is larger than the weight matrices of this base allow"):
         MiSS(rank=17).check_use(SHAPE)
