@@ -37,7 +37,7 @@ READ = {
 
 @dataclass(frozen=True, kw_only=True)
 class IA3(TargetedMethod):
-    """Training of vectors that rescale outputs of modules, or the input of the second feed-forward product."""
+    """Training of vectors that rescale a module's output, or the input of the second MLP product."""
 
     name = "ia3"
     summary = "vectors that rescale keys, values and inner activations (Liu et al. 2022)"

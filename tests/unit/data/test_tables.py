@@ -354,7 +354,7 @@ def test_a_missing_file_and_a_folder(write, tmp_path: Path) -> None:
 
 
 def test_only_bad_rows_is_an_error_even_when_they_are_skipped(write) -> None:
-    assert "no good row" in fails(write("a.csv", PAIR + "1\t\t\t\n"), skip_bad=True).message
+    assert "no usable row" in fails(write("a.csv", PAIR + "1\t\t\t\n"), skip_bad=True).message
 
 
 def test_a_missing_column_names_those_there_are(write) -> None:

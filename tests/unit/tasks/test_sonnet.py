@@ -132,7 +132,9 @@ def test_lines_that_are_too_long_to_continue_are_an_error_with_their_place(
     make: Make, tmp_path: Path
 ) -> None:
     texts = (poem(*["a short line"] * 14), poem("one", "two", "the endless line " * 30, "four"))
-    with pytest.raises(DataError, match=r"the first 3 lines have .* tokens, more than the 100") as refusal:
+    with pytest.raises(
+        DataError, match=r"the first 3 lines have .* tokens, more than the limit of 100"
+    ) as refusal:
         read(make(max_length=100), tmp_path, *texts)
     assert (refusal.value.file, refusal.value.line) == (str(tmp_path / "poems.txt"), 16)
     (kept,) = read(make(max_length=100), tmp_path, *texts, skip_bad=True)
