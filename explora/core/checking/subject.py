@@ -131,7 +131,7 @@ class Subject:
     folder: Path
 
     def has_setting(self, name: str) -> bool:
-        """Tell whether the method has a setting."""
+        """Return whether the method has a setting."""
         return name in field_names(method_class(self.method))
 
     def run(self, settings: Mapping[str, Any]) -> TrainRun:

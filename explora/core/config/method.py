@@ -97,7 +97,7 @@ class Method(ABC):
 
     @abstractmethod
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of the trained tensors, without the head, by names that begin with the module's."""
+        """Return the shapes of all trained tensors but the head, by names that begin like the module's."""
 
     @abstractmethod
     def file_shapes(self, shape: Shape) -> Tensors:
@@ -125,7 +125,7 @@ class Method(ABC):
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Return whether weight decay applies to a trained tensor; it is meant for the base's matrices only."""
+        """Return whether weight decay applies to a trained tensor; adapters have none."""
         return False
 
     def rate_factor(self, name: str) -> float:

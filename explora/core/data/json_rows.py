@@ -21,7 +21,7 @@ Item = tuple[int, dict[str, Any] | DataError]  # the line where an object starts
 
 
 def is_json(text: str) -> bool:
-    """Tell whether a text begins as an object or as an array of objects does."""
+    """Return whether a text begins as an object or as an array of objects does."""
     return re.match(r'\s*(\{\s*["}]|\[\s*[{\]])', text) is not None
 
 

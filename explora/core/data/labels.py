@@ -17,7 +17,7 @@ _TRUTH = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 def is_missing(label: str) -> bool:
-    """Tell whether a label stands for a missing value."""
+    """Return whether a label stands for a missing value."""
     return _MISSING.fullmatch(label) is not None
 
 

@@ -161,7 +161,7 @@ def what_is_wrong(text: str) -> str:
 
 
 def _may_be_data(path: Path) -> bool:
-    """Tell whether a path is named like a data file, or is a folder with such files that is no run."""
+    """Return whether a path is named like a data file, or is a folder with such files that is no run."""
     if path.name.startswith("."):
         return False
     if path.is_dir() and os.access(path, os.R_OK):

@@ -20,7 +20,7 @@ KEPT_UP_TO = 128
 
 
 def plain_is_faster(x: Tensor, keys: int, up_to: int | None) -> bool:
-    """Tell whether plain attention over `keys` keys beats the fused kernel, for the device and dtype of x.
+    """Return whether plain attention over `keys` keys beats the fused kernel, for the device and dtype of x.
 
     up_to: the most keys for which it does on this machine, None if that was not measured.
     """

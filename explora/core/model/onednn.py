@@ -16,7 +16,7 @@ from torch import Tensor
 
 @functools.cache
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Tell whether this processor and this torch multiply the dtype by oneDNN."""
+    """Return whether this processor and this torch multiply the dtype by oneDNN."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -27,7 +27,7 @@ def _onednn_takes(dtype: torch.dtype) -> bool:
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Tell whether products of this tensor are computed by oneDNN."""
+    """Return whether products of this tensor are computed by oneDNN."""
     return x.device.type == "cpu" and _onednn_takes(x.dtype)
 
 

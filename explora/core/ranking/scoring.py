@@ -160,7 +160,7 @@ def _identity(example: Example) -> tuple[str, int, Mapping[str, str]]:
 
 
 def _in_equal_pieces(first: Score, other: Score) -> bool:
-    """Tell whether two scores count the same things: as many examples, each with as many tokens."""
+    """Return whether two scores count the same things: as many examples, each with as many tokens."""
     sizes = first.by_example[:, -1], other.by_example[:, -1]
     return len(sizes[0]) == len(sizes[1]) and bool((sizes[0] == sizes[1]).all())
 

@@ -47,7 +47,7 @@ def _plot(metric: str, found: Mapping[str, Any]) -> Intervals:
 
 
 def _has_scale_of(metric: str, name: str, ends: Mapping[str, Any]) -> bool:
-    """Tell whether a score belongs into the plot of `metric`: both are shares, or it is a variant."""
+    """Return whether a score belongs into the plot of `metric`: both are shares, or it is a variant."""
     if name.startswith(metric):
         return True
     return all(each is not None and 0 <= each <= 1 for each in (*ends[metric], *ends[name]))

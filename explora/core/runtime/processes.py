@@ -53,7 +53,7 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Tell whether this is the process that writes files and prints."""
+        """Return whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, rows: Sequence[Row]) -> Sequence[Row]:
@@ -79,7 +79,7 @@ class Processes:
         return [loss]
 
     def stop(self, wanted: bool) -> bool:
-        """Tell whether all processes stop now, because one of them wants to: one step after it said so."""
+        """Return whether all processes stop now, because one of them wants to: one step after it said so."""
         self.asked_to_stop |= wanted
         return self.asked_to_stop if self.size == 1 else self.agreed_to_stop
 

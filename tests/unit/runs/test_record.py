@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> 
 
 
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_config(tmp_path / "run.json")
 
 
