@@ -269,7 +269,7 @@ def test_an_index_that_leads_out_of_the_folder_fetches_nothing_more(ask: Ask, hu
     del hub.files["model.safetensors"]
     index = {"weight_map": {"transformer.wte.weight": "../../other/gpt2/resolve/main/model.safetensors"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    assert "not a safetensors file of its own folder" in ask()["error"]
+    assert "not a safetensors file in its own folder" in ask()["error"]
     assert not [request for request in hub.asked() if "other" in request]
 
 
