@@ -176,7 +176,7 @@ def test_overwrite_starts_again_and_another_sweep_is_refused(
     other = [*words, "--lora", "2,8", "-o", "out"]
     refused = explora(*other)
     assert refused.code == 2
-    assert "out holds another sweep: lora-r8 is not a cell of both" in refused.err
+    assert "out has another sweep: lora-r8 is not a cell of both" in refused.err
     assert explora(*other, "--overwrite").code == 0
     assert sorted(path.name for path in Path("out").iterdir()) == ["lora-r2", "lora-r8", "sweep.json"]
 
