@@ -245,7 +245,7 @@ def test_a_dry_run_says_what_overwrite_would_replace(
         ("text --lr nan", "learning-rate must be a positive number"),
         ("text --config nowhere.json", "no such file"),
         ("text --resume --overwrite", "--resume continues a run and --overwrite removes it"),
-        ("sentiment --from-scratch layers=2", "does not say heads, width, context, vocabulary"),
+        ("sentiment --from-scratch layers=2", "lacks heads, width, context, vocabulary"),
         ("text --from-scratch layer=2", "did you mean layers?"),
         (
             "text --full --from-scratch layers=1,heads=3,width=8,context=9,vocabulary=300",

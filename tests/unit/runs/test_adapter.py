@@ -213,7 +213,7 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
     "another dimension": (lambda t: t | {FIRST_A: t[FIRST_A][None]}, [f"{FIRST_A} has shape (1, 4, 16)"]),
     "NaN": (with_number(FIRST_A, NAN), [f"{FIRST_A} has a number that is not finite"]),
     "infinity": (with_number(FIRST_B, -INF), [f"{FIRST_B} has a number that is not finite"]),
-    "integers": (lambda t: t | {FIRST_A: t[FIRST_A].long()}, [f"{FIRST_A} holds torch.int64"]),
+    "integers": (lambda t: t | {FIRST_A: t[FIRST_A].long()}, [f"{FIRST_A} has type torch.int64"]),
     "outside the blocks": (
         a_number_for_the_query,
         [f"{FIRST_B} has nonzero numbers outside the adapters lora r=2 (scale 2) on key, value"],
