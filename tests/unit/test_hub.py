@@ -316,8 +316,8 @@ def test_a_shard_that_the_hub_lacks_is_named(ask: Ask, hub: Hub, tmp_path: Path)
         ("private", r"there is no model some/gpt2 at http://127", "a private model needs HF_TOKEN"),
         ("gated", r"some/gpt2 is gated", "accept its terms at http://127.*/some/gpt2 and set HF_TOKEN"),
         ("broken", r"answers 500 for config\.json of some/gpt2", "try again later"),
-        ("another kind of server", r"config\.json of some/gpt2 .* cannot be had from", "HF_ENDPOINT"),
-        ("slow", r"config\.json of some/gpt2 .* cannot be had from .*timed out", "HF_ENDPOINT"),
+        ("another kind of server", r"config\.json of some/gpt2 .* cannot be downloaded from", "HF_ENDPOINT"),
+        ("slow", r"config\.json of some/gpt2 .* cannot be downloaded from .*timed out", "HF_ENDPOINT"),
     ],
 )
 def test_each_failure_says_what_and_what_to_do(ask: Ask, hub: Hub, mood: str, error: str, hint: str) -> None:
@@ -332,7 +332,7 @@ def test_each_failure_says_what_and_what_to_do(ask: Ask, hub: Hub, mood: str, er
 
 def test_nobody_at_the_address_is_told_at_once(ask: Ask) -> None:
     answer = ask(HF_ENDPOINT="http://127.0.0.1:9")
-    assert "cannot be had from http://127.0.0.1:9" in answer["error"]
+    assert "cannot be downloaded from http://127.0.0.1:9" in answer["error"]
     assert "the embedded base and local folders need no network" in answer["hint"]
 
 
