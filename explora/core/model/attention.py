@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Largest number of keys for which plain attention, matrix products and a softmax, beats torch's fused kernel on
-# a CPU (docs/LOG.md): used if `runtime.probe` has not measured this machine.
+# Largest number of keys for which plain attention, matrix products and a softmax, beats torch's fused kernel
+# on a CPU (docs/LOG.md): used if `runtime.probe` has not measured this machine.
 PLAIN_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
 # Longest row, in tokens, whose probabilities are saved: in longer rows, the (T, T) probabilities of all heads
 # would need more memory than everything else that is saved.

@@ -33,7 +33,7 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
         f"Best: {best.name}, {ranking.metric} {best.score:.4g} ({better} is better), "
         f"on {entry.rows.described}.",
         f"{sum(_shares_group(line, best) for line in ranking.lines)} of {len(ranking.lines)} lines are in "
-        "the best group. Runs that share a letter do not differ significantly (paired tests over rows and "
+        "the best group. Runs that share a letter are not distinguishable (paired tests over rows and "
         "seeds, Holm, 5 %).",
         *_compared_with_trivial(ranking),
         *([ranking.seeds_legend] if ranking.seeds_legend else []),
