@@ -800,7 +800,7 @@ def test_a_run_is_not_replaced_by_one_that_reads_it(explora: Callable[..., Any],
     words[words.index("--model") + 1] = "runs/text"
     outcome = explora(*words, "--overwrite")
     assert outcome.code == 2
-    assert "runs/text holds " in outcome.err and "which the new run reads" in outcome.err
+    assert "runs/text contains " in outcome.err and "which the new run reads" in outcome.err
     assert Path("runs/text/model.safetensors").exists()
 
 

@@ -177,8 +177,8 @@ def test_a_name_that_may_mean_a_folder_is_told_to_be_none(
 ) -> None:
     (tmp_path / "merged").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert "there is no folder merged/nosuch here either" in ask("merged/nosuch", HF_HUB_OFFLINE="1")["hint"]
-    assert "there is no folder" not in ask("elsewhere/nosuch", HF_HUB_OFFLINE="1")["hint"]
+    assert "there is no local folder merged/nosuch either" in ask("merged/nosuch", HF_HUB_OFFLINE="1")["hint"]
+    assert "there is no local folder" not in ask("elsewhere/nosuch", HF_HUB_OFFLINE="1")["hint"]
 
 
 # An honest hub

@@ -25,7 +25,6 @@ START_TOKEN = 50256  # GPT2Config's default of bos_token_id
 
 # Settings of a GPT-2 configuration that change the values that the model computes, and why only these values
 # are supported. The first value is GPT-2's default, for a missing setting.
-# nothing else will do. A setting that is absent has the first value: it is the default of GPT-2.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "GPT-2's GELU is the tanh approximation"),
     "layer_norm_epsilon": ((1e-5,), "GPT-2's layer norms use 1e-5"),

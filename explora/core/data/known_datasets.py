@@ -52,7 +52,6 @@ _COURSE = (
 
 # The build machine cannot reach the hub. Sizes and checksums come from public copies of the metadata of
 # these repositories (for Quora, two independent ones). No download of the real files was tried.
-# repositories' metadata state (for Quora two independent ones), and no download of the real files was tried.
 SOURCES: dict[str, Source] = {
     "quora": Source(
         origin="Quora's first data set release, 404,290 question pairs in one file",

@@ -19,7 +19,6 @@ from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 
 # attention.py: longest row, by bytes of a number, for which plain products replace torch's fused kernel; and
 # longest row for which plain attention keeps its probabilities.
-# so many they keep the probabilities.
 PLAIN_UP_TO = {2: 512, 4: 128}
 KEPT_UP_TO = 128
 # gelu.py: in bf16, this many numbers at a time have fp32 copies; tensors below the second value have none.

@@ -13,7 +13,6 @@ from explora.core.estimate.memory import Memory, predict
 
 # Products of at least this many rows are about as fast as larger ones. Down to this size, smaller batches
 # cost less time than checkpointing, which computes a third more.
-# time than checkpointing, which computes a third more.
 EFFICIENT_TOKENS = 512
 HEADROOM = 0.1  # stays free, because predictions were up to a tenth too low (benchmarks/results/memory.md)
 

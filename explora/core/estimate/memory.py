@@ -27,7 +27,6 @@ GPU = "cuda"
 NUMBER_BYTES = {"off": 4, "bf16": 2, "fp16": 2}
 # Freed memory that the allocator cannot reuse, as a share of the tensors that autograd keeps, and of a
 # recomputed block. Fitted to the cells of benchmarks/memory.py, in processes with the TUNABLES of malloc.py.
-# that is computed again. Fitted to the cells of benchmarks/memory.py, in processes with allocating.TUNABLES.
 FRAGMENTS_BESIDE_KEPT, FRAGMENTS_OF_RECOMPUTED = 0.1, 1.5
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU, FEWEST_ROWS = 1 << 22, 1 << 26, 128  # the values of cross_entropy.py
 # On a GPU, torch counts only its tensors and the workspace of cuBLAS, :4096:8 as in resolve.py.

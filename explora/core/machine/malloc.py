@@ -8,8 +8,6 @@ import ctypes
 # For a training process, read when it starts. Aligned tensors leave small free pieces, which glibc by default
 # keeps in separate lists, so that the space of a freed tensor does not fit the next one of the same size. If
 # glibc joins them at once, the peak is a seventh lower, at no cost in time (docs/LOG.md).
-# default puts aside, so that the room of a freed tensor never fits the next of its size. Joined again at once
-# they save a seventh of the peak and cost no time (docs/LOG.md).
 TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

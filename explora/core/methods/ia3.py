@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from explora.core.model.gpt2 import GPT2
 
 INNER = "mlp.c_proj"  # as in the paper, its input is rescaled; for all other modules, the output is
-READ = {
-    "feedforward_modules",
-    "init_ia3_weights",
-}  # fields of PEFT's IA3Config that are read or have no effect
+READ = {"feedforward_modules", "init_ia3_weights"}  # in IA3Config: read, or without effect
 
 
 @dataclass(frozen=True, kw_only=True)

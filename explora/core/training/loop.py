@@ -247,8 +247,7 @@ class Training:
     def _read(self, losses: Sequence[Tensor], norm: Tensor) -> tuple[float, float]:
         """Return the loss and the norm of the gradient. Only this part of a step waits for a GPU.
 
-        Raises TrainingError if one of them is not finite. In fp16 an infinite norm is normal: it means that
-        the loss scale was too large.
+        Raises TrainingError if one is not finite; in fp16 the norm may be, after a too large loss scale.
         """
         *parts, gradient_norm = torch.stack([*losses, norm]).tolist()
         loss = sum(parts, 0.0)

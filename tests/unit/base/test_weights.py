@@ -286,7 +286,7 @@ def test_a_head_of_its_own_is_refused(folder: Path, change: str) -> None:
 
 def test_one_tensor_under_two_names_is_refused(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors | {"ln_f.bias": torch.zeros(16)})
-    with pytest.raises(WeightsError, match=r"holds ln_f\.bias twice"):
+    with pytest.raises(WeightsError, match=r"has ln_f\.bias twice"):
         load(folder)
 
 
