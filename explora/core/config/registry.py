@@ -187,7 +187,7 @@ TASKS: dict[str, TaskRow] = {
             "dev": ("TRUE_sonnets_held_out_dev.txt",),
             "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
         },
-        # chosen in benchmarks/results/decoding-2026-11-26.md: fewest repeated lines, and metre
+        # chosen for metre, without repeated lines: benchmarks/results/decoding-2026-11-26.md
         sampling={"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2},
         floor_needs_train=True,
         defaults={

@@ -78,7 +78,7 @@ class DoRA(LoRA):
         if product.module != FUSED:
             return output + summed
         # Attention's backward pass comes first. Plain attention's scores took more than this and are free by
-        # now; the views of fused attention keep its output in memory.
+        # now; the views of fused attention keep c_attn's output.
         return 2 * output + summed if product.output_is_kept else 0
 
     def apply(self, model: GPT2) -> None:

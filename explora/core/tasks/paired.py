@@ -87,7 +87,7 @@ class PairedScores:
             share = 1 / len(side) + (1 if len(other) == 1 else 0)
             observed, by_seeds = self._seed_variances(list(side))
             variance += share * by_seeds
-            # In simulations, the square of `observed` alone covers 98 %, and that of `by_seeds` 93 %.
+            # With the square of `observed` alone, intervals cover 98 %; with that of `by_seeds`, 93 %.
             squares += share**2 * observed * by_seeds / (len(side) - 1)
         if not variance > 0:
             return 0.0, 1.0
