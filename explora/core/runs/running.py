@@ -228,9 +228,7 @@ class Running:
             stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
             examples=len(self.train.examples),
             skipped=len(self.skipped),
-            seconds=round(
-                progress.seconds, 3
-            ),  # rounded as in the record, so that --resume shows the same speed
+            seconds=round(progress.seconds, 3),  # as in the record: --resume then shows the same speed
             tokens=progress.tokens,
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes()),
             full_fine_tuning=self.full_fine_tuning,

@@ -69,9 +69,7 @@ def start_run(
     if replace and processes.leads:
         discard_pending(folder)
     if before is not None and before.finished and processes.leads:
-        discard_checkpoint(
-            place / CHECKPOINT
-        )  # a killed process left this state; the run continues without it
+        discard_checkpoint(place / CHECKPOINT)  # left by a killed process; the run continues without it
     processes.wait()
     record = RunRecord(
         run=recorded,

@@ -111,9 +111,7 @@ class Text:
         rows = self._rows(found.file, config.encoding)
         if found.whole:
             return Split(examples=rows)
-        border = (
-            len(rows.ids) * 9 // 10
-        )  # independent of the row length, so that eval has the same dev tokens
+        border = len(rows.ids) * 9 // 10  # not at a row's end: other row lengths keep the same dev tokens
         if len(rows.ids) - border < SHORTEST:
             raise DataError(
                 f"{len(rows.ids)} tokens are too few to set aside a tenth for dev",
