@@ -269,7 +269,7 @@ def test_weights_that_change_before_the_first_state_are_refused(
 ) -> None:
     start_run(from_run(run), tmp_path / "new")
     finish(start_run(more(run, max_steps=8), run))
-    with pytest.raises(IdentityError, match="where the run starts, have changed"):
+    with pytest.raises(IdentityError, match="from which the run starts, have changed"):
         start_run(from_run(run), tmp_path / "new")
 
 

@@ -193,7 +193,8 @@ class Bench:
         ours = group.reference["loss"]
         if not abs(found.first_loss - ours) <= SAME_LOSS:
             raise TrainingError(
-                f"not compared: its loss on the first batch is {found.first_loss:.6f}, ours {ours:.6f} (fp32)"
+                f"not compared: its loss on the first batch is {found.first_loss:.6f}, "
+                f"explora's {ours:.6f} (fp32)"
             )
         standing.found.append(found)
 

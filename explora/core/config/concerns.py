@@ -35,7 +35,7 @@ class DataConfig:
     )
     encoding: str = setting(
         "auto",
-        "Text encoding, such as cp1252. auto: UTF-8, or UTF-16 or UTF-32 where the file shows it.",
+        "Text encoding, such as cp1252. auto: UTF-8, or UTF-16 or UTF-32 if the file shows it.",
         metavar="NAME",
     )
     skip_bad: bool = setting(False, "Skip and count bad rows instead of stopping at the first one.")
@@ -153,7 +153,7 @@ class RuntimeConfig:
     device: str = setting("auto", "Where to compute.", metavar="auto|cpu|cuda|mps")
     amp: str = setting(
         "auto",
-        "Mixed precision. auto: bf16 in training where it is faster, else fp32.",
+        "Mixed precision. auto: bf16 in training if it is faster, else fp32.",
         choices=("auto", "off", "bf16", "fp16"),
     )
     grad_checkpoint: bool = setting(

@@ -122,7 +122,7 @@ def _open(source: str) -> AbstractContextManager[io.BufferedReader]:
 
 
 def _unpacked(stream: io.BufferedReader) -> io.BufferedReader:
-    """Return the unpacked stream; the first bytes tell how it is packed, whatever its name."""
+    """Return the decompressed stream; its first bytes decide the format, whatever the file's name."""
     start = stream.peek(len(_XZ))
     if start.startswith(_GZIP):
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, stream))))

@@ -33,7 +33,9 @@ def load_first_weights(
     start = read_start(run.task, run.from_run, run.model)
     check_start(start, run)
     if known is not None and known.digest != start.origin.digest:
-        raise IdentityError(f"the weights in {known.path}, where the run starts, have changed", UNDO_CHANGES)
+        raise IdentityError(
+            f"the weights in {known.path}, from which the run starts, have changed", UNDO_CHANGES
+        )
     load_start(session, start)
     return start.origin
 

@@ -113,9 +113,9 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number (Holm 1979, "A simple sequentially rejective test").
+    """Adjust p-values for their number (Holm 1979, "A simple sequentially rejective test").
 
-    Adjust p-values for their number (Holm 1979, "A simple sequentially rejective test").
+    If adjusted values below 0.05 reject, the probability of any false rejection is below 5 %.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
