@@ -135,5 +135,5 @@ def test_what_comes_after_the_last_step_counts(tmp_path: Path, monkeypatch: pyte
 
 
 def test_epochs_and_minutes_contradict_each_other() -> None:
-    with pytest.raises(UsageError, match="both say how long"):
+    with pytest.raises(UsageError, match="exclude each other"):
         resolve("paraphrase", {"epochs": 2, "max_minutes": 3.0})
