@@ -180,6 +180,9 @@ def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any]
     values |= {"alpha": "16", "data": "a" * 47 + "…"}
     values |= {"targets": "key,value", "clip": "1", "grad_checkpoint": "yes", "skip_bad": "no"}
     assert {name: table[name] for name in values} == values
+    assert f"data: {long}" in shown
+    (template,) = (line for line in shown if line.startswith("template: "))
+    assert json.loads(template.removeprefix("template: ")).endswith('or "no": ')
 
 
 def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
