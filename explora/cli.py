@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 import explora
-from explora import console
+from explora import console, streams
 from explora.commands._synonyms import normalise
 from explora.commands.bench import bench
 from explora.commands.eval import evaluate
@@ -117,7 +117,7 @@ def _run(argv: list[str]) -> int:
             f"explora {words[0]} runs in one process, not in {world_size()}", "leave torchrun out"
         )
     code = command.main(words, prog_name="explora", standalone_mode=False)
-    console.flush()
+    streams.flush_stdout()
     return code if isinstance(code, int) else 0
 
 
@@ -149,7 +149,7 @@ def _code_of(stop: SystemExit) -> int:
 
 
 def _reader_gone() -> int:
-    console.abandon_closed_streams()
+    streams.abandon_closed()
     return READER_GONE
 
 

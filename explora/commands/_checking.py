@@ -15,6 +15,7 @@ from explora.commands._bench_options import parse_methods
 from explora.core.config.registry import EMBEDDED, METHODS
 from explora.core.config.setting import spelled
 from explora.errors import SelfTestError, UsageError
+from explora.quantities import counted
 
 if TYPE_CHECKING:
     from explora.core.checking.check import Check, Finding
@@ -43,7 +44,7 @@ def check_here(context: typer.Context, *, json: bool) -> None:
         _show(methods, findings, seconds)
     if failed := [each for each in findings if each.failed]:
         first = f"{failed[0].check} of {failed[0].method}" if failed[0].method else failed[0].check
-        raise SelfTestError(f"{console.counted(len(failed), 'check')} failed, the first: {first}", REPORT)
+        raise SelfTestError(f"{counted(len(failed), 'check')} failed, the first: {first}", REPORT)
 
 
 def _refuse_others(context: typer.Context) -> None:
@@ -96,7 +97,7 @@ def _show(methods: Sequence[str], findings: Sequence[Finding], seconds: float) -
             console.result("\n".join(_explained(checks[finding.check], finding)) + "\n")
     applied = [each for each in findings if each.applies]
     passed = sum(not each.failed for each in applied)
-    console.result(f"{passed} of {console.counted(len(applied), 'check')} passed in {seconds:.0f} s")
+    console.result(f"{passed} of {counted(len(applied), 'check')} passed in {seconds:.0f} s")
 
 
 def _cell(finding: Finding | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from explora import console
 from explora.core.runs.signals import Signals, train_to_end
 from explora.errors import Interrupted, WriteError
+from explora.quantities import duration, size
 
 if TYPE_CHECKING:
     from explora.core.runs.events import Completed, RunEvent
@@ -83,9 +84,9 @@ class _Display:
             self.advance(event.step, f"output of the frozen blocks: {examples}")
         elif isinstance(event, FullFineTuningCost):
             console.note(
-                f"all steps take about {console.duration(event.seconds)}, with a peak memory of "
-                f"{console.size(event.peak_memory_bytes)}; full fine-tuning would take about "
-                f"{console.duration(event.full_seconds)} and {console.size(event.full_peak_memory_bytes)}"
+                f"all steps take about {duration(event.seconds)}, with a peak memory of "
+                f"{size(event.peak_memory_bytes)}; full fine-tuning would take about "
+                f"{duration(event.full_seconds)} and {size(event.full_peak_memory_bytes)}"
             )
         elif isinstance(event, Fitted):
             console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
@@ -106,6 +107,6 @@ class _Display:
         if now - self.shown_at < SHOWN_EVERY and event.step < event.steps:
             return
         self.shown_at = now
-        speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
+        speed, memory = event.tokens / event.seconds, size(peak_memory_bytes())
         facts = f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}"
         self.advance(event.step, facts, event.steps)

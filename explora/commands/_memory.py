@@ -14,6 +14,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.estimate.budget import Choice, find_shortage, fit, least, smaller
 from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
+from explora.quantities import size
 
 if TYPE_CHECKING:
     from explora.core.runs.running import Running
@@ -50,8 +51,8 @@ def choose(
     ]
     raise TrainingError(
         f"{run.method.name} on {_rows_of_step(run)} rows of {length} tokens to a step needs at least "
-        f"{console.size(smallest.needs)}, a tenth of it to spare ({smallest.options}), which is more than "
-        f"{console.size(budget)}",
+        f"{size(smallest.needs)}, a tenth of it to spare ({smallest.options}), which is more than "
+        f"{size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
     )
 
@@ -75,7 +76,7 @@ def warn_if_short(running: Running) -> None:
         return
     fits = "nothing smaller fits" if found.choice is None else f"this fits: {found.choice.options}"
     console.warn(
-        f"this run will need about {console.size(found.needed)} and can have {console.size(found.limit)}"
+        f"this run will need about {size(found.needed)} and can have {size(found.limit)}"
         + ("" if running.resumed_at else f"; {fits}")
     )
 

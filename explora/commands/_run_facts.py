@@ -10,6 +10,7 @@ from explora.commands._label_counts import show_label_counts
 from explora.commands._memory import warn_if_short
 from explora.commands._skipped_rows import show_skipped
 from explora.core.config.run_config import TrainRun
+from explora.quantities import counted, duration, size
 
 if TYPE_CHECKING:
     from explora.core.runs.running import Running
@@ -22,7 +23,7 @@ def show_settings(run: TrainRun, origin: str, processes: int) -> None:
         f"{run.task}: {run.method.description}; learning rate {optimizer.learning_rate:g}{origin}, "
         f"batch {training.batch_size} x {training.accumulate}, seed {training.seed}; "
         f"{run.runtime.device}, {'fp32' if run.runtime.amp == 'off' else run.runtime.amp}, "
-        f"{console.counted(run.runtime.threads or 1, 'thread')}"
+        f"{counted(run.runtime.threads or 1, 'thread')}"
         + (f" in each of {processes} processes" if processes > 1 else "")
     )
     if processes > 1:
@@ -47,7 +48,7 @@ def _length(running: Running) -> str:
     """Say how long the run is."""
     training = running.run.training
     if training.max_minutes is not None and training.max_steps is None:
-        return f"as many steps as fit into {console.duration(60 * training.max_minutes)}"
+        return f"as many steps as fit into {duration(60 * training.max_minutes)}"
     return f"{running.training.steps:,} steps"
 
 
@@ -55,10 +56,10 @@ def _show_feature_cache(running: Running) -> None:
     cache = running.training.feature_cache
     if cache is None:
         return
-    what = f"the frozen blocks' output of {len(cache.examples):,} examples: {console.size(cache.size)}"
+    what = f"the frozen blocks' output of {len(cache.examples):,} examples: {size(cache.size)}"
     if cache.fits:
         console.note(f"keeps {what} in {cache.file}")
     elif cache.size > cache.limit:
-        console.note(f"does not keep {what}, more than the {console.size(cache.limit)} of --feature-cache")
+        console.note(f"does not keep {what}, more than the {size(cache.limit)} of --feature-cache")
     else:
-        console.warn(f"does not keep {what}, but the disk has {console.size(max(0, cache.free))} to spare")
+        console.warn(f"does not keep {what}, but the disk has {size(max(0, cache.free))} to spare")

@@ -20,6 +20,7 @@ from explora.core.sweeps.plan import read_plan
 from explora.core.sweeps.several import Several
 from explora.core.sweeps.sharing import parse_shard
 from explora.errors import Interrupted, TrainingError, UsageError
+from explora.quantities import size
 
 if TYPE_CHECKING:
     from explora.core.sweeps.run import Sweep
@@ -125,8 +126,8 @@ def _warn_if_short(opened: Sweep) -> None:
     needed, available = sum(sizes[: opened.jobs]), available_memory_bytes()
     if needed > available:
         console.warn(
-            f"{opened.jobs} cells at once will need up to {console.size(needed)}, and "
-            f"{console.size(available)} are available: lower --jobs or --batch-size"
+            f"{opened.jobs} cells at once will need up to {size(needed)}, and "
+            f"{size(available)} are available: lower --jobs or --batch-size"
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from explora import console
 from explora.core.sweeps.outcomes import State
+from explora.quantities import duration
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -66,7 +67,7 @@ def _warn_of_failure(progress: CellProgress) -> None:
 
 def _facts(progress: CellProgress) -> str:
     score = "no dev score" if progress.score is None else f"dev score {progress.score:.4f}"
-    return f"{progress.outcome.state}, step {progress.step:,}, {score}, {console.duration(progress.seconds)}"
+    return f"{progress.outcome.state}, step {progress.step:,}, {score}, {duration(progress.seconds)}"
 
 
 def _summary(opened: Sweep) -> str:
@@ -76,7 +77,7 @@ def _summary(opened: Sweep) -> str:
     return (
         f"{finished} of {len(opened.own)} cells finished"
         + (f", {failed} failed" if failed else "")
-        + (f", {console.duration(left)} left" if left else "")
+        + (f", {duration(left)} left" if left else "")
     )
 
 
@@ -95,7 +96,7 @@ def _table(opened: Sweep) -> Table:
             each.outcome.state,
             f"{each.step:,}/{steps:,}" if steps else f"{each.step:,}",
             "" if score is None else f"{score:.4f}",
-            console.duration(each.seconds) if each.seconds else "",
+            duration(each.seconds) if each.seconds else "",
         )
     return table
 

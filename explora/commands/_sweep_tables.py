@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from explora import console
 from explora.core.sweeps.outcomes import State
+from explora.quantities import duration, sizes
 
 if TYPE_CHECKING:
     from explora.core.sweeps.run import CellProgress, Sweep
@@ -18,19 +19,20 @@ def show_plan(opened: Sweep, *, json: bool) -> None:
         for each in cells:
             console.result_json(_plan_json(opened, each))
         return
+    memory = sizes([each.forecast.memory_bytes for each in cells])
     rows = [
         (
             each.cell.name,
             each.outcome.state,
             _steps(each.forecast.steps),
-            _size(each),
+            size or "-",
             _time_left(opened, each),
         )
-        for each in cells
+        for each, size in zip(cells, memory, strict=True)
     ]
     console.result_table(("cell", "state", "steps", "predicted memory", "time left"), rows)
     total = opened.seconds_of(*cells)
-    time = "" if total is None else f", about {console.duration(total / opened.jobs)}"
+    time = "" if total is None else f", about {duration(total / opened.jobs)}"
     console.result(f"\n{len(cells)} cells in {opened.folder}, {opened.jobs} at once{time}")
 
 
@@ -51,14 +53,9 @@ def _steps(steps: int | None) -> str:
     return "-" if steps is None else f"{steps:,}"
 
 
-def _size(progress: CellProgress) -> str:
-    size = progress.forecast.memory_bytes
-    return "-" if size is None else console.size(size)
-
-
 def _time_left(opened: Sweep, progress: CellProgress) -> str:
     seconds = opened.seconds_of(progress)
-    return "-" if seconds is None else console.duration(seconds)
+    return "-" if seconds is None else duration(seconds)
 
 
 def show_result(opened: Sweep, *, json: bool) -> None:
@@ -81,24 +78,22 @@ def show_result(opened: Sweep, *, json: bool) -> None:
 
 
 def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
-    rows = []
-    for each in ranked:
-        assert each.outcome.result is not None and each.outcome.dev is not None
-        result = each.outcome.result
-        rows.append(
-            (
-                each.cell.name,
-                f"{each.outcome.dev:.4f}",
-                _trivial(opened, each),
-                f"{result['best_step']:,} of {result['steps']:,}",
-                f"{result['trainable']:,}",
-                console.duration(result["seconds"]),
-                console.size(result["peak_memory_bytes"]),
-            )
+    results = [each.outcome.result or {} for each in ranked]
+    memory = sizes([result["peak_memory_bytes"] for result in results])
+    rows = [
+        (
+            each.cell.name,
+            f"{each.outcome.dev:.4f}",
+            _trivial(opened, each),
+            f"{result['best_step']:,} of {result['steps']:,}",
+            f"{result['trainable']:,}",
+            duration(result["seconds"]),
+            size,
         )
-    console.result_table(
-        ("cell", f"dev {opened.metric}", "trivial", "best step", "trained", "time", "peak memory"), rows
-    )
+        for each, result, size in zip(ranked, results, memory, strict=True)
+    ]
+    header = ("cell", f"dev {opened.metric}", "trivial", "best step", "trained", "time", "peak memory")
+    console.result_table(header, rows, best=0)
 
 
 def _trivial(opened: Sweep, progress: CellProgress) -> str:

@@ -15,6 +15,7 @@ import typer
 
 from explora import console
 from explora.errors import Interrupted
+from explora.streams import clean
 
 if TYPE_CHECKING:
     from explora.core.judging.pairs import Pair
@@ -81,6 +82,6 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Wrap each line of verse; what continues a line is indented."""
     return [
         piece
-        for line in console.clean(text).split("\n")
+        for line in clean(text).split("\n")
         for piece in textwrap.wrap(line, max(width, 20), subsequent_indent="    ") or [""]
     ]

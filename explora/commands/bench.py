@@ -26,6 +26,7 @@ from explora.core.config.registry import TASKS, method_class
 from explora.core.config.run_config import TrainRun, foreign_settings, method_settings, methods_with
 from explora.core.config.setting import spelled
 from explora.errors import UsageError
+from explora.quantities import counted, duration
 
 if TYPE_CHECKING:
     from explora.core.bench.run import Bench, Result
@@ -194,8 +195,8 @@ def _follow(bench: Bench) -> Result:
     plan, run = bench.plan, bench.plan.contenders[0].run
     threads = run.runtime.threads or 1
     console.note(
-        f"{run.task}: {console.counted(plan.cells, 'cell')} on {bench.base.label}, "
-        f"{console.counted(bench.examples, 'row')}, {console.counted(threads, 'thread')}"
+        f"{run.task}: {counted(plan.cells, 'cell')} on {bench.base.label}, "
+        f"{counted(bench.examples, 'row')}, {counted(threads, 'thread')}"
         f"{_about(plan.expected_seconds)}"
     )
     for setting in plan.settings:
@@ -213,7 +214,7 @@ def _follow(bench: Bench) -> Result:
 
 def _follow_learning(bench: Bench) -> None:
     lessons, seconds = bench.lessons()
-    console.note(f"{console.counted(lessons, 'training')}{_about(seconds)} and their scores")
+    console.note(f"{counted(lessons, 'training')}{_about(seconds)} and their scores")
     with console.progress("learn", lessons) as advance:
         for lesson in bench.learn():
             if lesson.learned is None:
@@ -225,7 +226,7 @@ def _follow_learning(bench: Bench) -> None:
 
 
 def _about(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {console.duration(seconds)}"
+    return "" if seconds is None else f", about {duration(seconds)}"
 
 
 def _show(result: Result) -> None:

@@ -18,6 +18,7 @@ from explora.core.config.values import parse_size
 from explora.core.estimate.parameters import Count, count
 from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
+from explora.quantities import size, sizes
 
 # Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
 NO_DIGEST = "0" * 64
@@ -129,7 +130,7 @@ def params(
         return
     _show_parts(counted)
     if "method" in settings:
-        console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
+        console.result(f"\n{_file(run)} about {size(counted.adapter_bytes)}")
         return
     console.result("")
     _show_methods([(each, _count(each, shape, classes)) for each in others])
@@ -197,13 +198,9 @@ def _show_parts(counted: Count) -> None:
 
 
 def _show_methods(counts: list[tuple[TrainRun, Count]]) -> None:
+    files = sizes([counted.adapter_bytes for _, counted in counts])
     rows = [
-        (
-            run.method.name,
-            f"{counted.trainable:,}",
-            f"{100 * counted.share:.4g} %",
-            console.size(counted.adapter_bytes),
-        )
-        for run, counted in counts
+        (run.method.name, f"{counted.trainable:,}", f"{100 * counted.share:.4g} %", file)
+        for (run, counted), file in zip(counts, files, strict=True)
     ]
     console.result_table(("method", "trained", "share", "file, about"), rows)

@@ -41,6 +41,7 @@ from explora.core.runs.phases import LENGTH, dropped_limit, longer
 from explora.core.runs.record import RunRecord, read_losses
 from explora.core.runs.tracking import check_tracker
 from explora.errors import UsageError
+from explora.quantities import duration, size
 
 if TYPE_CHECKING:
     from explora.core.runs.result import TrainResult
@@ -285,7 +286,7 @@ def _show_result(folder: Path, result: TrainResult) -> None:
     console.result(
         f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "
         f"({result.share:.2%}), best at step {result.best_step} of {result.steps}, "
-        f"{console.duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak {console.size(result.peak_memory_bytes)}"
+        f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak {size(result.peak_memory_bytes)}"
     )
     console.note(f"next: explora eval {result.task} {result.run}")

@@ -78,6 +78,7 @@ def test_the_table_fits_narrow_terminals(
     explora, here: None, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     done = explora("eval", "sentiment", *EVERYTHING)
     lines = done.out.splitlines()

@@ -16,11 +16,11 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from explora.console import clean
 from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import start_run
+from explora.streams import clean
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run
 
 Stdin = Callable[[str | bytes], None]
