@@ -66,7 +66,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
+    """Fine-tune GPT-2 on the machine you have, and measure whether LoRA is worth using there.
 
     Examples:
 

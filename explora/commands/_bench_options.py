@@ -23,7 +23,7 @@ Methods = Annotated[
         "--methods",
         metavar="NAME,...",
         rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks "
+        help=f"Methods to compare: {', '.join(METHODS)}. A method with a rank is measured at each of --ranks "
         f"(default: {METHODS_COMPARED}; with --check: all).",
     ),
 ]
@@ -42,7 +42,7 @@ Peer = Annotated[
         "--peer",
         metavar="",
         rich_help_panel="Method",
-        help="Add transformers + peft on the same rows (needs the extra explora[peer]).",
+        help="Measure transformers + peft on the same rows too. Needs the extra explora[peer].",
     ),
 ]
 BatchSizes = Annotated[
@@ -51,8 +51,8 @@ BatchSizes = Annotated[
         "--batch-sizes",
         "--batch-size",
         metavar="N,...",
-        rich_help_panel="Matrix",
-        help="Every contender at each of these. Default: the task's.",
+        rich_help_panel="Compared settings",
+        help="Batch sizes at which every method is measured (default: that of the task).",
     ),
 ]
 Lengths = Annotated[
@@ -61,8 +61,8 @@ Lengths = Annotated[
         "--lengths",
         "--length",
         metavar="TOKENS,...",
-        rich_help_panel="Matrix",
-        help="Fill or cut every row to each of these, to see what it costs. Default: the rows as they are.",
+        rich_help_panel="Compared settings",
+        help="Lengths to which every row is padded or cut (default: the rows as they are).",
     ),
 ]
 Amps = Annotated[
@@ -70,8 +70,8 @@ Amps = Annotated[
     typer.Option(
         "--amp",
         metavar="|".join(AMPS) + ",...",
-        rich_help_panel="Matrix",
-        help="Precisions. Default auto: bf16 where a probe finds it faster.",
+        rich_help_panel="Compared settings",
+        help="Precisions. auto: bf16 if it is faster here, else fp32 (default: auto).",
     ),
 ]
 GradCheckpoints = Annotated[
@@ -79,8 +79,8 @@ GradCheckpoints = Annotated[
     typer.Option(
         "--grad-checkpoint",
         metavar="on|off|on,off",
-        rich_help_panel="Matrix",
-        help="Compute activations again instead of keeping them. Default off.",
+        rich_help_panel="Compared settings",
+        help="Gradient checkpointing: recompute activations instead of storing them (default: off).",
     ),
 ]
 Check = Annotated[
@@ -89,7 +89,7 @@ Check = Annotated[
         "--check",
         metavar="",
         rich_help_panel="Method",
-        help="Measure nothing: check that all methods compute what they should on this machine.",
+        help="Only check that all methods compute what they should on this machine.",
     ),
 ]
 Quality = Annotated[
@@ -98,7 +98,7 @@ Quality = Annotated[
         "--quality",
         metavar="",
         rich_help_panel="Training",
-        help="Also train each contender on the rows as they are: scores after equal steps, after equal time.",
+        help="Train each method longer too, and compare dev scores after equal steps and after equal time.",
     ),
 ]
 QualitySteps = Annotated[
@@ -108,7 +108,8 @@ QualitySteps = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Training",
-        help=f"Steps of each such training. Default: as fit into {LEARNING_SECONDS / 60:.0f} minutes in all.",
+        help="Optimizer steps of each training of --quality "
+        f"(default: as many as fit into {LEARNING_SECONDS / 60:.0f} minutes in total).",
     ),
 ]
 Steps = Annotated[
@@ -118,13 +119,19 @@ Steps = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Training",
-        help="Timed steps of each cell, after two of warm-up. Default: by time, under 3 minutes in all.",
+        help="Timed steps of each measurement, after two of warm-up "
+        "(default: as many as fit into 3 minutes in total).",
     ),
 ]
 Repeats = Annotated[
     int,
     typer.Option(
-        "--repeats", metavar="N", min=1, rich_help_panel="Training", help="How often each contender runs."
+        "--repeats",
+        metavar="N",
+        min=1,
+        rich_help_panel="Training",
+        show_default=False,
+        help=f"Measurements of each method (default: {REPEATS}).",
     ),
 ]
 

@@ -28,16 +28,25 @@ Blind = Annotated[
     _comparison(
         "--blind",
         metavar="",
-        help="Compare continuations by eye, without knowing which is whose; --against names a run or human.",
+        help="Vote on pairs of continuations without seeing who wrote which. --against names the other "
+        "writer: a run, or human.",
     ),
 ]
 Page = Annotated[
     Path | None,
-    _comparison("--page", metavar="FILE.html", help="Write the blind comparison as an HTML page instead."),
+    _comparison(
+        "--page",
+        metavar="FILE.html",
+        help="Write the blind comparison as an HTML page (default: vote in the terminal).",
+    ),
 ]
 Votes = Annotated[
     Path | None,
-    _comparison("--votes", metavar="FILE", help="Show what the votes of a page or terminal say."),
+    _comparison(
+        "--votes",
+        metavar="FILE",
+        help="Show the result of the votes that a page or the terminal saved (default: ask for votes).",
+    ),
 ]
 
 

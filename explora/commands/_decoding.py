@@ -24,9 +24,7 @@ _decoding = partial(typer.Option, rich_help_panel="Decoding")
 
 Decoding = Annotated[
     bool,
-    _decoding(
-        "--decoding", metavar="", help="Score greedy decoding and each combination of the lists below."
-    ),
+    _decoding("--decoding", metavar="", help="Score greedy decoding and each combination of these lists."),
 ]
 Temperatures = Annotated[
     str | None,

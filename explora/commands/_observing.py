@@ -23,7 +23,7 @@ Track = Annotated[
         metavar="|".join(TRACKERS),
         rich_help_panel="Output",
         autocompletion=completion(tuple(TRACKERS)),
-        help="Send the figures of the run to an experiment tracker too (default: none).",
+        help="Send the figures of the run to an experiment tracker too (default: no tracker).",
     ),
 ]
 

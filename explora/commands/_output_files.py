@@ -18,7 +18,8 @@ Predictions = Annotated[
         "--predictions",
         metavar="FILE",
         rich_help_panel="Output",
-        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
+        help="Write all predictions to this file: as JSON lines if its name ends in .jsonl, else in the "
+        "submission format of the CS224N course (default: no file).",
     ),
 ]
 

@@ -25,7 +25,7 @@ ReportFile = Annotated[
         "--report",
         metavar="FILE.html|.md|.tex",
         rich_help_panel="Output",
-        help="Write a report too; .html has plots and needs the extra explora[report].",
+        help="Write a report too; .html has plots and needs the extra explora[report] (default: no report).",
     ),
 ]
 

@@ -27,13 +27,18 @@ PANELS = {
     "training": "Training",
     "runtime": "Machine",
 }
+# The order of the panels of --help in every command: what is needed most comes first.
+PANEL_ORDER = (
+    *("Prompts", "Output", "Data", "Model", "Method", "Training", "Optimizer", "Comparison"),
+    *("Compared settings", "Memory", "Sampling", "Decoding", "Sweep", "Machine"),
+)
 TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
 
 MODEL = ("model", "tokenizer", "from_scratch")
 START = ("from_run",)
 METHOD = ("method", *_short_forms.NAMES, *method_settings())
 DATA = (*field_names(CONCERNS["data"]), *field_names(CONCERNS["encoding"]))
-OPTIMIZER = tuple(field_names(CONCERNS["optimizer"]))
+OPTIMIZER = tuple(sorted(field_names(CONCERNS["optimizer"]), key="learning_rate".__ne__))  # it comes first
 TRAINING = tuple(field_names(CONCERNS["training"]))
 MACHINE = tuple(field_names(CONCERNS["runtime"]))
 
@@ -64,19 +69,27 @@ SETTINGS = _all_settings()
 
 
 def with_settings(
-    *names: str, defaults: Mapping[str, str] | None = None, sweeps: bool = False
+    *names: str,
+    defaults: Mapping[str, str] | None = None,
+    panels: Mapping[str, str] | None = None,
+    sweeps: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, in the place of its parameter `settings`.
 
-    `defaults` are the defaults, as help shows them, that the command chooses itself. With `sweeps`, the
-    options take several values, which reach the command as Several.
+    `defaults` are the defaults, as help shows them, that the command chooses itself; `panels` likewise. With
+    `sweeps`, the options take several values, which reach the command as Several. All options are sorted by
+    their panel.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         place = list(own).index("settings")
-        options = [_parameter(name, (defaults or {}).get(name), sweeps=sweeps) for name in names]
+        options = [
+            _parameter(name, (defaults or {}).get(name), (panels or {}).get(name), sweeps=sweeps)
+            for name in names
+        ]
         parameters = [*own.values()][:place] + options + [*own.values()][place + 1 :]
+        parameters.sort(key=_place_in_help)
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -88,6 +101,13 @@ def with_settings(
         return run
 
     return decorate
+
+
+def _place_in_help(parameter: inspect.Parameter) -> int:
+    """Return the place of a parameter's panel in --help; arguments come first."""
+    described = getattr(parameter.annotation, "__metadata__", ())
+    panel = next((getattr(each, "rich_help_panel", None) for each in described), None)
+    return PANEL_ORDER.index(panel) if panel else -1
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +123,8 @@ def _parsed(name: str, value: Any) -> Any:
     return value if parse is None else parse(value)
 
 
-def _parameter(name: str, default: str | None, *, sweeps: bool) -> inspect.Parameter:
-    hint = _HINTS.get(name) or _hint(*SETTINGS[name], default)
+def _parameter(name: str, default: str | None, panel: str | None, *, sweeps: bool) -> inspect.Parameter:
+    hint = _HINTS.get(name) or _hint(SETTINGS[name][0], panel or SETTINGS[name][1], default)
     if sweeps:
         hint = sweeping(name, hint, SETTINGS[name][0] if name in SETTINGS else None)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)

@@ -16,7 +16,10 @@ HINTS: dict[str, Any] = {
     "lora": Annotated[
         int | None,
         typer.Option(
-            "--lora", metavar="R", rich_help_panel="Method", help="Short for --method lora --rank R."
+            "--lora",
+            metavar="R",
+            rich_help_panel="Method",
+            help="Short for --method lora --rank R (default: see --method and --rank).",
         ),
     ],
     "full": Annotated[

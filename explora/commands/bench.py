@@ -41,7 +41,7 @@ SETTINGS = (
 @with_settings(*SETTINGS)
 def bench(
     context: typer.Context,
-    task: o.Task = "paraphrase",
+    task: o.OptionalTask = o.USUAL_TASK,
     *,
     methods: b.Methods = None,
     ranks: b.Ranks = None,
@@ -60,10 +60,10 @@ def bench(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure whether LoRA pays off on this machine: speed, memory, file size, and a verdict.
+    """Measure whether LoRA is worth using on this machine: speed, memory, file size, and a verdict.
 
-    Every contender takes the first steps of a real training, on the same rows, in a process of its own, in
-    turns. Methods are compared within equal settings: batch size, length, precision, checkpointing.
+    Each method trains the first steps of a real run on the same rows. Methods take turns, each in a process
+    of its own. They are compared at equal batch size, length, precision and gradient checkpointing.
 
     Examples:
 

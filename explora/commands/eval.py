@@ -41,7 +41,10 @@ WHOLE_CONTEXT = 1 << 20  # more tokens than any model reads: a stream is scored 
 Split = Annotated[
     str | None,
     typer.Option(
-        "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
+        "--split",
+        metavar="dev|test|train",
+        rich_help_panel="Data",
+        help="Split to score, of a folder or a known data set (default: dev).",
     ),
 ]
 Errors = Annotated[
@@ -51,8 +54,8 @@ Errors = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Comparison",
-        help="Show the N most confident mistakes, or for texts the N rows with the highest loss. "
-        "With --against: N rows where the two runs differ.",
+        help="Show the N most confident mistakes; for texts, the N rows with the highest loss; with "
+        "--against, N rows where the two runs differ (default: none).",
     ),
 ]
 Forgetting = Annotated[
@@ -61,7 +64,7 @@ Forgetting = Annotated[
         "--forgetting",
         metavar="",
         rich_help_panel="Comparison",
-        help="Measure the loss on a general English text, before training (the base) and after.",
+        help="Measure the loss on general English text, before training (the base) and after.",
     ),
 ]
 
@@ -71,7 +74,8 @@ CourseLabels = Annotated[
         "--course-labels",
         metavar="digits|ids",
         rich_help_panel="Output",
-        help="Labels in the course's format: 0 and 1, or the ids of the answers' tokens (default: digits).",
+        help="Labels in a file of the course's format: 0 and 1, or the token ids of the answers "
+        "(default: digits).",
     ),
 ]
 
@@ -82,8 +86,15 @@ ANSWERS = ("batch_size", "device", "amp", "threads")
 
 
 @with_settings(
-    *("model", "tokenizer", *ROWS, *ENCODING, *ANSWERS),
-    defaults={"data": "that of the run", "batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's"},
+    *(*ROWS, *ENCODING, "model", "tokenizer", *ANSWERS),
+    defaults={
+        "data": "the data of the run",
+        "columns": "those of the run, else the task's names",
+        "batch_size": str(BATCH_SIZE),
+        "amp": "off",
+        "threads": "torch's choice",
+    },
+    panels={"batch_size": "Machine"},
 )
 def evaluate(
     task: o.Task,
@@ -109,16 +120,17 @@ def evaluate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the score of the best trivial answer; rank several.
+    """Score a run, or rank several runs on the same rows.
 
-    Scores are computed in fp32 unless `--amp` asks for something faster.
+    Each score has a 95 % interval, and beside it the score of the best trivial answer, such as "always yes".
+    Scores are computed in fp32 unless `--amp` says otherwise.
 
-    RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
-    the base. `--data -` reads rows from standard input; rows without labels give predictions only. The
-    `probability` of a prediction is that of the predicted class.
+    RUN is a run folder, a PEFT adapter, a model folder or a hub id. `--data -` reads rows from standard
+    input. Rows without labels give predictions only. The `probability` of a prediction is the probability of
+    the predicted class.
 
-    Several runs are scored on the same rows and ranked. Runs that share a letter are not distinguishable.
-    Runs that differ in their seed alone share a line.
+    In a ranking, runs that share a letter are not distinguishable. Runs that differ only in their random seed
+    share a line.
 
     Examples:
 

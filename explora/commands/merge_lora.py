@@ -20,7 +20,7 @@ def _check_task(task: str | None) -> str | None:
 
 Run = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", show_default=False, help="A run folder or a PEFT adapter."),
+    typer.Argument(metavar="RUN", show_default=False, help="Run folder or PEFT adapter (required)."),
 ]
 Task = Annotated[
     str | None,
@@ -29,7 +29,7 @@ Task = Annotated[
         metavar="TASK",
         rich_help_panel="Model",
         callback=_check_task,
-        help="What an adapter that PEFT wrote is for; a run folder knows.",
+        help="Task of an adapter that PEFT wrote (default: the task that the run folder records).",
     ),
 ]
 Output = Annotated[
@@ -48,13 +48,14 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         rich_help_panel="Output",
-        help="How the weights are stored. bf16 and fp16 halve the file and round every weight; what that "
-        "changes is told.",
+        show_default=False,
+        help="Number format of the weights. bf16 and fp16 halve the file and round every weight; the result "
+        "reports the difference (default: fp32).",
     ),
 ]
 
 
-@with_settings("model", "tokenizer", defaults={"model": "the run's"})
+@with_settings("model", "tokenizer", defaults={"model": "that of the run"})
 def merge_lora(
     run: Run = None,
     *,
@@ -66,11 +67,11 @@ def merge_lora(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Merge an adapter into its base: a Hugging Face model folder that needs neither explora nor peft.
+    """Merge an adapter into its base, and write a Hugging Face model folder.
 
-    Before the folder appears, its weights are compared with the method's formula in fp64. Then it is opened
-    with transformers, and its logits on a few sentences are compared with those of base and adapter. In fp32
-    they must agree within 1e-4, or nothing is written.
+    The folder needs neither explora nor peft. It is checked before it appears: its weights against the
+    method's formula in fp64, and its logits, computed by transformers, against those of base and adapter. In
+    fp32 the logits must agree within 1e-4, or nothing is written.
 
     Examples:
 

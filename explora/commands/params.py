@@ -53,7 +53,7 @@ Length = Annotated[
         metavar="T",
         min=1,
         rich_help_panel="Memory",
-        help="Tokens of the longest rows. Default: what --max-length is for the task.",
+        help="Length of the longest rows in tokens (default: --max-length of the task).",
     ),
 ]
 Budget = Annotated[
@@ -62,7 +62,8 @@ Budget = Annotated[
         "--budget",
         metavar="SIZE",
         rich_help_panel="Memory",
-        help="Choose batch size, accumulation and checkpointing that fit into 2GB, with as many rows a step.",
+        help="Choose batch size, accumulation and gradient checkpointing for this peak memory, such as 2GB, "
+        "at the same number of rows per optimizer step (default: no limit).",
     ),
 ]
 
@@ -73,7 +74,7 @@ OF_MEMORY = ("optimizer", "batch_size", "accumulate", "dropout", "amp", "grad_ch
 
 @with_settings("model", *METHOD, *OF_MEMORY)
 def params(
-    task: o.Task = "paraphrase",
+    task: o.OptionalTask = o.USUAL_TASK,
     *,
     settings: dict[str, Any],
     classes: Classes = None,
@@ -82,11 +83,11 @@ def params(
     length: Length = None,
     json: o.Json = False,
 ) -> None:
-    """Count parameters exactly, by part and method, and the bytes of the file that training writes.
+    """Count the parameters that training updates, and the bytes of the file that it writes.
 
-    The task gives the default targets and the head. Without a method, LoRA is counted and all methods are
-    compared. --memory and --budget predict the peak memory of training; without --amp in fp32, because
-    nothing is probed here.
+    The counts are exact. Without a method, LoRA is counted by part of the model and all methods are compared.
+
+    `--memory` and `--budget` predict the peak memory of training, in fp32 unless `--amp` says otherwise.
 
     Examples:
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from explora.core.runtime.processes import Processes
 
 
-@with_settings(*MODEL, *START, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
+@with_settings(*DATA, *MODEL, *START, *METHOD, *TRAINING, *OPTIMIZER, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -68,11 +68,11 @@ def train(
 ) -> None:
     """Train an adapter, a head or the whole model.
 
-    The run folder (-o, by default runs/TASK) holds the adapter or model, a model card, run.json and
-    metrics.jsonl. Where PEFT has the method, it is a PEFT adapter.
+    The run folder holds the adapter or model, a model card, run.json and metrics.jsonl. PEFT opens the
+    adapter if PEFT has the method.
 
-    Several values of an option make a sweep: a run for each combination, by default in runs/TASK-sweep.
-    Numbers and names are separated by commas; options for paths, texts and lists are repeated.
+    Several values of an option make a sweep: one run per combination, by default in runs/TASK-sweep.
+    Separate numbers and names by commas; repeat options that take a path, a text or a list.
 
     Examples:
 
