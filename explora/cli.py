@@ -142,7 +142,7 @@ def _usage_hint(error: typer.TyperException) -> str:
 
 
 def _code_of(stop: SystemExit) -> int:
-    """The exit code of a library that leaves by itself: completion, or rich and typer on a closed pipe."""
+    """Return the code with which a library exits: completion, or rich and typer on a closed pipe."""
     if isinstance(stop.__context__, BrokenPipeError):
         return _reader_gone()
     return stop.code if isinstance(stop.code, int) else FAILURE
@@ -173,7 +173,7 @@ def _signals_raise() -> Iterator[None]:
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     interrupt = Interrupted(signal_number)
     if _is_importing(frame):  # where an exception may be swallowed: torch would go on without numpy
-        console.stopped(interrupt.message)
+        console.stopped(interrupt.message, "give the same command again")
         os._exit(interrupt.exit_code)
     raise interrupt
 

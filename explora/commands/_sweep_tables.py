@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from explora import console
+from explora.commands._scores import beats_trivial
 from explora.core.sweeps.outcomes import State
 from explora.quantities import duration, sizes
 
@@ -110,11 +111,9 @@ def _floor(opened: Sweep, progress: CellProgress) -> float | None:
 
 
 def _beats_trivial(opened: Sweep, progress: CellProgress) -> bool:
-    """Tell whether a cell is better than the best trivial answer; also if there is none."""
-    dev, floor = progress.outcome.dev, _floor(opened, progress)
-    if dev is None or floor is None:
-        return True
-    return dev > floor if opened.higher_is_better else dev < floor
+    """Return whether a cell is better than the best trivial answer; also if there is none."""
+    dev, higher = progress.outcome.dev, opened.higher_is_better
+    return dev is None or beats_trivial(dev, _floor(opened, progress), higher_is_better=higher)
 
 
 def _explain_trivial(opened: Sweep, ranked: list[CellProgress]) -> None:

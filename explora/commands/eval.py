@@ -15,6 +15,7 @@ from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
 from explora.commands._output_files import Predictions, check_not_read, check_writable
+from explora.commands._plain_text import warn_if_tables
 from explora.commands._precision import warn_if_emulated
 from explora.commands._ranking import rank_runs
 from explora.commands._reports import ReportFile, check_report, save_report, this_command
@@ -27,6 +28,7 @@ from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import field_names
+from explora.core.sweeps.plan import PLAN_FILE
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -158,11 +160,14 @@ def evaluate(
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    names, looks_closer = list(runs or []), bool(against or errors or forgetting)
+    # a shell's `SWEEP/*` names the plan of the sweep too
+    names = [name for name in runs or [] if Path(name).name != PLAN_FILE]
+    looks_closer = bool(against or errors or forgetting)
     _check_combination(names, against, errors)
     if predictions is not None and (len(names) > 1 or looks_closer):
         raise UsageError(
-            "--predictions writes those of one run", "leave out --against, --errors and --forgetting"
+            "--predictions writes the predictions of one run",
+            "leave out --against, --errors, --forgetting",
         )
     grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
     if grid is not None and (len(names) > 1 or looks_closer or predictions is not None):
@@ -177,6 +182,7 @@ def evaluate(
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
+    warn_if_tables(task, asked.data)
     request = Request(
         task=task,
         names=names,
@@ -269,7 +275,7 @@ def _course_ids(task: str, course_labels: str | None, predictions: Path | None) 
     if course_labels is None:
         return None
     if course_labels not in ("digits", "ids"):
-        raise UsageError(f"--course-labels {course_labels!r} is neither digits nor ids")
+        raise UsageError(f"--course-labels {course_labels!r} is not one of digits, ids")
     if predictions is None or predictions.suffix == ".jsonl":
         raise UsageError("--course-labels needs a file in the course's format", "--predictions FILE.csv")
     if not TASKS[task].course_ids:

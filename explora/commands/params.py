@@ -116,10 +116,9 @@ def params(
     others = [
         _with_method(task, name, settings) for name in METHODS if not TASKS[task].refuses(method_class(name))
     ]
-    choice = None
+    choice, limit = None, None if budget is None else _positive_size(budget)
     if wants_memory:
         length = _length(length, run, shape)
-        limit = None if budget is None else _positive_size(budget)
         choice = _memory.choose(run, shape, length, limit, classes=classes, others=others)
     if json:
         predicted = None if choice is None else choice.to_json(is_chosen=budget is not None)
@@ -127,7 +126,9 @@ def params(
         return
     console.result(f"{label_of(run.model)}, {task}: {run.method.description}\n")
     if choice is not None:
-        _memory.show(choice, is_chosen=budget is not None)
+        if limit is not None:
+            _memory.show_budget(choice, shape, limit, classes, settings)
+        _memory.show(choice)
         return
     _show_parts(counted)
     if "method" in settings:
@@ -141,13 +142,13 @@ def _refuse_idle(names: list[str]) -> None:
     """Raise UsageError for an option that only --memory has a use for."""
     for name in names:
         if name in (*OF_MEMORY, "length"):
-            raise UsageError(f"--{spelled(name)} says nothing about parameters", "ask for --memory too")
+            raise UsageError(f"--{spelled(name)} changes no number of parameters", "add --memory")
 
 
 def _resolve(task: str, settings: dict[str, Any]) -> TrainRun:
     """Resolve a run in fp32 unless told; torch, which could probe for more, is never imported."""
     if settings.get("amp") == "auto":
-        raise UsageError("--amp auto is probed by train, not here", "--amp bf16 or --amp off")
+        raise UsageError("--amp auto is for train: params measures nothing", "--amp bf16 or --amp off")
     return resolve(task, {"amp": "off"} | settings)[0]
 
 
@@ -162,7 +163,7 @@ def _positive_size(text: str) -> int:
     """Return the bytes of --budget. Raises UsageError."""
     if size := parse_size(text):
         return size
-    raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
+    raise UsageError(f"--budget {text} leaves no memory", "--budget 2GB")
 
 
 def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:

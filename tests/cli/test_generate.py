@@ -216,6 +216,13 @@ def test_a_bad_prompt_is_told(explora, here: None, prompt: str, told: str) -> No
 # --- seeds ----------------------------------------------------------------------------------------
 
 
+def test_a_prompt_that_is_the_name_of_a_file_is_warned_of(explora, here: None, tmp_path: Path) -> None:
+    (tmp_path / "my prompts.txt").write_text("When\n")
+    told = "not the file of this name. To continue its lines: --prompt - < 'my prompts.txt'"
+    assert told in explora("generate", "text", "--prompt", "my prompts.txt", *SHORT).err
+    assert "warning" not in explora("generate", "text", "--prompt", "When", *SHORT).err
+
+
 def test_the_same_seed_gives_the_same_text(explora, here: None) -> None:
     def generate(*arguments: str) -> str:
         out = explora("generate", "text", "--prompt", "The lamp", *SHORT, *arguments).out

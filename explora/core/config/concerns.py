@@ -25,7 +25,7 @@ class DataConfig:
     )
     columns: Mapping[str, str] = setting(
         {},
-        "Columns of the file, as OURS=THEIRS: sentence1=q_a,label=is_dup. Without a header, by position: label=2.",
+        "Columns of the file, such as sentence1=q_a,label=is_dup. Without a header, positions: label=2.",
         metavar="OURS=THEIRS,...",
         default="the task's names",
         parse=values.parse_columns,
