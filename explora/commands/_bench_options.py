@@ -1,4 +1,4 @@
-"""The options that `explora bench` alone has: what is compared, at which settings; and their parsing."""
+"""Declare and parse the options that only `explora bench` has: compared methods, settings and trainings."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ Repeats = Annotated[
 
 
 def parse_methods(text: str) -> list[str]:
-    """`full,last_linear` -> ["full", "last-linear"]. Raises UsageError."""
+    """Parse `full,last_linear` to ["full", "last-linear"]. Raises UsageError."""
     names = [name.replace("_", "-") for name in _words("--methods", text)]
     return _of_choices("--methods", names, tuple(METHODS), METHODS_COMPARED)
 
 
 def parse_numbers(option: str, text: str, example: str, least: int = 1) -> list[int]:
-    """`4,8,16` -> [4, 8, 16]. Raises UsageError."""
+    """Parse `4,8,16` to [4, 8, 16]. Raises UsageError."""
     words = _words(option, text)
     for word in words:
         if not word.isdecimal() or int(word) < least:
@@ -153,22 +153,22 @@ def parse_numbers(option: str, text: str, example: str, least: int = 1) -> list[
 
 
 def parse_amps(text: str) -> list[str]:
-    """`off,bf16` -> ["off", "bf16"]; `auto` stands alone. Raises UsageError."""
+    """Parse `off,bf16` to ["off", "bf16"]; `auto` cannot be combined. Raises UsageError."""
     names = _of_choices("--amp", _words("--amp", text), AMPS, "off,bf16")
     if "auto" in names and len(names) > 1:
-        raise UsageError("--amp auto is one of the others, so it stands alone", "--amp off,bf16")
+        raise UsageError("--amp auto cannot be combined with another precision", "--amp off,bf16")
     return names
 
 
 def parse_switch(option: str, text: str) -> list[bool]:
-    """`on,off` -> [True, False]. Raises UsageError."""
+    """Parse `on,off` to [True, False]. Raises UsageError."""
     return [SWITCH[word] for word in _of_choices(option, _words(option, text), tuple(SWITCH), "on,off")]
 
 
 def _words(option: str, text: str) -> list[str]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or len(set(words)) != len(words):
-        raise UsageError(f"{option} names at least one, and none twice")
+        raise UsageError(f"{option} needs at least one value, and none twice")
     return words
 
 

@@ -1,4 +1,4 @@
-"""What `train --dry-run` checks and shows: the data, the settings and where each comes from."""
+"""Check the data of a run and show its settings with their sources, for `train --dry-run`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_data(run: TrainRun) -> None:
 
 
 def show_plan(plan: Plan, json: bool) -> None:
-    """Show the settings of a run, where each comes from, and how many parameters it trains."""
+    """Show the settings of a run with their sources, and the number of trained parameters."""
     run, origins = plan.run, plan.origins
     classes = TASKS[run.task].head_classes(run.method.needs_head)
     trainable = count(plan.shape, run.method, classes).trainable
@@ -57,10 +57,10 @@ def show_plan(plan: Plan, json: bool) -> None:
 
 
 def _planned(run: TrainRun, name: str) -> str:
-    """Write a setting as its option takes it, or what its default stands for."""
+    """Return a setting as its option takes it, or the value that an unset option stands for."""
     value = shown(run, name)
     if name in AT_THE_START and value in ("none", "auto"):
-        return "auto (decided at the start)"
+        return "auto (chosen at the start)"
     if name == "alpha" and value == "none":
         return f"{attrgetter('common_alpha')(run.method):g} (by rank)"
     return quoted(value) if " " in value else value  # a space at the end counts, and is visible in quotes

@@ -83,7 +83,7 @@ def _follow(running: Running, observers: Sequence[Observer]) -> Completed | None
 
 
 class _Display:
-    """Show events, on the progress bar or as lines of their own."""
+    """Show events, on the progress bar or as separate lines."""
 
     def __init__(self, advance: console.Advance) -> None:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf

@@ -26,7 +26,7 @@ Settings = Mapping[str, Any]
 FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
 # What torch writes when an allocation fails, on a CPU and on a GPU.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-NO_ACTIVATIONS = "activations 0: memory is largest while nothing is kept for a backward pass"
+NO_ACTIVATIONS = "activations 0: memory peaks while no activations are stored"
 
 
 def choose(
@@ -38,10 +38,10 @@ def choose(
     classes: int | None,
     others: Iterable[TrainRun],
 ) -> Choice:
-    """Return the run as it is, or with a `budget`, in bytes, in the portions that fit.
+    """Return the run unchanged, or with a `budget`, in bytes, with the batches that fit.
 
-    `others` are runs of other methods, to name where none fits. Raises TrainingError with the least that is
-    needed.
+    `others` are runs of other methods, to name where none fits. Raises TrainingError with the smallest
+    memory that it needs.
     """
     if budget is None:
         return Choice(run=run, length=length, memory=predict(run, shape, length, classes=classes))

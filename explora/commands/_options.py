@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share and that are no settings of a run, each declared once."""
+"""Declare, once each, the arguments and options that several commands share, other than settings of a run."""
 
 from __future__ import annotations
 

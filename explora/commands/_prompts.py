@@ -21,7 +21,7 @@ STDIN_NAME = name_of(STDIN)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A prompt with where it came from; only a row of a file has an `id`."""
+    """A prompt with its source; only a row of a file has an `id`."""
 
     text: str
     file: str

@@ -1,4 +1,4 @@
-"""The many-run path of `explora eval`: a ranking as a table that fits the terminal, or as JSON."""
+"""Rank several runs with `explora eval`, as a table that fits the terminal or as JSON."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def show_ranking(ranking: Ranking) -> None:
 
 
 def _cells(line: Line, memory: str, file: str, ranking: Ranking) -> dict[str, str]:
-    """Return the cells of a line by column, the most important first; empty where there is no figure."""
+    """Return the cells of a line by column, the most important first; empty if there is no value."""
     first, deviation = line.entries[0], line.seed_deviation
     others = [name for name in first.evaluation.scores or {} if name != ranking.metric]
     return {
@@ -100,7 +100,7 @@ def _show(value: float | None, write: Callable[[float], str]) -> str:
 
 
 def _trivial_cells(ranking: Ranking) -> dict[str, str] | None:
-    """Return the line of the best trivial answer, None where the metric has none."""
+    """Return the line of the best trivial answer, or None if the metric has none."""
     evaluation = ranking.first_entry.evaluation
     if ranking.metric not in evaluation.floors:
         return None

@@ -1,4 +1,4 @@
-"""Scores as a table: value, 95 % interval, which way is better, and the best trivial answer."""
+"""Show scores as a table: value, best trivial answer, better direction, and 95 % interval."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BETTER = {True: "higher", False: "lower", None: ""}  # a record of an earlier ve
 
 
 def show_interval(low: float, high: float) -> str:
-    """Return an interval as text; its ends are NaN where nothing can be estimated."""
+    """Return an interval as text; its ends are NaN if it cannot be estimated."""
     return "unknown" if math.isnan(low) or math.isnan(high) else f"{low:.4g} to {high:.4g}"
 
 

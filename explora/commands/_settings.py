@@ -1,4 +1,4 @@
-"""The options of a command that stand for settings of a run, made from the settings' own descriptions.
+"""Make the options that stand for settings of a run from the descriptions of these settings.
 
 A command that is decorated with `with_settings` has one parameter `settings`: what the user gave, by setting
 name, parsed. Options that were not given are not in it, so that option > config file > task > field holds.
@@ -111,7 +111,7 @@ def _place_in_help(parameter: inspect.Parameter) -> int:
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the user gave, parsed; short forms become what they stand for."""
+    """Return the settings that the user gave, parsed, with short forms expanded."""
     known = {name: value for name, value in values.items() if value is not None}
     return {name: _parsed(name, value) for name, value in _short_forms.expand(known).items()}
 
@@ -131,7 +131,7 @@ def _parameter(name: str, default: str | None, panel: str | None, *, sweeps: boo
 
 
 def _hint(item: Setting, panel: str, default: str | None) -> Any:
-    """Return the annotation of an option, None where it is not given."""
+    """Return the annotation of an option whose value is None if it is not given."""
     about, kind = item.about, item.kind if item.kind in TEXT_FORM and item.about.parse is None else str
     names = (f"--{item.spelled}/--no-{item.spelled}",) if kind is bool else (f"--{item.spelled}",)
     metavar = "" if kind is bool else about.metavar or "|".join(about.choices) or None
@@ -147,7 +147,7 @@ def _hint(item: Setting, panel: str, default: str | None) -> Any:
 
 
 def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
-    """Return what completes an option's value in a shell, None where nothing is known."""
+    """Return the function that completes an option's value in a shell, or None if no values are known."""
     if not words:
         return None
 
@@ -166,7 +166,7 @@ def _help(item: Setting, default: str | None) -> str:
 
 
 def _defaults(item: Setting) -> str:
-    """Return the default, and for the methods that have another theirs: `8, for miss 16`."""
+    """Return the default, and other defaults of single methods: `8, for miss 16`."""
     shown = item.show(item.default)
     if item.name not in method_settings():
         return shown

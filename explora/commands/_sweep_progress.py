@@ -25,7 +25,7 @@ OTHER_LINES = 6  # of a terminal, beside the rows of the table
 
 @contextmanager
 def following(opened: Sweep, *, json: bool) -> Iterator[Show]:
-    """Yield what shows a report about a cell, once the sweep has noted it.
+    """Yield the function that shows a report about a cell after the sweep has recorded it.
 
     With `json`, objects are written meanwhile: a table would move between them on the same terminal.
     """
@@ -71,7 +71,7 @@ def _facts(progress: CellProgress) -> str:
 
 
 def _summary(opened: Sweep) -> str:
-    """`3 of 12 cells finished, 1 failed, 0:40 left`."""
+    """Return the state in one line: `3 of 12 cells finished, 1 failed, 0:40 left`."""
     finished, failed = (len(opened.with_state(state)) for state in (State.FINISHED, State.FAILED))
     left = opened.seconds_left()
     return (

@@ -1,4 +1,4 @@
-"""What a sweep writes to stdout: its plan, its cells from the best to the worst, and their JSON objects."""
+"""Write a sweep to stdout: its plan, its cells from best to worst, and their JSON objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(opened: Sweep, *, json: bool) -> None:
-    """Write every cell with what it will take."""
+    """Write every cell with its steps, predicted memory and time."""
     cells = list(opened.own.values())
     if json:
         for each in cells:
@@ -60,7 +60,7 @@ def _time_left(opened: Sweep, progress: CellProgress) -> str:
 
 
 def show_result(opened: Sweep, *, json: bool) -> None:
-    """Write the finished cells from the best to the worst, and how to go on."""
+    """Write the finished cells from best to worst, and the next command."""
     if json:
         console.result_json({"summary": _summary(opened)})
     ranked = opened.ranked()
@@ -73,7 +73,7 @@ def show_result(opened: Sweep, *, json: bool) -> None:
     if len(ranked) > 1:
         console.note(
             f"the best of {len(ranked)} dev scores is optimistic, because it was chosen for being the best: "
-            "score that cell on a test set that chose nothing"
+            "score that cell on a test set that was not used to choose"
         )
     console.note(f"next: explora eval {opened.plan.task} {opened.folder}/*/")
 
@@ -98,7 +98,7 @@ def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
 
 
 def _trivial(opened: Sweep, progress: CellProgress) -> str:
-    """Return the best trivial score on the dev rows of a cell, and whether the cell is not better."""
+    """Return the best trivial score on the dev rows of a cell, and mark a cell that is not better."""
     floor = _floor(opened, progress)
     if floor is None:
         return "-"
@@ -130,7 +130,7 @@ def _explain_trivial(opened: Sweep, ranked: list[CellProgress]) -> None:
 
 
 def _show_seeds(opened: Sweep) -> None:
-    """Write the mean over seeds of each setting, where there are several seeds."""
+    """Write the mean over seeds of each setting, if there are several seeds."""
     rows = [
         (
             group.name,
@@ -147,7 +147,7 @@ def _show_seeds(opened: Sweep) -> None:
 
 
 def cell_json(progress: CellProgress) -> dict[str, Any]:
-    """Return the JSON object of a cell that has ended."""
+    """Return the JSON object of a cell that has finished or failed."""
     outcome = progress.outcome
     return {
         "cell": progress.cell.name,

@@ -1,4 +1,4 @@
-"""`explora bench`: the methods side by side on this machine, each in a process of its own, and a verdict."""
+"""`explora bench`: measure methods side by side, each in its own process, and write a verdict."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def bench(
 
 
 def _ranks(text: str | None, methods: list[str]) -> list[int]:
-    """Return the ranks to compare. Raises UsageError where they are given and no method has a rank."""
+    """Return the ranks to compare. Raises UsageError if they are given and no method has a rank."""
     users = methods_with("rank")
     if text is not None and not set(users) & set(methods):
         raise UsageError("none of the --methods takes --ranks", f"methods with a rank: {', '.join(users)}")
@@ -130,7 +130,7 @@ class _Matrix:
 def _contenders(
     task: str, options: dict[str, Any], matrix: _Matrix, methods: list[str], ranks: list[int]
 ) -> Iterator[Contender]:
-    """Yield every method and rank at every setting; a method that the task refuses is left out, with a note.
+    """Yield every method and rank at every setting; leave out, with a note, methods that the task refuses.
 
     Each method takes those of the options that it has.
     """
@@ -191,7 +191,7 @@ def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
 
 
 def _follow(bench: Bench) -> Result:
-    """Draw the events."""
+    """Measure, show the progress, and return the result."""
     plan, run = bench.plan, bench.plan.contenders[0].run
     threads = run.runtime.threads or 1
     console.note(

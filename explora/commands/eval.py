@@ -1,4 +1,4 @@
-"""`explora eval`: open a run, score it, show scores with intervals and the best trivial answers."""
+"""`explora eval`: score runs, and show scores with intervals and the best trivial answers."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def _report(file: Path, session: Session, rows: Rows, evaluation: Evaluation) ->
 
 
 def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:
-    """Raise UsageError for options that several runs do not have."""
+    """Raise UsageError for options that do not apply to several runs."""
     if len(names) > 1 and against is not None:
         raise UsageError(
             "--against compares one run with another", "leave --against out: all runs are ranked"
@@ -271,7 +271,7 @@ def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _course_ids(task: str, course_labels: str | None, predictions: Path | None) -> Mapping[str, str] | None:
-    """Return the token ids to write instead of labels. Raises UsageError where that makes no sense."""
+    """Return the token ids to write instead of labels. Raises UsageError if that cannot be done."""
     if course_labels is None:
         return None
     if course_labels not in ("digits", "ids"):

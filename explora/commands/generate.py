@@ -1,4 +1,4 @@
-"""`explora generate`: prompts in, continuations out, in order; streaming for one prompt on a terminal."""
+"""`explora generate`: continue prompts in their order; a terminal sees one prompt's text as it comes."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def generate(
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)
     if session.model.score is not None:
         raise UsageError(
-            f"{session.label} classifies, it does not write",
+            f"{session.label} is a classifier and cannot continue a text",
             f"explora eval {task}, or choose a {' or '.join(WRITERS)} run",
         )
     merge_in_memory(session, DTYPES[runtime.amp])
@@ -234,7 +234,7 @@ def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_to
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """How prompts are continued; the seed of a sample is `seed` plus the sample's number."""
+    """Settings for continuing prompts; the seed of a sample is `seed` plus the number of the sample."""
 
     sampling: SamplingConfig
     max_new_tokens: int
@@ -260,7 +260,7 @@ class Answer:
 
 
 def _answer(session: Session, portion: list[Asked], index: int, plan: _Plan) -> list[Answer]:
-    """Continue a portion of the prompts, of which the first has the number `index`."""
+    """Continue a portion of the prompts; `index` is the number of its first prompt."""
     from explora.core.generate.decode import generate as continue_all
 
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`explora merge-lora`: an adapter and its base become one Hugging Face folder, checked before it appears."""
+"""`explora merge-lora`: merge an adapter into its base, as one Hugging Face folder that is checked first."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def merge_lora(
     `explora merge-lora some-peft-adapter --task sentiment --model gpt2 -o merged/`
     """
     if run is None:
-        raise UsageError("merge-lora needs to know which run", _runs_here())
+        raise UsageError("merge-lora needs a RUN", _runs_here())
     if not run.is_dir():
-        raise UsageError(f"there is no run folder {run}", _runs_here())
+        raise UsageError(f"no run folder is called {run}", _runs_here())
     if output is None:
         raise UsageError("merge-lora needs a folder for the model", f"explora merge-lora {run} -o merged")
 
@@ -104,8 +104,8 @@ def merge_lora(
         console.result_json(merged.to_json())
         return
     console.result(
-        f"{merged.folder}: {dtype}; reopened with transformers, the largest difference of a logit is "
-        f"{merged.max_difference:.2g}, the most likely answer changed in {merged.argmax_flips} of "
+        f"{merged.folder}: {dtype}; the logits that transformers computes differ by at most "
+        f"{merged.max_difference:.2g}, and the most likely answer changed in {merged.argmax_flips} of "
         f"{merged.compared}"
     )
 

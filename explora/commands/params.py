@@ -1,4 +1,4 @@
-"""`explora params`: how many parameters, in which parts, and how large a file. Torch is never imported."""
+"""`explora params`: count parameters by part and predict file size and memory, without importing torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
 from explora.quantities import size, sizes
 
-# Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
+# Stands in for the digest of a base that has not been read: the size of the file depends on its length only.
 NO_DIGEST = "0" * 64
 
 WITH_HEAD = {name: row.classes for name, row in TASKS.items() if row.own_head}
@@ -139,21 +139,21 @@ def params(
 
 
 def _refuse_idle(names: list[str]) -> None:
-    """Raise UsageError for an option that only --memory has a use for."""
+    """Raise UsageError for an option that only matters with --memory."""
     for name in names:
         if name in (*OF_MEMORY, "length"):
             raise UsageError(f"--{spelled(name)} changes no number of parameters", "add --memory")
 
 
 def _resolve(task: str, settings: dict[str, Any]) -> TrainRun:
-    """Resolve a run in fp32 unless told; torch, which could probe for more, is never imported."""
+    """Resolve a run, in fp32 by default: choosing a faster precision would need torch."""
     if settings.get("amp") == "auto":
         raise UsageError("--amp auto is for train: params measures nothing", "--amp bf16 or --amp off")
     return resolve(task, {"amp": "off"} | settings)[0]
 
 
 def _length(asked: int | None, run: TrainRun, shape: Shape) -> int:
-    """Return how long the longest rows are, by default as long as they may be."""
+    """Return the length of the longest rows in tokens, by default the largest that is allowed."""
     if asked is not None and asked > shape.n_positions:
         raise UsageError(f"--length {asked}: the base reads at most {shape.n_positions} tokens")
     return asked or min(run.encoding.max_length, shape.n_positions)
@@ -167,7 +167,7 @@ def _positive_size(text: str) -> int:
 
 
 def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
-    """Resolve a run of another method, without the options that it has no use for."""
+    """Resolve a run of another method, without the options that it does not take."""
     foreign = {*foreign_settings(method_class(method), settings)}
     return _resolve(
         task, {name: settings[name] for name in settings if name not in foreign} | {"method": method}

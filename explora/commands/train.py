@@ -222,7 +222,7 @@ def _report(file: Path, folder: Path) -> None:
 def _execute(
     plan: Plan | None, folder: Path, began: float, watching: Watching, *, overwrite: bool, json: bool
 ) -> None:
-    """Train as the leading process has planned, show and write."""
+    """Train the run that the leading process has planned."""
     from explora.core.runtime.processes import joined_processes
 
     with joined_processes() as processes:
@@ -269,7 +269,7 @@ def _train(
 
 
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
-    """Show the result of a run that is finished."""
+    """Show the recorded result of a finished run."""
     from explora.core.runs.result import TrainResult
     from explora.core.runs.train import tidy_finished
 

@@ -392,7 +392,7 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
         ("text", 2, "give --prompt TEXT, --prompt - or --data FILE"),
         ("text", 2, "explora generate text --prompt"),
         ("text --prompt x --data y", 2, "give --prompt TEXT"),
-        ("sentiment --prompt x", 2, "classifies, it does not write"),
+        ("sentiment --prompt x", 2, "is a classifier and cannot continue a text"),
         ("text runs/sonnet --prompt x", 1, "was trained for sonnet, not for text"),
         ("sonnet --prompt x --predictions out.txt", 2, "for each poem of --data FILE"),
         ("sonnet --data x --num 2 --predictions out.txt", 2, "for each poem of --data FILE"),
