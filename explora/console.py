@@ -29,6 +29,7 @@ _RED, _YELLOW, _DIM, _BOLD = "31", "33", "2", "1"
 _FIGURE = re.compile(r"[+-]?\d|-$|unknown$")
 
 LEAD = 3.0  # seconds
+NARROW = 100  # columns of a terminal below which a bar is short
 
 _quiet = False
 _bar_is_drawn = False
@@ -196,11 +197,17 @@ class _Progress:
 
 
 def _draw_bar(line: str, share: float) -> None:
+    """Draw a bar and as many facts as the terminal has room for; what is not drawn is dropped whole."""
     global _bar_is_drawn
-    filled = round(20 * min(share, 1.0))
-    bar = "━" * filled + " " * (20 - filled) if _speaks_utf8() else "#" * filled + "." * (20 - filled)
-    width = shutil.get_terminal_size().columns - 1
-    streams.write_stderr(_CLEAR_LINE + clean(f"{bar} {line}")[:width])
+    room = shutil.get_terminal_size().columns - 1
+    width = 20 if room >= NARROW else 10
+    filled = round(width * min(share, 1.0))
+    full, empty = ("━", " ") if _speaks_utf8() else ("#", ".")
+    bar = full * filled + empty * (width - filled)
+    facts = clean(line).split("  ")
+    while len(facts) > 1 and width + 1 + len("  ".join(facts)) > room:
+        facts.pop()
+    streams.write_stderr(_CLEAR_LINE + f"{bar} {'  '.join(facts)}"[:room])
     _bar_is_drawn = True
 
 

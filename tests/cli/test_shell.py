@@ -274,11 +274,18 @@ def in_a_terminal(body: str, **variables: str) -> str:
 
 def test_a_terminal_gets_a_bar_that_ends_full():
     shown = in_a_terminal(LOOP)
-    assert "━" * 20 + " train 40/40  loss 0.03\r\n" in shown
+    assert "━" * 10 + " train 40/40  loss 0.03\r\n" in shown
     assert "halfway" in shown
     frames = shown.split("\r\x1b[K")
     assert len(frames) >= 4
     assert all(len(frame.strip()) < 60 for frame in frames if "halfway" not in frame)
+
+
+def test_a_narrow_terminal_shows_the_time_left_and_drops_later_facts_whole(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "45")
+    console._draw_bar("train 1/9  0:10 left  loss 2.08  1,483 tokens/s", 0.1)
+    console._end_bar()
+    assert capsys.readouterr().err.endswith(" train 1/9  0:10 left  loss 2.08\n")
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
