@@ -78,9 +78,12 @@ def test_the_table_fits_narrow_terminals(
     explora, here: None, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    done = explora("eval", "sentiment", *EVERYTHING)
+    Path("sweep.json").write_text("{}")
+    done = explora("eval", "sentiment", *EVERYTHING, "sweep.json")
     lines = done.out.splitlines()
+    assert "sweep.json" not in done.err  # `runs/SWEEP/*` names it too
     assert max(map(len, lines)) <= width
     assert lines[0].split()[:2] == ["run", "accuracy"]
     assert [line.split()[0] for line in lines[1:]].count("-") == 1  # the best trivial answer
