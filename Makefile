@@ -42,11 +42,12 @@ test-oldest: .venv-oldest/installed  ## the tests with the oldest declared versi
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
 	@touch $@
 
-lint: .venv/with-lint  ## style, types and layers
+lint: .venv/with-lint  ## style, types, layers and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words.check
 
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
