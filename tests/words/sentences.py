@@ -1,6 +1,6 @@
 """Split a Markdown page into the sentences that a reader reads.
 
-Code, tables, headings, comments and the targets of links are not sentences. A span of code counts as one word.
+Code, tables, headings, comments and link targets are not sentences. A span of code counts as one word.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _IMAGE = re.compile(r"!\[[^]]*\]\([^)]*\)")
 _LINK = re.compile(r"\[([^]]*)\](\([^)]*\)|\[[^]]*\])")
 _URL = re.compile(r"https?://\S+")
-_ITEM = re.compile(r"\s*([-*+]|\d+[.)])\s+")
-_END = re.compile(r"[.!?][\"'”’)\]*_]*(?=\s)")
+_ITEM = re.compile(r"^\s*([-*+]|\d+[.)])\s+")
+_END = re.compile(r"[.!?][\"')\]*_]*(?=\s)")
 _ABBREVIATION = re.compile(r"(\b(e\.g|i\.e|et al|vs|cf|etc|Fig|No|approx)|\b[A-Z])\.$")
 
 
