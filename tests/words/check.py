@@ -20,17 +20,33 @@ from pathlib import Path
 from tests.words.passages import ROOT, Passage, name_of, pages, passages
 from tests.words.sentences import Sentence, sentences
 
-# Delete a line to check these words too.
+# Words that are not plain yet. Delete a line to check a file, a folder or the help texts.
 NOT_YET = (
     "README.md",
-    "explora/core/",
+    "benchmarks/paper/",
+    "benchmarks/study/",
+    "docs/architecture.md",
+    "docs/commands.md",
+    "docs/compatibility.md",
+    "docs/data-files.md",
+    "docs/getting-started.md",
+    "docs/guidelines.md",
+    "docs/index.md",
+    "docs/methods.md",
+    "docs/performance.md",
+    "docs/python-api.md",
+    "docs/tasks.md",
+    "docs/troubleshooting.md",
+    "explora/__init__.py",
+    "explora/__main__.py",
+    "explora/api.py",
+    "explora/cli.py",
     "explora/commands/",
-    "explora/",
+    "explora/console.py",
+    "explora/core/",
+    "explora/errors.py",
+    "explora/streams.py",
     "help:",
-    "docs/",
-    "benchmarks/",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
 )
 
 LONGEST = 25  # words of a sentence
