@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.words import check
-from tests.words.check import Finding, Phrase, findings, long_ones, main, phrases
+from tests.words.check import Finding, Phrase, findings, main, phrases
 from tests.words.passages import Passage, in_help, in_module
 from tests.words.sentences import sentences, without_code
 
@@ -45,7 +47,7 @@ def found_in(text: str, path: str = "page.md") -> list[Finding]:
 
 
 def test_what_is_checked_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(None) == 0, capsys.readouterr().out
+    assert main() == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("phrase", phrases(), ids=lambda phrase: phrase.find[:30])
@@ -95,6 +97,15 @@ def test_sentences_of_a_page() -> None:
     ]
 
 
-def test_a_long_sentence_is_found() -> None:
-    page = f"{'word ' * 25}end. {'word ' * 24}end. = = =."
-    assert [each.length for each in long_ones(sentences(page))] == [26]
+def test_long_sentences_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{'word ' * 25}end. {'word ' * 24}end. = = =.\n", encoding="utf-8")
+    monkeypatch.setattr(check, "passages", lambda: [])
+    monkeypatch.setattr(check, "pages", lambda: [page])
+    monkeypatch.setattr(check, "name_of", lambda path: path.name)
+    assert main() == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("page.md:1: 26 words: word word")
+    assert last.startswith("66.7% of 3 sentences have at most 25 words")
