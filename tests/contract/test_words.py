@@ -11,8 +11,13 @@ from tests.words.check import Finding, Phrase, findings, main, phrases
 from tests.words.passages import Passage, in_help, in_module
 from tests.words.sentences import sentences, without_code
 
-MODULE = '''"""Keep all that a run needs."""
-STEPS = 3
+MODULE = '''def keep():
+    """Keep a run.
+
+    Nobody reads
+
+        all that code.
+    """
 raise DataError(
     f"{name}: nobody "
     "named the classes"
@@ -69,7 +74,9 @@ def test_a_phrase_is_found_across_lines_and_with_its_line() -> None:
 
 def test_docstrings_messages_and_pages_are_read() -> None:
     inside = [(each.kind, each.line) for each in in_module("m.py", MODULE) if found_in(each.text)]
-    assert inside == [("docstring", 1), ("message", 4)]
+    assert inside == [("docstring", 2), ("message", 9)]
+    [found] = [each for passage in in_module("m.py", MODULE) for each in findings(passage)][:-1]
+    assert (found.line, found.found) == (4, "Nobody")
     assert not found_in(without_code("`all that` and\n\n    all that\n"))
 
 

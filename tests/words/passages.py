@@ -1,10 +1,11 @@
-"""Find the words that the project says to people: pages, docstrings, messages, help texts."""
+"""Find the words for people: pages, descriptions in schemas, docstrings, messages, help texts."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def passages() -> Iterator[Passage]:
     """Yield every passage of the project, folder by folder."""
     for page in pages():
         yield Passage("page", name_of(page), 1, without_code(page.read_text("utf-8")))
+    for schema in sorted((ROOT / "docs" / "schemas").glob("*.json")):
+        yield Passage("schema", name_of(schema), 1, schema.read_text("utf-8"))
     for module in sorted((ROOT / "explora").rglob("*.py")):
         yield from in_module(name_of(module), module.read_text("utf-8"))
     yield from in_help()
@@ -62,8 +65,9 @@ def in_module(path: str, source: str) -> Iterator[Passage]:
     for node in ast.walk(tree):
         text = _words(node)
         if " " in text and id(node) not in inside:
-            kind = "docstring" if id(node) in docstrings else "message"
-            yield Passage(kind, path, getattr(node, "lineno", 0), without_code(text))
+            is_docstring = id(node) in docstrings
+            text = without_code(cleandoc(text) if is_docstring else text)
+            yield Passage("docstring" if is_docstring else "message", path, getattr(node, "lineno", 0), text)
 
 
 def _words(node: ast.AST) -> str:
