@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from explora.core.config.concerns import DataConfig
 from explora.core.config.registry import TASKS
 from explora.core.runs.train import start_run
 from tests.tiny_models import finish, tiny_run
@@ -75,7 +74,7 @@ def test_a_run_with_a_dev_file_scores_that_file(
 ) -> None:
     train, dev = (str(tiny_data / "sentiment" / f"{split}.csv") for split in ("train", "dev"))
     run = tiny_run(tiny_base, tiny_data, "sentiment", max_steps=1)
-    run = replace(run, data=DataConfig(data=train, dev=dev))
+    run = replace(run, data=replace(run.data, data=train, dev=dev))
     finish(start_run(run, tmp_path / "run"))
     (value,) = explora("eval", "sentiment", "run", "--json").objects
     assert (value["split"], value["data"], value["examples"]) == ("dev", dev, 5)
