@@ -43,11 +43,12 @@ test-oldest: .venv-oldest/installed  ## the tests with the oldest declared versi
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
 	@touch $@
 
-lint: .venv/with-lint  ## style, types and layers
+lint: .venv/with-lint  ## style, types, layers and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words.check
 
 study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes on where it stopped
 	$(BIN)/python -m benchmarks.study costs --data $(EXPLORA_DATA)

@@ -97,6 +97,8 @@ def read_rows(session: Session, config: DataConfig, trained_on: DataConfig, spli
 
     If training held out a part of this file, only that part is read.
     """
+    if config.dev is not None and split in (None, "dev"):  # the dev file that a run was trained with
+        return Rows(split="dev", data=config.dev, found=session.task.load(config, "dev"))
     data = config.data or SAMPLES
     whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
     if whole_file and config.data is not None and not _holds_out(trained_on, config.data):
