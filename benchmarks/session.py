@@ -30,9 +30,9 @@ COMMANDS = (
 )
 WIDTH = 100  # columns
 CLEAR_LINE = "\r\x1b[K"
-# Times and speeds are of the machine, and of what else it did then: the picture leaves them out.
+# Times and speeds depend on the machine and on other programs, so the picture leaves them out.
 TIMES = re.compile(r"\d+:\d\d(:\d\d)?|[\d,]+(?= tokens/s)")
-# rich names a font on a server; a picture must ask no server.
+# rich links to a font on a server. A picture in a README must not load anything.
 WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 

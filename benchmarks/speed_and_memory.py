@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def trainings() -> list[Work]:
-    """Return what is drawn, from top to bottom."""
+    """Return the trainings of the plot, from top to bottom."""
     return [
         _of_targets("LoRA, bf16", "train-bf16"),
         _of_targets("LoRA, fp32", "train-fp32"),
@@ -85,13 +85,13 @@ def _of_methods(label: str, method: str) -> Work:
 
 
 def speeds(work: Work) -> tuple[str, str]:
-    """Return what is written at the bars of speed."""
+    """Return the texts at the two bars of speed."""
     ours, peers = work.speed
     return f"{ours:,.0f}  ({ours / peers:.1f} x)", f"{peers:,.0f}"
 
 
 def memories(work: Work) -> tuple[str, str]:
-    """Return what is written at the bars of memory."""
+    """Return the texts at the two bars of memory."""
     ours, peers = (size / 2**20 for size in work.memory)
     return f"{ours:,.0f}  ({ours / peers:.2f} x)", f"{peers:,.0f}"
 

@@ -17,6 +17,7 @@ import session  # noqa: E402
 import speed_and_memory  # noqa: E402
 
 BARS = re.compile("[▁▂▃▄▅▆▇█━]")
+MACHINE = re.compile(r"\b(cpu|cuda|mps|bf16|fp16|fp32)\b")
 PROGRESS = re.compile(r"train \d+/\d+")  # a terminal draws a bar instead
 
 
@@ -26,9 +27,9 @@ def texts(svg: Path) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Return the words of a text: no bars, no numbers, no precision or threads, which are the machine's."""
+    """Return the words of a text without bars, numbers, and words that depend on the machine."""
     words = session.TIMES.sub("…", BARS.sub("", text))
-    words = re.sub(r"\b(bf16|fp32)\b", "PRECISION", words).replace("threads", "thread")
+    words = MACHINE.sub("", words).replace("threads", "thread")
     return " ".join(re.sub(r"\d[\d.,]*", "0", words).split())
 
 
