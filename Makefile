@@ -13,7 +13,7 @@ NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_a
 	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-avx2 test-oldest lint bench pictures clean help
+.PHONY: demo test test-avx2 test-oldest lint bench clean help
 
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
@@ -51,6 +51,7 @@ lint: .venv/with-lint  ## style, types and layers
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
 
+.PHONY: pictures
 pictures: .venv/with-report  ## draw the pictures of the documentation again
 	$(BIN)/python benchmarks/session.py docs/pictures/session.svg
 	$(BIN)/python benchmarks/speed_and_memory.py docs/pictures/speed-and-memory.svg
