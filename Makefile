@@ -59,6 +59,11 @@ study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes o
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
 
+.PHONY: pictures
+pictures: .venv/with-report  ## draw the pictures of the documentation again
+	$(BIN)/python benchmarks/session.py docs/pictures/session.svg
+	$(BIN)/python benchmarks/speed_and_memory.py docs/pictures/speed-and-memory.svg
+
 clean:  ## remove what was built, but neither .venv nor runs
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find explora tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
