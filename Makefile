@@ -11,9 +11,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests whose results depend on the kernels that the CPU's instructions select.
 NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_accounting.py tests/unit/estimate \
 	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
+SPHINX = $(BIN)/python -m sphinx -q -W --keep-going -n -c docs -d build/doctrees
+REFERENCE = $(BIN)/python docs/command_reference.py
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-avx2 test-oldest lint bench clean help
+.PHONY: demo test test-avx2 test-oldest lint docs reference linkcheck bench clean help
 
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
@@ -47,6 +49,16 @@ lint: .venv/with-lint  ## style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/with-docs  ## the documentation site, in build/site; any warning or broken local link is an error
+	@$(REFERENCE) | diff docs/commands.md - || { echo "docs/commands.md is out of date: run make reference"; exit 1; }
+	$(SPHINX) . build/site
+
+linkcheck: .venv/with-docs  ## the links of the documentation to other sites; needs the internet
+	$(SPHINX) -b linkcheck . build/linkcheck
+
+reference: .venv/with-nothing  ## write docs/commands.md again, from the options of the commands
+	$(REFERENCE) > docs/commands.md
 
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
