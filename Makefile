@@ -57,8 +57,9 @@ docs: .venv/with-docs  ## the documentation site, in build/site; any warning or 
 linkcheck: .venv/with-docs  ## the links of the documentation to other sites; needs the internet
 	$(SPHINX) -b linkcheck . build/linkcheck
 
-reference: .venv/with-nothing  ## write docs/commands.md again, from the options of the commands
+reference: .venv/with-nothing  ## write docs/commands.md and the output of the examples again
 	$(REFERENCE) > docs/commands.md
+	$(BIN)/python docs/console_examples.py
 
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
