@@ -57,8 +57,9 @@ docs: .venv/with-docs  ## the documentation site, in build/site; any warning or 
 linkcheck: .venv/with-docs  ## the links of the documentation to other sites; needs the internet
 	$(SPHINX) -b linkcheck . build/linkcheck
 
-reference: .venv/with-nothing  ## write docs/commands.md and the output of the examples again
+reference: .venv/with-nothing  ## write again what docs/ has from the code: options, layers, the output of examples
 	$(REFERENCE) > docs/commands.md
+	$(BIN)/python docs/layers.py > docs/layers.svg
 	$(BIN)/python docs/console_examples.py
 
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
