@@ -1,20 +1,16 @@
 """Build the documentation site with `make docs`.
 
-The source is the root of the repository, so that a relative link works on GitHub and on the site alike. Links
-to other files than pages become downloads.
+The source is the root of the repository, so that a relative link works on GitHub and on the site alike. A
+link to any other file than a page becomes a download.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from docutils import nodes
+from docutils.nodes import document
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 from explora import __version__ as release
-
-ROOT = Path(__file__).parents[1]
 
 project = "explora"
 extensions = ["myst_parser"]
@@ -36,11 +32,13 @@ html_extra_path = ["site"]  # index.html at the top, which leads to docs/
 
 
 def setup(app: Sphinx) -> None:
-    """Let Sphinx ask `show_folder` about links without a page."""
-    app.connect("missing-reference", show_folder)
+    """Handle what only GitHub shows."""
+    app.connect("doctree-read", unlink_folders)
 
 
-def show_folder(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.Element | None:
-    """Return the bare text of a link to a folder, which has no page; None for any other link."""
-    folder = (ROOT / node["refdoc"]).parent / node["reftarget"]
-    return content if folder.is_dir() else None
+def unlink_folders(app: Sphinx, page: document) -> None:
+    """Replace links to folders, which have no page, by their text."""
+    here = app.env.doc2path(app.env.docname).parent
+    for link in list(page.findall(pending_xref)):
+        if (here / link["reftarget"]).is_dir():
+            link.replace_self(link.children)
