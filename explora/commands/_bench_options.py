@@ -92,6 +92,44 @@ Check = Annotated[
         help="Only check that all methods compute what they should on this machine.",
     ),
 ]
+Advise = Annotated[
+    bool,
+    typer.Option(
+        "--advise",
+        metavar="",
+        rich_help_panel="Advice",
+        help="Advise a method and a learning rate, from the rows of a study and a few timed steps.",
+    ),
+]
+Ram = Annotated[
+    str | None,
+    typer.Option(
+        "--ram",
+        metavar="SIZE",
+        rich_help_panel="Advice",
+        help="Memory that the training may take, such as 4GB (default: what is free now).",
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes",
+        metavar="N",
+        min=0.1,
+        rich_help_panel="Advice",
+        help="Minutes that the training may take (default: no limit).",
+    ),
+]
+Examples = Annotated[
+    int | None,
+    typer.Option(
+        "--examples",
+        metavar="N",
+        min=1,
+        rich_help_panel="Advice",
+        help="Number of training rows that you will have (default: the rows of the data).",
+    ),
+]
 Quality = Annotated[
     bool,
     typer.Option(

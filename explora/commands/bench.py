@@ -14,6 +14,7 @@ import typer
 from explora import console
 from explora.commands import _bench_options as b
 from explora.commands import _options as o
+from explora.commands._advice import advise_here, refuse_without_advise
 from explora.commands._checking import check_here
 from explora.commands._environment import prepare_training
 from explora.commands._precision import warn_if_emulated
@@ -56,6 +57,10 @@ def bench(
     quality: b.Quality = False,
     quality_steps: b.QualitySteps = None,
     check: b.Check = False,
+    advise: b.Advise = False,
+    ram: b.Ram = None,
+    minutes: b.Minutes = None,
+    examples: b.Examples = None,
     report: ReportFile = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -74,11 +79,17 @@ def bench(
     `explora bench --model random:gpt2 --lengths 64,256 --grad-checkpoint on,off --json`
 
     `explora bench --check`
+
+    `explora bench sentiment --data sst --advise --ram 2GB --minutes 30`
     """
     prepare_training()
     if check:
         check_here(context, json=json)
         return
+    if advise:
+        advise_here(context, task, settings, json=json)
+        return
+    refuse_without_advise(context)
     names = b.parse_methods(methods or b.METHODS_COMPARED)
     chosen = names, _ranks(ranks, names)
     matrix = _Matrix(

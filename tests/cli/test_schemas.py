@@ -14,6 +14,7 @@ from explora.cli import app
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 COMMANDS = [name for name, command in typer.main.get_command(app).commands.items() if not command.hidden]
 FURTHER = [  # objects of other questions than the command's own
+    "bench-advice",
     "bench-check",
     "eval-blind",
     "eval-comparison",

@@ -1,0 +1,96 @@
+"""Outcomes of the study, what they let expect of a method, and the choice among equals."""
+
+from __future__ import annotations
+
+import pytest
+
+from explora.core.advice.choosing import Expectation, Question, choose, expect
+from explora.core.advice.outcomes import Outcome, find_outcomes
+from tests.hand_made_study import make_study, trial
+
+QUORA = {"quora": ("paraphrase", 4000)}
+SENTIMENT = Question(task="sentiment", examples=4000, base="embedded")
+
+
+def outcome(study, contender: str) -> Outcome:
+    return next(each for each in find_outcomes(study) if each.contender == contender)
+
+
+def test_dev_scores_choose_the_learning_rate_and_the_other_rows_report():
+    study = make_study(
+        QUORA,
+        [
+            trial("quora", "full", 0.70, learning_rate=1e-4, dev=0.80),
+            trial("quora", "full", 0.90, learning_rate=3e-4, dev=0.60),  # luck on the rows that report
+            trial("quora", "full", 0.72, learning_rate=1e-4, dev=0.10, seed=2),
+            trial("quora", "lora", 0.75),
+        ],
+    )
+    found = outcome(study, "full")
+    assert (found.learning_rate, found.score, found.seeds) == (1e-4, pytest.approx(0.71), 2)
+    assert (found.best, found.shortfall) == ("lora", pytest.approx(4.0))
+    assert outcome(study, "lora").pace == pytest.approx(0.6)
+
+
+def test_two_percent_of_perplexity_is_a_point():
+    study = make_study(
+        {"poems": ("sonnet", 100)}, [trial("poems", "full", 50.0), trial("poems", "lora", 51.0)]
+    )
+    assert outcome(study, "lora").shortfall == pytest.approx(1.0)
+    assert outcome(study, "full").shortfall == 0.0
+
+
+def test_a_nearer_cell_counts_more():
+    study = make_study(
+        {"quora": ("paraphrase", 4000), "poems": ("sonnet", 4000)},
+        [
+            trial("quora", "full", 0.80),
+            trial("quora", "lora", 0.77),
+            trial("poems", "full", 56.0),
+            trial("poems", "lora", 50.0),
+        ],
+    )
+    expected = {each.contender: each for each in expect(SENTIMENT, find_outcomes(study))}
+    # weight 1/2 for another task of the same kind, 1/4 for another kind: (2 x 3 + 0) / 3 and (0 + 6) / 3
+    assert expected["lora"].shortfall == pytest.approx(2.0)
+    assert expected["full"].shortfall == pytest.approx(2.0)
+    assert [each.cell.name for each in expected["lora"].outcomes] == ["quora", "poems"]
+
+
+def test_tenfold_rows_halve_the_weight_and_the_learning_rate_is_the_weighted_median():
+    study = make_study(
+        {"few": ("sentiment", 400), "same": ("sentiment", 4000), "many": ("sentiment", 40_000)},
+        [
+            trial("few", "full", 0.5, learning_rate=1e-3),
+            trial("same", "full", 0.5, learning_rate=1e-4),
+            trial("many", "full", 0.5, learning_rate=3e-5),
+        ],
+    )
+    (found,) = expect(SENTIMENT, find_outcomes(study))
+    assert found.learning_rate == 1e-4
+    (found,) = expect(Question(task="sentiment", examples=400, base="embedded"), find_outcomes(study))
+    assert found.learning_rate == 1e-3 or found.learning_rate == 1e-4
+    assert found.outcomes[0].cell.name == "few"
+
+
+def test_a_method_that_is_known_from_far_cells_alone_is_left_out():
+    study = make_study(
+        {"sst": ("sentiment", 4000), "poems": ("sonnet", 4000)},
+        [trial("sst", "full", 0.5), trial("poems", "full", 50.0), trial("poems", "lora", 50.0)],
+    )
+    assert [each.contender for each in expect(SENTIMENT, find_outcomes(study))] == ["full"]
+
+
+def expectation(contender: str, shortfall: float, error: float = 0.0) -> Expectation:
+    return Expectation(
+        contender=contender, shortfall=shortfall, error=error, learning_rate=1e-3, pace=1.0, outcomes=()
+    )
+
+
+@pytest.mark.parametrize(
+    ("shortfall", "error", "advised"),
+    [(0.9, 0.0, "cheap"), (1.1, 0.0, "dear"), (1.9, 2.0, "cheap"), (2.1, 2.0, "dear")],
+)
+def test_the_cheapest_of_equals_is_chosen(shortfall, error, advised):
+    expected = [expectation("dear", 0.1), expectation("cheap", 0.1 + shortfall, error)]
+    assert choose(expected, {"dear": 2.0, "cheap": 1.0}).contender == advised
