@@ -1,7 +1,7 @@
 """Check the words of the project against `phrases.toml`, and the length of its sentences.
 
-    python -m tests.words.check            everything that is checked, and counts for the rest
-    python -m tests.words.check PREFIX     the paths that start with PREFIX, checked or not
+    python -m tests.words.check            everything
+    python -m tests.words.check PREFIX     the paths that start with PREFIX
 
 A comment `words-ok: REASON` excuses its own line and the next one.
 """
@@ -11,45 +11,13 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from tests.words.passages import ROOT, Passage, name_of, pages, passages
 from tests.words.sentences import sentences
-
-# Words that are not plain yet. Delete a line to check a file, a folder or the help texts.
-NOT_YET = (
-    "README.md",
-    "benchmarks/paper/",
-    "benchmarks/results/study/",
-    "benchmarks/study/",
-    "docs/architecture.md",
-    "docs/commands.md",
-    "docs/compatibility.md",
-    "docs/data-files.md",
-    "docs/getting-started.md",
-    "docs/guidelines.md",
-    "docs/index.md",
-    "docs/methods.md",
-    "docs/performance.md",
-    "docs/python-api.md",
-    "docs/tasks.md",
-    "docs/troubleshooting.md",
-    "explora/__init__.py",
-    "explora/__main__.py",
-    "explora/api.py",
-    "explora/cli.py",
-    "explora/commands/",
-    "explora/console.py",
-    "explora/core/",
-    "explora/errors.py",
-    "explora/quantities.py",
-    "explora/streams.py",
-    "help:",
-)
 
 LONGEST = 25  # words of a sentence
 SHARE = 0.95  # of the sentences that must not be longer
@@ -130,20 +98,11 @@ def main(prefix: str | None = None) -> int:
     for path, sentence in long if prefix or share < SHARE else []:
         print(f"{path}:{sentence.line}: {sentence.length} words: {sentence.text}")
     print(f"{share:.1%} of {len(read):,} sentences have at most {LONGEST} words (required: {SHARE:.0%})")
-    if not prefix:
-        _count_the_rest(found)
     return int(bool(wrong) or share < SHARE)
 
 
 def _is_chosen(path: str, prefix: str | None) -> bool:
-    return path.startswith(prefix) if prefix else not path.startswith(NOT_YET)
-
-
-def _count_the_rest(found: Iterable[Finding]) -> None:
-    rest = [each for each in found if each.passage.path.startswith(NOT_YET)]
-    counts = Counter((each.phrase.kind, each.passage.kind) for each in rest)
-    for (phrase, passage), count in sorted(counts.items()):
-        print(f"not checked yet: {phrase} in a {passage}: {count}")
+    return prefix is None or path.startswith(prefix)
 
 
 if __name__ == "__main__":

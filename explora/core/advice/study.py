@@ -71,7 +71,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that the package holds. `contenders` are settings of a method; `bases` have digest and shape."""
+    """The study as stored in the package. `contenders` are settings of a method; `bases` have digest and shape."""
 
     source: Source
     bases: Mapping[str, Mapping[str, Any]]

@@ -152,7 +152,7 @@ def _unquoted(cell: str) -> str:
     """Undo the CSV quoting that a cell still has, layer by layer (see the module's docstring).
 
     A layer is a pair of quotes around the whole text in which every quote is doubled. A text that merely
-    stands in quotes, or contains some, does not change.
+    is in quotes, or contains quotes, does not change.
     """
     text = cell.strip()
     while len(text) > 3 and text[0] == text[-1] == '"':

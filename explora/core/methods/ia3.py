@@ -68,7 +68,7 @@ class IA3(TargetedMethod):
         return tensors
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the bytes of the numbers that the vectors multiply: parts of the output, or the input."""
+        """Return the bytes of the values that the vectors multiply: parts of the output, or the input."""
         parts = self.modules().get(product.module, ())
         if parts == () or not self.adapts(product.layer):
             return {}

@@ -102,7 +102,7 @@ def _of_process(key: str, rank: int) -> str:
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Return the tensors of an optimizer's state, as "PARAMETER.NAME", and its other values by parameter."""
+    """Return the tensors of the optimizer state, as "PARAMETER.NAME", and its other values by parameter."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for parameter, values in optimizer.state_dict()["state"].items():
