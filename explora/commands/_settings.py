@@ -29,7 +29,7 @@ PANELS = {
 }
 # The order of the panels of --help in every command: what is needed most comes first.
 PANEL_ORDER = (
-    *("Prompts", "Output", "Data", "Model", "Method", "Training", "Optimizer", "Comparison"),
+    *("Prompts", "Output", "Data", "Model", "Method", "Training", "Optimizer", "Comparison", "Advice"),
     *("Compared settings", "Memory", "Sampling", "Decoding", "Sweep", "Machine"),
 )
 TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
