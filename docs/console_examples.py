@@ -87,15 +87,22 @@ def _plain(text: str) -> str:
 
 
 def _update(page: Path) -> None:
-    """Write what is printed now into the blocks that show something else, with all left out lines."""
+    """Write what is printed now in place of shown output that differs from it."""
     for block in blocks_of(page):
         if block.comment != RUN:
             continue
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            printed = run(block)
-        if not block.shows(printed):
-            page.write_text(page.read_text(encoding="utf-8").replace(block.text, printed), encoding="utf-8")
+            now = _by_command(run(block))
+        shown = _by_command(block.text)
+        text = "".join(old if Block("", old).shows(new) else new for old, new in zip(shown, now, strict=True))
+        if text != block.text:
+            page.write_text(page.read_text(encoding="utf-8").replace(block.text, text), encoding="utf-8")
             print(f"{block.place} has changed")
+
+
+def _by_command(text: str) -> list[str]:
+    """Divide a block into its commands, each with its output."""
+    return re.split(r"^(?=\$ )", text, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":
