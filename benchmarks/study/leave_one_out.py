@@ -12,26 +12,28 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from benchmarks.study.markdown import table
+from benchmarks.study.paces import compare_paces
+from benchmarks.study.rows import Row, read_lines
 from benchmarks.study.ship import ROWS
 from explora.core.advice.leave_one_out import TARGET, LeaveOneOut, Verdict, leave_one_out
 from explora.core.advice.outcomes import Outcome, find_outcomes
 from explora.core.advice.study import Study, read_study
 
 PAGE = ROWS.with_name("advice.md")
+COSTS = ROWS.with_name("costs.jsonl")
 WIDTH = 120
 
 
-def write_page(study: Study, outcomes: Sequence[Outcome], tested: LeaveOneOut) -> str:
-    """Return the page as Markdown."""
-    return "\n".join(
-        [*_head(study, outcomes), *_rules(tested), *_answers(outcomes, tested), *_limits(tested)]
-    )
+def write_page(study: Study, outcomes: Sequence[Outcome], tested: LeaveOneOut, costs: Sequence[Row]) -> str:
+    """Return the page as Markdown. `costs` are the study's rows of speed and memory."""
+    parts = [*_head(study, outcomes), *_rules(tested), *_answers(outcomes, tested), *_limits(tested)]
+    return "\n\n".join([*parts, *_times(study, outcomes, costs)]) + "\n"
 
 
 def _head(study: Study, outcomes: Sequence[Outcome]) -> Iterator[str]:
     cells = {outcome.cell.name for outcome in outcomes}
     tasks = sorted({outcome.cell.task for outcome in outcomes})
-    yield "# How good is the advice?\n"
+    yield "# How good is the advice?"
     yield _paragraph(
         "`python -m benchmarks.study.leave_one_out` writes this page. For each cell of the study it computes "
         "the advice of `explora bench --advise` without any row of the same task, and looks up how far the "
@@ -46,21 +48,21 @@ def _head(study: Study, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 def _rules(tested: LeaveOneOut) -> Iterator[str]:
     if tested.advice is None:
-        yield "\nThe study has rows of fewer than two tasks, so that nothing can be left out yet."
+        yield "The study has rows of fewer than two tasks, so that nothing can be left out yet."
         return
     rules = [rule for rule in (tested.advice, tested.constant) if rule is not None]
     header = ("rule", "within a point of the best", "share", "median time per token over full fine-tuning")
-    yield "\n" + table(header, map(_rule, rules))
+    yield table(header, map(_rule, rules))
     reached = "reaches" if tested.reaches_target else "misses"
     better = "is better than" if tested.beats_constant else "is no better than"
-    yield "\n" + _paragraph(
+    yield _paragraph(
         f"The advice {reached} its target of {100 * TARGET:.0f} % of the cells. It {better} the best "
         "constant answer. To be better, it must be near the best in as many cells, at a lower median time."
     )
 
 
 def _paragraph(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _rule(verdict: Verdict) -> list[str]:
@@ -72,7 +74,7 @@ def _answers(outcomes: Sequence[Outcome], tested: LeaveOneOut) -> Iterator[str]:
     if not tested.answers:
         return
     best = {outcome.cell.name: outcome.best for outcome in outcomes}
-    yield "\n" + table(
+    yield table(
         ("cell", "advised", "points below the best", "best"),
         [[each.cell, each.contender, f"{each.shortfall:.1f}", best[each.cell]] for each in tested.answers],
     )
@@ -80,21 +82,33 @@ def _answers(outcomes: Sequence[Outcome], tested: LeaveOneOut) -> Iterator[str]:
 
 def _limits(tested: LeaveOneOut) -> Iterator[str]:
     tasks = f"{tested.tasks} task{'' if tested.tasks == 1 else 's'}"
+    yield "## What this does not show"
     yield (
-        "\n## What this does not show\n\n"
         f"- The study has {tasks}, and the cells of one task are not independent. This is weak evidence.\n"
         "- The best constant answer is chosen by looking at the same cells, which favours it.\n"
         "- The best method of a cell has the best of several noisy scores. Every rule looks a little worse.\n"
         "- Scores after equal time are missing: the rows hold the score of a whole training alone.\n"
-        "- Every cell was trained on bases of one size.\n"
+        "- Every cell was trained on bases of one size."
     )
+
+
+def _times(study: Study, outcomes: Sequence[Outcome], costs: Sequence[Row]) -> Iterator[str]:
+    if not (found := compare_paces(study, outcomes, costs)):
+        return
+    yield "## Expected and measured time"
+    yield _paragraph(
+        "Measured: training steps on two cores of an otherwise idle machine (costs.jsonl). Expected from the "
+        "study: processor time of whole trainings on one core each, with evaluations. Expected from "
+        "operations: the number of floating-point operations, which leaves out the adapters. The feature cache of last-linear speeds up whole trainings alone."
+    )
+    yield found
 
 
 if __name__ == "__main__":
     shipped = read_study()
     found = find_outcomes(shipped)
     result = leave_one_out(shipped, found)
-    PAGE.write_text(write_page(shipped, found, result), encoding="utf-8")
+    PAGE.write_text(write_page(shipped, found, result, read_lines(COSTS)), encoding="utf-8")
     figures = json.dumps(result.to_json(), indent=1) + "\n"
     PAGE.with_suffix(".json").write_text(figures, encoding="utf-8")
     print(f"{PAGE} and {PAGE.with_suffix('.json').name}")

@@ -133,8 +133,8 @@ def _why(advice: Advice) -> Iterator[str]:
     chosen, expected = advice.chosen, advice.chosen.expected
     cells = console.counted(len(expected.outcomes), "cell")
     yield (
-        f"{chosen.contender} was {expected.shortfall:.1f} points below the best method of each cell, on "
-        f"average over {cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
+        f"Expected score of {chosen.contender}: {expected.shortfall:.1f} points below the best method, from "
+        f"{cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
     )
     limit = max(TIE, expected.error)
     yield f"Methods within {limit:.1f} points count as equal; of those that fit, it costs least."
@@ -179,11 +179,12 @@ def _runner_up(advice: Advice) -> Iterator[str]:
         return
     gain = chosen.expected.shortfall - other.expected.shortfall
     pace, memory = other.cost.pace / chosen.cost.pace, other.cost.peak_bytes / chosen.cost.peak_bytes
+    score = f"{abs(gain):.1f} points {'above' if gain > 0 else 'below'}" if abs(gain) >= 0.05 else "equal to"
     yield (
-        f"Runner-up: {other.contender}, {abs(gain):.1f} points {'above' if gain > 0 else 'below'} "
-        f"{chosen.contender}, with {pace:.2f} times the time and {memory:.2f} times the memory."
+        f"Runner-up: {other.contender}, expected {score} {chosen.contender}, with {pace:.2f} times the time "
+        f"and {memory:.2f} times the memory."
     )
-    if gain > 0:
+    if gain >= 0.05:
         yield "Use it if a small gain that may be chance is worth that cost."
     elif pace < 1 or memory < 1:
         yield f"Use it if {'time' if pace < 1 else 'memory'} is short."
@@ -192,16 +193,16 @@ def _runner_up(advice: Advice) -> Iterator[str]:
 def _how_sure(advice: Advice) -> Iterator[str]:
     yield f"Confidence: {advice.confidence}."
     for doubt in advice.doubts:
-        yield f"- {doubt.fact[0].upper()}{doubt.fact[1:]}. This would help: {doubt.remedy}."
+        yield f"- {doubt.fact[0].upper()}{doubt.fact[1:]}. {doubt.remedy[0].upper()}{doubt.remedy[1:]}."
     tested = advice.tested
     if tested.advice is None or tested.constant is None:
         return
-    yield (
-        f"Tested without rows of the same task: {_tested(tested.advice)}, {_tested(tested.constant)}"
-        + ("." if tested.beats_constant else ": the simple rule is as good.")
-    )
+    yield "Test of the advice without rows of the same task (docs/advice.md):"
+    yield from map(_tested, (tested.advice, tested.constant))
+    if not tested.beats_constant:
+        yield f"The advice is no better than {tested.constant.rule!r} here."
 
 
 def _tested(verdict: Verdict) -> str:
     pace = "" if verdict.pace is None else f" at {verdict.pace:.2f} of full fine-tuning's time"
-    return f"{verdict.rule} is within a point of the best in {verdict.near} of {verdict.cells} cells{pace}"
+    return f"- {verdict.rule}: within a point of the best in {verdict.near} of {verdict.cells} cells{pace}"

@@ -37,7 +37,7 @@ def test_the_advised_command_trains_as_advised(explora, advised, tiny_base, tiny
     assert (config["data"]["data"], config["model"]) == (data, str(tiny_base))
     assert (config["method"]["method"], config["method"]["targets"]) == ("lora", ["key", "value"])
     assert "Confidence: low." in told.out
-    assert "always lora is within a point of the best in 2 of 2 cells" in told.out
+    assert "- always lora: within a point of the best in 2 of 2 cells" in told.out
 
     (value,) = explora(*asked, "--examples", "4000", "--ram", "8GB", "--minutes", "500", "--json").objects
     check_schema("bench-advice", value)

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from explora.core.advice.outcomes import Outcome
 from explora.core.advice.study import Cell
@@ -33,9 +34,10 @@ class Expectation:
     """What the cells of the study let expect of a contender.
 
     `shortfall` is the weighted mean distance from the best of each cell in points (0.01 of accuracy, or 2 %
-    of perplexity), `error` the weighted mean of its standard errors. `learning_rate` is the weighted median,
-    for the width of the study's base. `pace` is time per token over that of full fine-tuning, None if
-    unknown. `outcomes` are the evidence, the nearest first.
+    of perplexity). In a cell where it was not trained, the contender counts as the median of those that were:
+    a few easy cells do not make it look better. `error` is the weighted mean of the standard errors.
+    `learning_rate` is the weighted median, for the width of the study's base. `pace` is time per token over
+    that of full fine-tuning, None if unknown. `outcomes` are the contender's own cells, the nearest first.
     """
 
     contender: str
@@ -66,8 +68,11 @@ def weight(cell: Cell, question: Question) -> float:
 def expect(question: Question, outcomes: Iterable[Outcome]) -> list[Expectation]:
     """Return what to expect of each contender that is known from near cells, the best first."""
     by_contender: dict[str, list[Outcome]] = defaultdict(list)
+    by_cell: dict[Cell, list[float]] = defaultdict(list)
     for outcome in outcomes:
         by_contender[outcome.contender].append(outcome)
+        by_cell[outcome.cell].append(outcome.shortfall)
+    usual = {cell: median(shortfalls) for cell, shortfalls in by_cell.items()}
     if not by_contender:
         return []
     for found in by_contender.values():
@@ -75,17 +80,22 @@ def expect(question: Question, outcomes: Iterable[Outcome]) -> list[Expectation]
     nearest = {name: distance(found[0].cell, question) for name, found in by_contender.items()}
     limit = min(nearest.values()) + NEAR
     expected = [
-        _expectation(name, found, question) for name, found in by_contender.items() if nearest[name] <= limit
+        _expectation(name, found, usual, question)
+        for name, found in by_contender.items()
+        if nearest[name] <= limit
     ]
     return sorted(expected, key=lambda each: each.shortfall)
 
 
-def _expectation(contender: str, outcomes: Sequence[Outcome], question: Question) -> Expectation:
+def _expectation(
+    contender: str, outcomes: Sequence[Outcome], usual: Mapping[Cell, float], question: Question
+) -> Expectation:
+    shortfalls = {**usual, **{outcome.cell: outcome.shortfall for outcome in outcomes}}
     weights = [weight(outcome.cell, question) for outcome in outcomes]
     paced = [(each.pace, own) for each, own in zip(outcomes, weights, strict=True) if each.pace is not None]
     return Expectation(
         contender=contender,
-        shortfall=_mean([each.shortfall for each in outcomes], weights),
+        shortfall=_mean([*shortfalls.values()], [weight(cell, question) for cell in shortfalls]),
         error=_mean([each.error for each in outcomes], weights),
         learning_rate=_median([each.learning_rate for each in outcomes], weights),
         pace=_mean(*zip(*paced, strict=True)) if paced else None,

@@ -46,15 +46,15 @@ def find_doubts(
     if not 1 / FAR <= ratio <= FAR:
         yield Doubt(
             fact=f"the nearest cell has {nearest.examples:,} rows, this task {question.examples:,}",
-            remedy="rows of the study at about that size",
+            remedy=measure,
         )
     if chosen.outcomes[0].seeds == 1:
-        yield Doubt(fact="the nearest cell has one random seed", remedy="more seeds in the study")
+        yield Doubt(fact="the nearest cell has one random seed", remedy="more seeds in the study would help")
     if share_of_steps < 1:
         yield Doubt(
             fact=f"about {100 * share_of_steps:.0f} % of a whole training fits into the time, and the study "
             "has no scores of shorter trainings",
-            remedy="more time (--minutes)",
+            remedy="give it more time, or fewer rows",
         )
     yield from _doubts_of_test(tested)
 
@@ -63,15 +63,16 @@ def _doubts_of_test(tested: LeaveOneOut) -> Iterator[Doubt]:
     if tested.advice is None:
         yield Doubt(
             fact="the study has a single task, so the advice cannot be tested on a task that is left out",
-            remedy="a second task in the study",
+            remedy="a second task in the study would help",
         )
     elif not tested.reaches_target:
         yield Doubt(
             fact=f"without rows of the same task, the advice is near the best in {tested.advice.near} of "
             f"{tested.advice.cells} cells of the study; {100 * TARGET:.0f} % is the target",
-            remedy="more tasks in the study",
+            remedy="more tasks in the study would help",
         )
     elif tested.tasks < FEW_TASKS:
         yield Doubt(
-            fact=f"the advice was tested on {tested.tasks} tasks only", remedy="more tasks in the study"
+            fact=f"the advice was tested on {tested.tasks} tasks only",
+            remedy="more tasks in the study would help",
         )

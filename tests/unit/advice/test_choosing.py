@@ -73,6 +73,21 @@ def test_tenfold_rows_halve_the_weight_and_the_learning_rate_is_the_weighted_med
     assert found.outcomes[0].cell.name == "few"
 
 
+def test_a_method_that_was_trained_in_an_easy_cell_alone_is_no_better_for_it():
+    study = make_study(
+        {"easy": ("sentiment", 4000), "hard": ("paraphrase", 4000)},
+        [
+            trial("easy", "full", 0.5),
+            trial("easy", "lora", 0.5),
+            trial("hard", "full", 0.80),
+            trial("hard", "last-linear", 0.72),
+        ],
+    )
+    expected = {each.contender: each.shortfall for each in expect(SENTIMENT, find_outcomes(study))}
+    assert expected["full"] == 0.0
+    assert expected["lora"] == pytest.approx((0 + 4 / 2) / 1.5)  # the median of 0 and 8, at half the weight
+
+
 def test_a_method_that_is_known_from_far_cells_alone_is_left_out():
     study = make_study(
         {"sst": ("sentiment", 4000), "poems": ("sonnet", 4000)},
