@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from explora import console
-from explora.commands._settings import DATA, SETTINGS
+from explora.commands._settings import SETTINGS
 from explora.core.advice.choosing import TIE, Question
 from explora.core.config.precedence import resolve
 from explora.core.config.setting import spelled
@@ -22,19 +22,8 @@ if TYPE_CHECKING:
     from explora.core.advice.probing import Survey
 
 OPTIONS = ("ram", "minutes", "examples")
-TAKEN = {
-    "task",
-    "advise",
-    *OPTIONS,
-    "model",
-    "tokenizer",
-    *DATA,
-    "seed",
-    "device",
-    "threads",
-    "json",
-    "quiet",
-}
+OF_TRAINING = ("model", "tokenizer", "data", "columns", "format", "encoding", "skip_bad")
+TAKEN = {"task", "advise", *OPTIONS, *OF_TRAINING, "seed", "device", "threads", "json", "quiet"}
 SHOWN = 6  # cells of the study
 
 
@@ -108,7 +97,7 @@ def _command(advice: Advice, settings: Mapping[str, Any]) -> str:
     run = advice.chosen.run
     words = ["explora", "train", run.task]
     for name, value in settings.items():
-        words += [f"--{spelled(name)}"] + ([] if value is True else [SETTINGS[name][0].show(value)])
+        words += _option(name, value)
     for name, value in advice.chosen.settings.items():
         words += [f"--{spelled(name)}", str(value)]
     words += ["--learning-rate", f"{run.optimizer.learning_rate:g}"]
@@ -117,12 +106,20 @@ def _command(advice: Advice, settings: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def _option(name: str, value: Any) -> list[str]:
+    """Return a setting as the words of a command line."""
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{spelled(name)}"]
+    return [f"--{spelled(name)}", SETTINGS[name][0].show(value)]
+
+
 def _show(advice: Advice, command: str) -> None:
     console.result(f"{command}\n")
     console.result("\n".join(_why(advice)) + "\n")
     header = ("method", "points below best", "error", "learning rate", "time", "peak MB", "")
     console.result_table(header, [_line(each, advice) for each in advice.candidates])
-    console.result("\nRows of the study that count most:\n")
+    source = advice.source
+    console.result(f"\nCells of the study that count most ({source.rows} rows, {source.file}):\n")
     header = ("cell", advice.chosen.contender, "best", "which", "trivial", "seeds", "weight")
     console.result_table(header, list(_evidence(advice)))
     console.result("")
@@ -137,7 +134,7 @@ def _why(advice: Advice) -> Iterator[str]:
         f"{cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
     )
     limit = max(TIE, expected.error)
-    yield f"Methods within {limit:.1f} points count as equal; of those that fit, it costs least."
+    yield f"Methods within {limit:.1f} points count as equal; of those that fit, it has the least time x memory."
     epochs = console.counted(chosen.run.training.epochs, "epoch")
     yield (
         f"Expected here: {console.duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
@@ -185,7 +182,7 @@ def _runner_up(advice: Advice) -> Iterator[str]:
         f"and {memory:.2f} times the memory."
     )
     if gain >= 0.05:
-        yield "Use it if a small gain that may be chance is worth that cost."
+        yield "The gain may be chance: use it if time and memory are plentiful."
     elif pace < 1 or memory < 1:
         yield f"Use it if {'time' if pace < 1 else 'memory'} is short."
 
