@@ -134,7 +134,8 @@ def _why(advice: Advice) -> Iterator[str]:
         f"{cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
     )
     limit = max(TIE, expected.error)
-    yield f"Methods within {limit:.1f} points count as equal; of those that fit, it has the least time x memory."
+    equal = f"Methods within {limit:.1f} points count as equal."
+    yield f"{equal} Of those that fit, this one needs the least time x memory."
     epochs = console.counted(chosen.run.training.epochs, "epoch")
     yield (
         f"Expected here: {console.duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
