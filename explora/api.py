@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +22,7 @@ from explora.core.runs.origin import inherit
 from explora.core.runs.ownership import owning
 from explora.core.runs.running import Running
 from explora.core.runs.train import start_run
-from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
+from explora.core.runtime.resolve import resolve_for_answers, with_resolved_runtime
 from explora.core.sweeps.cells import cross
 from explora.core.sweeps.run import Sweep, open_sweep
 from explora.core.sweeps.several import one_or_several
@@ -47,8 +46,7 @@ def train(run: TrainRun, folder: str | Path, *, overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         stack.enter_context(owning(folder))
         check_folder(folder, overwrite=overwrite)
-        resolved = dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
-        running = start_run(resolved, folder, replace=overwrite)
+        running = start_run(with_resolved_runtime(run), folder, replace=overwrite)
         return _owned_events(running, stack.pop_all())
 
 

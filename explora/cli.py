@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 import explora
-from explora import console
+from explora import console, streams
 from explora.commands._synonyms import normalise
 from explora.commands.bench import bench
 from explora.commands.eval import evaluate
@@ -66,7 +66,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
+    """Fine-tune GPT-2 on the machine you have, and measure whether LoRA is worth using there.
 
     Examples:
 
@@ -117,7 +117,7 @@ def _run(argv: list[str]) -> int:
             f"explora {words[0]} runs in one process, not in {world_size()}", "leave torchrun out"
         )
     code = command.main(words, prog_name="explora", standalone_mode=False)
-    console.flush()
+    streams.flush_stdout()
     return code if isinstance(code, int) else 0
 
 
@@ -142,14 +142,14 @@ def _usage_hint(error: typer.TyperException) -> str:
 
 
 def _code_of(stop: SystemExit) -> int:
-    """The exit code of a library that leaves by itself: completion, or rich and typer on a closed pipe."""
+    """Return the code with which a library exits: completion, or rich and typer on a closed pipe."""
     if isinstance(stop.__context__, BrokenPipeError):
         return _reader_gone()
     return stop.code if isinstance(stop.code, int) else FAILURE
 
 
 def _reader_gone() -> int:
-    console.abandon_closed_streams()
+    streams.abandon_closed()
     return READER_GONE
 
 
@@ -173,7 +173,7 @@ def _signals_raise() -> Iterator[None]:
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     interrupt = Interrupted(signal_number)
     if _is_importing(frame):  # where an exception may be swallowed: torch would go on without numpy
-        console.stopped(interrupt.message)
+        console.stopped(interrupt.message, "give the same command again")
         os._exit(interrupt.exit_code)
     raise interrupt
 

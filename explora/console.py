@@ -1,6 +1,4 @@
-"""The two streams: stdout carries the result (text or JSON), stderr the progress.
-
-Of several processes that torchrun started, only the leading one writes.
+"""What a person reads: the result (text, JSON or tables) on stdout, notes, warnings and progress on stderr.
 
 Only a colour terminal gets colours and a moving bar; a pipe, a file, NO_COLOR and TERM=dumb get plain
 lines. Control characters in text from data or a model are escaped before they reach a terminal.
@@ -8,10 +6,8 @@ lines. Control characters in text from data or a model are escaped before they r
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -19,80 +15,41 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
+from explora import streams
 from explora.core.machine.launch import rank
 from explora.core.reports import sparklines
 from explora.core.runs.record import finite
-from explora.errors import WriteError
+from explora.quantities import duration
+from explora.streams import clean, styled
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CLEAR_LINE = "\r\x1b[K"
-_RED, _YELLOW, _DIM = "31", "33", "2"
+_RED, _YELLOW, _DIM, _BOLD = "31", "33", "2", "1"
+_FIGURE = re.compile(r"[+-]?\d|-$|unknown$")
 
 LEAD = 3.0  # seconds
+NARROW = 100  # columns of a terminal below which a bar is short
 
 _quiet = False
 _bar_is_drawn = False
 
 
 def start() -> None:
-    """Prepare the streams: UTF-8 wherever no terminal says otherwise, and never an encoding error.
-
-    A stream that was closed before the start takes everything and keeps nothing.
-    """
+    """Prepare the streams for a command."""
     set_quiet(False)
-    _open_closed_descriptors()
-    nowhere = Path(os.devnull)
-    sys.stdout = sys.stdout or nowhere.open("w", encoding="utf-8")
-    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            encoding = stream.encoding if stream.isatty() else "utf-8"
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
-
-
-def _open_closed_descriptors() -> None:
-    """Open /dev/null for each of the descriptors 0 to 2 that is closed.
-
-    Otherwise a file that is opened later gets number 2, and a library writes its warnings into it.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
+    streams.prepare()
 
 
 def set_quiet(quiet: bool) -> None:
-    """With `quiet`, notes and progress are dropped; warnings, errors and results are not."""
+    """With `quiet`, drop notes and progress; warnings, errors and results are still written."""
     global _quiet
     _quiet = quiet
 
 
-def is_terminal(stream: TextIO | None = None) -> bool:
-    """Whether `stream` (default: stderr) may get colours and a moving bar."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return (stream or sys.stderr).isatty()
-
-
 def shows_progress() -> bool:
-    """Whether stderr is a terminal on which something may move."""
-    return is_terminal() and not _quiet
-
-
-def abandon_closed_streams() -> None:
-    """Point a standard stream that cannot be written at nothing, so that the exit stays quiet."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def clean(text: str) -> str:
-    r"""Return `text` with control characters escaped, such as \x1b for ESC, except newline and tab."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Return whether stderr is a terminal on which something may move."""
+    return streams.is_terminal(sys.stderr) and not _quiet
 
 
 # --- stdout: the result ---------------------------------------------------------------------------
@@ -100,30 +57,7 @@ def clean(text: str) -> str:
 
 def result(text: str, end: str = "\n") -> None:
     """Write a part of the result; with another `end` than newline, a stream of pieces."""
-    if rank():
-        return
-    with _as_write_error():
-        sys.stdout.write((clean(text) if sys.stdout.isatty() else text) + end)
-        sys.stdout.flush()
-
-
-def flush() -> None:
-    """Write what is left of the result. Raises WriteError where that fails."""
-    with _as_write_error():
-        sys.stdout.flush()
-
-
-@contextmanager
-def _as_write_error() -> Iterator[None]:
-    """Turn the failure of stdout, such as a full disk behind `>`, into a WriteError; a reader may leave."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        abandon_closed_streams()
-        hint = "send the result to another place"
-        raise WriteError("standard output", error.strerror or str(error), hint) from None
+    streams.write_stdout(styled(text + end, "", sys.stdout))
 
 
 def result_json(value: Mapping[str, Any]) -> None:
@@ -131,68 +65,72 @@ def result_json(value: Mapping[str, Any]) -> None:
     result(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
-def result_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write aligned columns: the first to the left, the others, mostly numbers, to the right.
+def result_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, best: int | None = None) -> None:
+    """Write aligned columns: figures to the right, the first column and words to the left.
 
-    A terminal that is too narrow gets the first columns that fit, and a note that names the others: put the
-    most important columns first.
+    A colour terminal gets the header in bold, and so the row with the number `best`. A terminal that is too
+    narrow gets the first columns that fit, and a note that names the others: put the most important columns
+    first.
     """
     lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    fitting = _fitting(widths) if sys.stdout.isatty() else len(widths)
-    for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:fitting], widths[1:fitting], strict=True)]
-        result("  ".join(cells).rstrip())
+    columns = [_aligned(column, is_first=not at) for at, column in enumerate(zip(*lines, strict=True))]
+    fitting = _fitting([len(column[0]) for column in columns]) if sys.stdout.isatty() else len(columns)
+    for number, cells in enumerate(zip(*columns[:fitting], strict=True)):
+        style = _BOLD if number == 0 or number - 1 == best else ""
+        streams.write_stdout(styled("  ".join(cells).rstrip(), style, sys.stdout) + "\n")
     if fitting < len(header):
         note(f"A wider terminal, a pipe or --json also shows: {', '.join(header[fitting:])}")
 
 
+def _aligned(column: Sequence[str], *, is_first: bool) -> list[str]:
+    """Return the cells of a column at equal width: to the right if all that are filled begin with figures."""
+    width = max(map(len, column))
+    has_figures = not is_first and all(_FIGURE.match(cell) for cell in column[1:] if cell)
+    return [cell.rjust(width) if has_figures else cell.ljust(width) for cell in column]
+
+
 def _fitting(widths: Sequence[int]) -> int:
     """Return how many columns fit into the terminal, two spaces between them; at least two."""
-    columns = shutil.get_terminal_size().columns
+    room = shutil.get_terminal_size().columns
     ends = accumulate(width + 2 for width in widths)
-    return max(2, sum(end - 2 <= columns for end in ends))
+    return max(2, sum(end - 2 <= room for end in ends))
 
 
 # --- stderr: everything else ----------------------------------------------------------------------
 
 
 def note(text: str) -> None:
-    """Tell something that is not the result."""
-    if not _quiet and not rank():
+    """Write a line that is not the result; --quiet drops it."""
+    if not _quiet:
         _write_line(text, _DIM)
 
 
 def show(text: str) -> None:
-    """Show a person what a question is about: on stderr, and with --quiet too."""
+    """Write on stderr what a question to the user is about, with --quiet too."""
     _write_line(clean(text))
 
 
 def warn(text: str) -> None:
-    """Tell what may be wrong though the work goes on."""
-    if rank():
-        return
+    """Write what may be wrong although the work goes on."""
     _write_line(f"warning: {text}", _YELLOW)
 
 
 def error(message: str, hint: str = "") -> None:
-    """Tell why the work stopped, and what would be right.
+    """Write why the work stopped, and what to do.
 
-    Of several processes, the leading one speaks first: torchrun then ends the others, which met the same.
+    Any process may write an error. The others wait LEAD seconds, so that the leading one is the first:
+    torchrun then ends the others, which met the same error.
     """
     if rank():
         time.sleep(LEAD)
         message = f"process {rank()}: {message}"
-    _write_line(f"error: {message}", _RED)
+    _write_line(f"error: {message}", _RED, from_any_process=True)
     if hint:
-        _write_line(f"hint: {hint}")
+        _write_line(f"hint: {hint}", from_any_process=True)
 
 
 def stopped(message: str, hint: str = "") -> None:
-    """Tell that the work stopped because it was told to, and how it goes on."""
-    if rank():
-        return
+    """Report an interruption, and how to resume."""
     _write_line(message, _YELLOW)
     if hint:
         _write_line(f"hint: {hint}")
@@ -200,11 +138,11 @@ def stopped(message: str, hint: str = "") -> None:
 
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show how far a loop of `total` steps is; `done` of them were done before.
+    """Show the progress of a loop of `total` steps, of which `done` were done before.
 
-    Yields `advance(done, facts)`; `facts` is short text, such as the loss. A `total` that only turned out
-    later is a third argument. A terminal gets a bar, drawn at
-    most ten times a second; anything else a line every tenth of the way or every half minute.
+    Yields `advance(done, facts)`; `facts` is short text, such as the loss. Its third argument is the total
+    where that has changed. A terminal gets a bar, drawn at most ten times a second. Anything else gets a line
+    every tenth of the way or every half minute.
     """
     shown = _Progress(label, total, done)
     try:
@@ -214,10 +152,10 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 class Advance(Protocol):
-    """How a loop reports: steps done, facts, and the number of all steps where it has changed."""
+    """Report the steps done, facts, and the number of all steps where it has changed."""
 
     def __call__(self, done: int, facts: str = "", total: int | None = None) -> None:
-        """Show it, where it is time to."""
+        """Show the progress where the last time was long enough ago."""
 
 
 class _Progress:
@@ -231,22 +169,22 @@ class _Progress:
 
     def advance(self, done: int, facts: str = "", total: int | None = None) -> None:
         self.total = self.total if total is None else max(total, 1)
-        if done <= self.first + 1:  # the first step and what comes before it tell little of the others
+        if done <= self.first + 1:  # the first step, with what comes before it, takes longer than the others
             self.started = time.monotonic()
-        if _quiet or rank() or not self._is_due(done):
+        if _quiet or not self._is_due(done):
             return
         self.shown_at = time.monotonic()
         self.shown_tenth = 10 * done // self.total
         shown = [f"{self.label} {done}/{self.total}", self._time_left(done), facts]
         line = "  ".join(filter(None, shown))
-        if is_terminal():
+        if streams.is_terminal(sys.stderr):
             _draw_bar(line, done / self.total)
         else:
             _write_line(line)
 
     def _is_due(self, done: int) -> bool:
         since = time.monotonic() - self.shown_at
-        if is_terminal():
+        if streams.is_terminal(sys.stderr):
             return since >= 0.1 or done >= self.total
         return since >= 30 or 10 * done // self.total > self.shown_tenth
 
@@ -259,69 +197,39 @@ class _Progress:
 
 
 def _draw_bar(line: str, share: float) -> None:
+    """Draw a bar and as many facts as the terminal has room for; what is not drawn is dropped whole."""
     global _bar_is_drawn
-    filled = round(20 * min(share, 1.0))
-    bar = "━" * filled + " " * (20 - filled) if _speaks_utf8() else "#" * filled + "." * (20 - filled)
-    width = shutil.get_terminal_size().columns - 1
-    _write_progress(_CLEAR_LINE + clean(f"{bar} {line}")[:width])
+    room = shutil.get_terminal_size().columns - 1
+    width = 20 if room >= NARROW else 10
+    filled = round(width * min(share, 1.0))
+    full, empty = ("━", " ") if _speaks_utf8() else ("#", ".")
+    bar = full * filled + empty * (width - filled)
+    facts = clean(line).split("  ")
+    while len(facts) > 1 and width + 1 + len("  ".join(facts)) > room:
+        facts.pop()
+    streams.write_stderr(_CLEAR_LINE + f"{bar} {'  '.join(facts)}"[:room])
     _bar_is_drawn = True
-
-
-def _speaks_utf8() -> bool:
-    return (sys.stderr.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _end_bar() -> None:
     global _bar_is_drawn
     if _bar_is_drawn:
-        _write_progress("\n")
+        streams.write_stderr("\n")
         _bar_is_drawn = False
 
 
-def _write_line(text: str, colour: str = "") -> None:
+def _write_line(text: str, style: str = "", *, from_any_process: bool = False) -> None:
     global _bar_is_drawn
-    line = clean(text) if sys.stderr.isatty() else text
-    if colour and is_terminal():
-        line = f"\x1b[{colour}m{line}\x1b[0m"
-    _write_progress((_CLEAR_LINE if _bar_is_drawn else "") + line + "\n")
+    before = _CLEAR_LINE if _bar_is_drawn else ""
+    line = styled(text, style, sys.stderr)
+    streams.write_stderr(f"{before}{line}\n", from_any_process=from_any_process)
     _bar_is_drawn = False
-
-
-def _write_progress(text: str) -> None:
-    """Write to stderr. The work goes on if that fails, unless the reader has gone."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except BrokenPipeError:
-        raise
-    except OSError:
-        abandon_closed_streams()
-
-
-# --- numbers for people ---------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """`3:05`, or `1:02:03` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 thread`, `2 threads`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units: `1.2 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def sparkline(values: Sequence[float]) -> str:
     """Draw values as a row of bars; plain characters where bars do not show."""
     return sparklines.sparkline(values, sparklines.BLOCKS if _speaks_utf8() else "_.-=*#")
+
+
+def _speaks_utf8() -> bool:
+    return (sys.stderr.encoding or "").lower().replace("-", "") == "utf8"

@@ -1,4 +1,4 @@
-"""The options that `explora bench` alone has: what is compared, at which settings; and their parsing."""
+"""Declare and parse the options that only `explora bench` has: compared methods, settings and trainings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Methods = Annotated[
         "--methods",
         metavar="NAME,...",
         rich_help_panel="Method",
-        help=f"What is compared, of {', '.join(METHODS)}; those with a rank once for each of --ranks "
+        help=f"Methods to compare: {', '.join(METHODS)}. A method with a rank is measured at each of --ranks "
         f"(default: {METHODS_COMPARED}; with --check: all).",
     ),
 ]
@@ -42,7 +42,7 @@ Peer = Annotated[
         "--peer",
         metavar="",
         rich_help_panel="Method",
-        help="Add transformers + peft on the same rows (needs the extra explora[peer]).",
+        help="Measure transformers + peft on the same rows too. Needs the extra explora[peer].",
     ),
 ]
 BatchSizes = Annotated[
@@ -51,8 +51,8 @@ BatchSizes = Annotated[
         "--batch-sizes",
         "--batch-size",
         metavar="N,...",
-        rich_help_panel="Matrix",
-        help="Every contender at each of these. Default: the task's.",
+        rich_help_panel="Compared settings",
+        help="Batch sizes at which every method is measured (default: that of the task).",
     ),
 ]
 Lengths = Annotated[
@@ -61,8 +61,8 @@ Lengths = Annotated[
         "--lengths",
         "--length",
         metavar="TOKENS,...",
-        rich_help_panel="Matrix",
-        help="Fill or cut every row to each of these, to see what it costs. Default: the rows as they are.",
+        rich_help_panel="Compared settings",
+        help="Lengths to which every row is padded or cut (default: the rows as they are).",
     ),
 ]
 Amps = Annotated[
@@ -70,8 +70,8 @@ Amps = Annotated[
     typer.Option(
         "--amp",
         metavar="|".join(AMPS) + ",...",
-        rich_help_panel="Matrix",
-        help="Precisions. Default auto: bf16 where a probe finds it faster.",
+        rich_help_panel="Compared settings",
+        help="Precisions. auto: bf16 if it is faster here, else fp32 (default: auto).",
     ),
 ]
 GradCheckpoints = Annotated[
@@ -79,8 +79,8 @@ GradCheckpoints = Annotated[
     typer.Option(
         "--grad-checkpoint",
         metavar="on|off|on,off",
-        rich_help_panel="Matrix",
-        help="Compute activations again instead of keeping them. Default off.",
+        rich_help_panel="Compared settings",
+        help="Gradient checkpointing: recompute activations instead of storing them (default: off).",
     ),
 ]
 Check = Annotated[
@@ -89,7 +89,7 @@ Check = Annotated[
         "--check",
         metavar="",
         rich_help_panel="Method",
-        help="Measure nothing: check that all methods compute what they should on this machine.",
+        help="Only check that all methods compute what they should on this machine.",
     ),
 ]
 Advise = Annotated[
@@ -136,7 +136,7 @@ Quality = Annotated[
         "--quality",
         metavar="",
         rich_help_panel="Training",
-        help="Also train each contender on the rows as they are: scores after equal steps, after equal time.",
+        help="Train each method longer too, and compare dev scores after equal steps and after equal time.",
     ),
 ]
 QualitySteps = Annotated[
@@ -146,7 +146,8 @@ QualitySteps = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Training",
-        help=f"Steps of each such training. Default: as fit into {LEARNING_SECONDS / 60:.0f} minutes in all.",
+        help="Optimizer steps of each training of --quality "
+        f"(default: as many as fit into {LEARNING_SECONDS / 60:.0f} minutes in total).",
     ),
 ]
 Steps = Annotated[
@@ -156,25 +157,31 @@ Steps = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Training",
-        help="Timed steps of each cell, after two of warm-up. Default: by time, under 3 minutes in all.",
+        help="Timed steps of each measurement, after two of warm-up "
+        "(default: as many as fit into 3 minutes in total).",
     ),
 ]
 Repeats = Annotated[
     int,
     typer.Option(
-        "--repeats", metavar="N", min=1, rich_help_panel="Training", help="How often each contender runs."
+        "--repeats",
+        metavar="N",
+        min=1,
+        rich_help_panel="Training",
+        show_default=False,
+        help=f"Measurements of each method (default: {REPEATS}).",
     ),
 ]
 
 
 def parse_methods(text: str) -> list[str]:
-    """`full,last_linear` -> ["full", "last-linear"]. Raises UsageError."""
+    """Parse `full,last_linear` to ["full", "last-linear"]. Raises UsageError."""
     names = [name.replace("_", "-") for name in _words("--methods", text)]
     return _of_choices("--methods", names, tuple(METHODS), METHODS_COMPARED)
 
 
 def parse_numbers(option: str, text: str, example: str, least: int = 1) -> list[int]:
-    """`4,8,16` -> [4, 8, 16]. Raises UsageError."""
+    """Parse `4,8,16` to [4, 8, 16]. Raises UsageError."""
     words = _words(option, text)
     for word in words:
         if not word.isdecimal() or int(word) < least:
@@ -184,22 +191,22 @@ def parse_numbers(option: str, text: str, example: str, least: int = 1) -> list[
 
 
 def parse_amps(text: str) -> list[str]:
-    """`off,bf16` -> ["off", "bf16"]; `auto` stands alone. Raises UsageError."""
+    """Parse `off,bf16` to ["off", "bf16"]; `auto` cannot be combined. Raises UsageError."""
     names = _of_choices("--amp", _words("--amp", text), AMPS, "off,bf16")
     if "auto" in names and len(names) > 1:
-        raise UsageError("--amp auto is one of the others, so it stands alone", "--amp off,bf16")
+        raise UsageError("--amp auto cannot be combined with another precision", "--amp off,bf16")
     return names
 
 
 def parse_switch(option: str, text: str) -> list[bool]:
-    """`on,off` -> [True, False]. Raises UsageError."""
+    """Parse `on,off` to [True, False]. Raises UsageError."""
     return [SWITCH[word] for word in _of_choices(option, _words(option, text), tuple(SWITCH), "on,off")]
 
 
 def _words(option: str, text: str) -> list[str]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or len(set(words)) != len(words):
-        raise UsageError(f"{option} names at least one, and none twice")
+        raise UsageError(f"{option} needs at least one value, and none twice")
     return words
 
 

@@ -1,4 +1,4 @@
-"""`explora eval A --against B --blind`: a person compares continuations without knowing who wrote which."""
+"""`explora eval A --against B --blind`: compare continuations by votes, without seeing who wrote which."""
 
 from __future__ import annotations
 
@@ -28,16 +28,25 @@ Blind = Annotated[
     _comparison(
         "--blind",
         metavar="",
-        help="Compare continuations by eye, without knowing which is whose; --against names a run or human.",
+        help="Vote on pairs of continuations without seeing who wrote which. --against names the other "
+        "writer: a run, or human.",
     ),
 ]
 Page = Annotated[
     Path | None,
-    _comparison("--page", metavar="FILE.html", help="Write the blind comparison as an HTML page instead."),
+    _comparison(
+        "--page",
+        metavar="FILE.html",
+        help="Write the blind comparison as an HTML page (default: vote in the terminal).",
+    ),
 ]
 Votes = Annotated[
     Path | None,
-    _comparison("--votes", metavar="FILE", help="Show what the votes of a page or terminal say."),
+    _comparison(
+        "--votes",
+        metavar="FILE",
+        help="Show the result of the votes that a page or the terminal saved (default: ask for votes).",
+    ),
 ]
 
 
@@ -50,25 +59,25 @@ def check_options(
     votes: Path | None,
     data: str | None,
 ) -> bool:
-    """Return whether a blind comparison is asked for. Raises UsageError for options that do not fit."""
+    """Return whether the options ask for a blind comparison. Raises UsageError for contradictions."""
     asked = [name for name, given in (("--blind", blind), ("--page", page), ("--votes", votes)) if given]
     if asked and against is None:
         raise UsageError(
             f"{asked[0]} compares two writers", "name the other: --against RUN, or --against human"
         )
     if HUMAN in names:
-        raise UsageError("human is no run", "compare the run with it: explora eval TASK RUN --against human")
+        raise UsageError("human is not a run", "explora eval TASK RUN --against human --blind")
     if page is not None and votes is not None:
         raise UsageError("--page writes a page, --votes reads its votes", "give one of them")
     if page is not None:
         check_writable("--page", page, reads=[data])
         if page.is_file() and page.suffix not in (".html", ".htm"):
             raise UsageError(
-                f"--page: {page} exists and is no HTML page", "name another file: --page FILE.html"
+                f"--page: {page} exists and is not an HTML page", "name another file: --page FILE.html"
             )
     if votes is not None and not votes.is_file():
         raise DataError(
-            "no such file of votes",
+            "no such votes file",
             "vote in the terminal with --blind, or vote on the page of --page FILE.html and save the votes",
             file=str(votes),
         )
@@ -78,7 +87,7 @@ def check_options(
 def compare_blindly(
     request: Request, against: str, *, seed: int, page: Path | None, votes: Path | None, json: bool
 ) -> None:
-    """Write the page, or read `votes`, or collect votes in the terminal; show the result of all votes."""
+    """Write the page; or read votes from a file or the terminal, and show the result of all votes."""
     from explora.core.judging.comparison import compare
     from explora.core.judging.continuing import rows_to_continue
     from explora.core.judging.outcome import outcome_of
@@ -93,7 +102,7 @@ def compare_blindly(
     console.note(f"A: {comparison.a}; B: {comparison.b}; {len(pairs)} pairs in random order")
     if page is not None:
         write_page(page, pairs)
-        console.note(f"{page}: open it in a browser, vote, save the votes, and give their file to --votes")
+        console.note(f"{page}: open it in a browser, vote, save the votes, and name their file with --votes")
         return
     file = votes or _votes_file(request, against)
     if votes is None and not collect_votes(pairs, file):
@@ -109,7 +118,7 @@ def compare_blindly(
 
 
 def _votes_file(request: Request, against: str) -> Path:
-    """Return where the votes of the terminal are kept: beside run A, named after both."""
+    """Return the file for votes of the terminal: beside run A, named after both writers."""
     a = Path(request.names[0] if request.names else Path("runs", request.task))
     folder = a.parent if a.is_dir() else Path("runs")
     return folder / f"{a.name}-against-{Path(against).name}.votes.jsonl"

@@ -15,6 +15,7 @@ from explora.commands._bench_options import parse_methods
 from explora.core.config.registry import EMBEDDED, METHODS
 from explora.core.config.setting import spelled
 from explora.errors import SelfTestError, UsageError
+from explora.quantities import counted
 
 if TYPE_CHECKING:
     from explora.core.checking.check import Check, Finding
@@ -27,7 +28,7 @@ REPORT = (
 
 
 def check_here(context: typer.Context, *, json: bool) -> None:
-    """Check the methods that were asked for, or all.
+    """Check the methods of --methods, or all.
 
     Raises UsageError for an option that belongs to measurements, and SelfTestError if a check fails.
     """
@@ -43,7 +44,7 @@ def check_here(context: typer.Context, *, json: bool) -> None:
         _show(methods, findings, seconds)
     if failed := [each for each in findings if each.failed]:
         first = f"{failed[0].check} of {failed[0].method}" if failed[0].method else failed[0].check
-        raise SelfTestError(f"{console.counted(len(failed), 'check')} failed, the first: {first}", REPORT)
+        raise SelfTestError(f"{counted(len(failed), 'check')} failed, the first: {first}", REPORT)
 
 
 def _refuse_others(context: typer.Context) -> None:
@@ -55,7 +56,7 @@ def _refuse_others(context: typer.Context) -> None:
 
 
 def _follow(methods: Sequence[str], model: str) -> list[Finding]:
-    """Run the checks in a temporary folder, and show how far they are."""
+    """Run the checks in a temporary folder, and show the progress."""
     from explora.core.checking.run import OF_METHODS, SHARED, check_installation
 
     findings: list[Finding] = []
@@ -82,21 +83,21 @@ def _to_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
 
 
 def _show(methods: Sequence[str], findings: Sequence[Finding], seconds: float) -> None:
-    """Show a line for each check and a column for each method, then what failed, then a sum."""
+    """Show a line for each check and a column for each method, then what failed, then the total."""
     from explora.core.checking.run import CHECKS
 
     found = {(each.check, each.method or SHARED): each for each in findings}
     columns = (*methods, SHARED)
     lines = [[each.name, *(_cell(found.get((each.name, column))) for column in columns)] for each in CHECKS]
     console.result_table(("check", *columns), lines)
-    console.result('\nFigures are differences, 0 at best. "-": the check does not apply.\n')
+    console.result('\nEach number is a difference; 0 is best. "-": the check does not apply.\n')
     checks = {check.name: check for check in CHECKS}
     for finding in findings:
         if finding.failed:
             console.result("\n".join(_explained(checks[finding.check], finding)) + "\n")
     applied = [each for each in findings if each.applies]
     passed = sum(not each.failed for each in applied)
-    console.result(f"{passed} of {console.counted(len(applied), 'check')} passed in {seconds:.0f} s")
+    console.result(f"{passed} of {counted(len(applied), 'check')} passed in {seconds:.0f} s")
 
 
 def _cell(finding: Finding | None) -> str:
@@ -109,7 +110,7 @@ def _cell(finding: Finding | None) -> str:
 
 
 def _explained(check: Check[Any], finding: Finding) -> Iterator[str]:
-    """Yield what failed, what it means, and what to do."""
+    """Yield lines about a failed check: what failed, what it means, and what to do."""
     where = f"{finding.method}, " if finding.method else ""
     figure = finding.error or f"{finding.figure:.2g}, at most {check.tolerance:g} is right"
     yield f"FAILED  {where}{check.name}: {figure}"

@@ -1,4 +1,4 @@
-"""The options of `explora eval` that look closer at one run: --against, --errors and --forgetting."""
+"""Examine one run with `explora eval`: --against, --errors and --forgetting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST_TEXT = 300  # characters of a column of a mistake, on a terminal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """A scored run, and what was asked for beside its scores; None is what was not asked for."""
+    """A scored run with the results of the other options; None for an option that was not given."""
 
     entry: Entry
     against: Entry | None = None
@@ -34,7 +34,7 @@ class Findings:
 def inspect_run(
     request: Request, against: str | None, errors: int | None, *, json: bool, report: Path | None
 ) -> None:
-    """Score a run, and the one to compare it with if there is one; write what was found."""
+    """Score a run and the run to compare it with, if any, and write the results."""
     from explora.core.config.registry import EMBEDDED
     from explora.core.runs.open import default_source
 
@@ -111,7 +111,7 @@ def findings_to_json(found: Findings) -> dict[str, Any]:
 
 
 def show_findings(found: Findings) -> None:
-    """Write the scores, then what was asked for beside them, each under a heading of its own."""
+    """Write the scores, then the results of the other options, each under its own heading."""
     entry = found.entry
     show_scores(f"{entry.rows.split} ({entry.evaluation.examples:,})", entry.evaluation)
     if found.against is not None and found.comparison is not None:

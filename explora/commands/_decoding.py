@@ -1,4 +1,4 @@
-"""`explora eval --decoding`: the settings of decoding side by side, on the same poems with the same seeds."""
+"""`explora eval --decoding`: compare settings of decoding on the same poems with the same seeds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ _decoding = partial(typer.Option, rich_help_panel="Decoding")
 
 Decoding = Annotated[
     bool,
-    _decoding(
-        "--decoding", metavar="", help="Score greedy decoding and each combination of the lists below."
-    ),
+    _decoding("--decoding", metavar="", help="Score greedy decoding and each combination of these lists."),
 ]
 Temperatures = Annotated[
     str | None,
@@ -53,7 +51,7 @@ Num = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The values whose combinations are compared, and how often each poem is continued."""
+    """Values whose combinations are compared, and the number of continuations per poem."""
 
     temperatures: Sequence[float]
     top_ps: Sequence[float]
@@ -64,7 +62,7 @@ class Grid:
 def parse_grid(
     decoding: bool, temperature: str | None, top_p: str | None, penalty: str | None, num: int | None
 ) -> Grid | None:
-    """Return what to compare, None without `decoding`. Raises UsageError for a list that is none."""
+    """Return the values to compare, None without `decoding`. Raises UsageError for a malformed list."""
     given = {"--temperature": temperature, "--top-p": top_p, "--repetition-penalty": penalty, "--num": num}
     if not decoding:
         for option, value in given.items():
@@ -80,11 +78,11 @@ def parse_grid(
 
 
 def _numbers(option: str, text: str) -> list[float]:
-    """`0.7,1.0` -> [0.7, 1.0]. Raises UsageError."""
+    """Parse `0.7,1.0` to [0.7, 1.0]. Raises UsageError."""
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no list of numbers", f"{option} 0.7,1.0") from None
+        raise UsageError(f"{option}: {text!r} is not a list of numbers", f"{option} 0.7,1.0") from None
 
 
 def compare_decodings(request: Request, grid: Grid, *, seed: int, json: bool) -> None:

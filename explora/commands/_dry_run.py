@@ -1,4 +1,4 @@
-"""What `train --dry-run` checks and shows: the data, the settings and where each comes from."""
+"""Check the data of a run and show its settings with their sources, for `train --dry-run`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from explora.commands._planning import Plan, shown
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import TrainRun, settings_of
 from explora.core.estimate.parameters import count
+from explora.core.runs.example_code import quoted
 
 AT_THE_START = ("device", "amp", "threads")  # settings that a run chooses itself unless they are given
-LONGEST = 48  # characters of a value
+LONGEST = 48  # characters of a value in the table; a longer one is below it in full
 
 
 def check_data(run: TrainRun) -> None:
@@ -38,27 +39,31 @@ def check_data(run: TrainRun) -> None:
 
 
 def show_plan(plan: Plan, json: bool) -> None:
-    """Show the settings of a run, where each comes from, and how many parameters it trains."""
+    """Show the settings of a run with their sources, and the number of trained parameters."""
     run, origins = plan.run, plan.origins
     classes = TASKS[run.task].head_classes(run.method.needs_head)
     trainable = count(plan.shape, run.method, classes).trainable
     if json:
         console.result_json({"config": run.to_json(), "origins": origins, "trainable": trainable})
         return
-    rows = [(name, _shortened(_planned(run, name)), origins[name]) for name in settings_of(run)]
+    values = {name: _planned(run, name) for name in settings_of(run)}
+    rows = [(name, _shortened(value), origins[name]) for name, value in values.items()]
     console.result_table(("setting", "value", "from"), rows)
+    for name, value in values.items():
+        if len(value) > LONGEST:
+            console.result(f"{name}: {value}")
     head = f", with a head of {classes} classes" if classes else ""
     console.result(f"trainable parameters: {trainable:,}{head}")
 
 
 def _planned(run: TrainRun, name: str) -> str:
-    """Write a setting as its option takes it, or what its default stands for."""
+    """Return a setting as its option takes it, or the value that an unset option stands for."""
     value = shown(run, name)
     if name in AT_THE_START and value in ("none", "auto"):
-        return "auto (decided at the start)"
+        return "auto (chosen at the start)"
     if name == "alpha" and value == "none":
         return f"{attrgetter('common_alpha')(run.method):g} (by rank)"
-    return value
+    return quoted(value) if " " in value else value  # a space at the end counts, and is visible in quotes
 
 
 def _shortened(text: str) -> str:

@@ -1,9 +1,9 @@
-"""What torch reads from the environment when it is loaded: a fixed rule for each command.
+"""Set the environment variables that torch reads when it is loaded, by a fixed rule for each command.
 
-How threads wait for each other: GNU's OpenMP lets them spin, which with one busy neighbour on two cores costs
-two thirds of the speed of training. How many compiled products are kept: rows differ in length, and 1,024
-shapes of each product take up to 0.7 GB (docs/LOG.md). How glibc reuses what is freed. What the user sets
-stands.
+They decide three things. How threads wait for each other: GNU's OpenMP lets them spin, which with one busy
+neighbour on two cores costs two thirds of the speed of training. How many compiled products are kept: rows
+differ in length, and 1,024 shapes of each product take up to 0.7 GB (docs/LOG.md). How glibc reuses freed
+memory. A variable that the user has set is left as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEPT_PRODUCTS = "64"
 
 
 def restart_for_training(words: Sequence[str]) -> None:
-    """Start the process of `explora train` once more: what glibc reads, it reads when a process starts."""
+    """Restart the process of `explora train`: glibc reads its variables only when a process starts."""
     wanted = words[:1] == ["train"] and not {"-h", "--help"} & set(words)
     if not wanted or sys.platform != "linux" or TUNABLES.keys() & os.environ.keys():
         return
@@ -44,7 +44,7 @@ def prepare_answers() -> None:
 
 
 def _warn_if_cache_is_temporary() -> None:
-    """Say that nothing is remembered for the next command, and how to change that."""
+    """Warn that the cache will be lost after this command, and how to keep it."""
     from explora import console  # not when a process only starts itself once more
     from explora.core.cache import VARIABLE, why_temporary
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from explora import console
 from explora.core.runs.signals import Signals, train_to_end
 from explora.errors import Interrupted, WriteError
+from explora.quantities import duration, size
 
 if TYPE_CHECKING:
     from explora.core.runs.events import Completed, RunEvent
@@ -20,12 +22,27 @@ Observer = Callable[["RunEvent"], None]
 SHOWN_EVERY = 0.01  # seconds: collecting the figures takes as long as a short step
 
 
+@contextmanager
+def before_first_step(*, is_resumed: bool, can_repeat: bool) -> Iterator[None]:
+    """Explain an interruption before the first step: what is saved, and how to start again.
+
+    can_repeat: the same command starts again, because it has --resume or --overwrite.
+    """
+    try:
+        yield
+    except Interrupted as interrupt:
+        saved = "the saved state is unchanged" if is_resumed else "nothing was saved"
+        interrupt.message = f"interrupted before the first step; {saved}"
+        interrupt.hint = f"start again with the same command{'' if can_repeat else ' and --resume'}"
+        raise
+
+
 def follow(running: Running, observers: Sequence[Observer] = ()) -> Completed | None:
     """Train to the end and show the progress; on Ctrl-C or SIGTERM, save the state and raise Interrupted.
 
     Each of the `observers` is called with each event. A signal lets the current step finish. It stops an
-    evaluation at once; --resume then repeats it. A WriteError says which state is safe. Returns None in a
-    process that does not lead.
+    evaluation at once; --resume then repeats it. A WriteError names the state that is safe. Returns None in
+    every process but the leading one.
     """
     try:
         return _follow(running, observers)
@@ -35,7 +52,7 @@ def follow(running: Running, observers: Sequence[Observer] = ()) -> Completed | 
 
 
 def _what_is_safe(running: Running) -> str:
-    """Return how a run goes on whose files could not be written."""
+    """Return which state is safe after a failed write, and how to continue."""
     if step := running.saved_step():
         command = f"explora train {running.run.task} -o {running.folder} --resume"
         return f"the state of step {step} is safe: {command}"
@@ -66,7 +83,7 @@ def _follow(running: Running, observers: Sequence[Observer]) -> Completed | None
 
 
 class _Display:
-    """Show events, on the progress bar or as lines of their own."""
+    """Show events, on the progress bar or as separate lines."""
 
     def __init__(self, advance: console.Advance) -> None:
         self.advance, self.dev, self.shown_at = advance, "", -math.inf
@@ -83,15 +100,15 @@ class _Display:
             self.advance(event.step, f"output of the frozen blocks: {examples}")
         elif isinstance(event, FullFineTuningCost):
             console.note(
-                f"all steps take about {console.duration(event.seconds)}, with a peak memory of "
-                f"{console.size(event.peak_memory_bytes)}; full fine-tuning would take about "
-                f"{console.duration(event.full_seconds)} and {console.size(event.full_peak_memory_bytes)}"
+                f"this run: about {duration(event.seconds)} in total, peak memory "
+                f"{size(event.peak_memory_bytes)}; full fine-tuning: about {duration(event.full_seconds)}, "
+                f"{size(event.full_peak_memory_bytes)}"
             )
         elif isinstance(event, Fitted):
-            console.note(f"{event.steps:,} steps fit; --max-steps {event.steps} repeats this run")
+            console.note(f"{event.steps:,} steps fit; to repeat this run: --max-steps {event.steps}")
         elif isinstance(event, TimeIsUp):
             console.warn(
-                f"the machine has become slower and the time is up: step {event.step} is the last one. The "
+                f"the machine became slower and the time is up: step {event.step} is the last one. The "
                 "learning rate has not decayed to zero, and this run cannot be repeated exactly"
             )
         elif isinstance(event, EvalDone):
@@ -106,6 +123,6 @@ class _Display:
         if now - self.shown_at < SHOWN_EVERY and event.step < event.steps:
             return
         self.shown_at = now
-        speed, memory = event.tokens / event.seconds, console.size(peak_memory_bytes())
+        speed, memory = event.tokens / event.seconds, size(peak_memory_bytes())
         facts = f"loss {event.loss:.4f}{self.dev}  {speed:,.0f} tokens/s  {memory}"
         self.advance(event.step, facts, event.steps)

@@ -1,27 +1,32 @@
-"""Memory for people: the parts of a prediction, and what fits into a budget."""
+"""Predictions of memory for people: the parts of the peak, and what fits into a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from explora import console
+from explora.commands._settings import SETTINGS
 from explora.commands._short_forms import short_form
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
-from explora.core.estimate.budget import Choice, find_shortage, fit, least, smaller
+from explora.core.config.setting import spelled
+from explora.core.estimate.budget import HEADROOM, Choice, find_shortage, fit, largest_batch, least, smaller
 from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
+from explora.quantities import size
 
 if TYPE_CHECKING:
     from explora.core.runs.running import Running
 
+Settings = Mapping[str, Any]
 FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
 # What torch writes when an allocation fails, on a CPU and on a GPU.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-NO_ACTIVATIONS = "activations 0: memory is largest while nothing is kept for a backward pass"
+NO_ACTIVATIONS = "activations 0: memory peaks while no activations are stored"
 
 
 def choose(
@@ -33,10 +38,10 @@ def choose(
     classes: int | None,
     others: Iterable[TrainRun],
 ) -> Choice:
-    """Return the run as it is, or with a `budget`, in bytes, in the portions that fit.
+    """Return the run unchanged, or with a `budget`, in bytes, with the batches that fit.
 
-    `others` are runs of other methods, to name where none fits. Raises TrainingError with the least that is
-    needed.
+    `others` are runs of other methods, to name where none fits. Raises TrainingError with the smallest
+    memory that it needs.
     """
     if budget is None:
         return Choice(run=run, length=length, memory=predict(run, shape, length, classes=classes))
@@ -49,15 +54,15 @@ def choose(
         if (choice := fit(other, shape, length, budget, classes=classes)) is not None
     ]
     raise TrainingError(
-        f"{run.method.name} on {_rows_of_step(run)} rows of {length} tokens to a step needs at least "
-        f"{console.size(smallest.needs)}, a tenth of it to spare ({smallest.options}), which is more than "
-        f"{console.size(budget)}",
+        f"{run.method.name} with {_rows_of_step(run)} rows of {length} tokens per optimizer step needs at "
+        f"least {size(smallest.needs)}, with {HEADROOM:.0%} kept free ({smallest.options}); --budget allows "
+        f"{size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
     )
 
 
 def warn_if_short(running: Running) -> None:
-    """Say before the first step that a run will need more memory than there is, and what would fit."""
+    """Warn before the first step if a run will need more memory than is available, with what would fit."""
     from explora.core.machine.facts import available_memory_bytes, resident_memory_bytes
 
     run, model = running.run, running.session.model
@@ -75,7 +80,7 @@ def warn_if_short(running: Running) -> None:
         return
     fits = "nothing smaller fits" if found.choice is None else f"this fits: {found.choice.options}"
     console.warn(
-        f"this run will need about {console.size(found.needed)} and can have {console.size(found.limit)}"
+        f"this run will need about {size(found.needed)}, and {size(found.limit)} are available"
         + ("" if running.resumed_at else f"; {fits}")
     )
 
@@ -114,18 +119,43 @@ def _rows_of_step(run: TrainRun) -> int:
     return run.training.batch_size * run.training.accumulate
 
 
-def show(choice: Choice, *, is_chosen: bool) -> None:
-    """Write the parts as a table, and with `is_chosen` the options to paste."""
+def show_budget(choice: Choice, shape: Shape, budget: int, classes: int | None, settings: Settings) -> None:
+    """Write the command that trains within a budget, in bytes, and the largest batch that fits into it.
+
+    `settings` are those that the user gave, by name.
+    """
+    console.result(f"{_command(choice, settings)}\n")
+    free, full = (
+        largest_batch(choice.run, shape, choice.length, budget, classes=classes, headroom=headroom)
+        for headroom in (HEADROOM, 0.0)
+    )
+    console.result(f"largest batch: {free:,} with {HEADROOM:.0%} of the memory kept free, {full:,} without\n")
+
+
+def _command(choice: Choice, settings: Settings) -> str:
+    """Return a command that can be pasted: the user's settings, with the batches of the choice."""
+    own = ("method", "rank", "batch_size", "accumulate", "grad_checkpoint", "amp")
+    words = [
+        word
+        for name, value in settings.items()
+        if name not in own
+        for word in (f"--{spelled(name)}", SETTINGS[name][0].show(value))
+    ]
+    given = f"{shlex.join(words)} " if words else ""
+    length = f"--max-length {choice.length} --amp {choice.run.runtime.amp}"
+    return f"explora train {choice.run.task} {short_form(choice.run.method)} {given}{length} {choice.options}"
+
+
+def show(choice: Choice) -> None:
+    """Write the parts of the memory as a table."""
     training, runtime = choice.run.training, choice.run.runtime
     times = f" x {training.accumulate}" if training.accumulate > 1 else ""
     precision = "fp32" if runtime.amp == "off" else runtime.amp
     again = ", checkpointing" if runtime.grad_checkpoint else ""
-    size = f"batch {training.batch_size}{times}, rows of {choice.length} tokens, {precision}{again}"
-    if is_chosen:
-        console.result(f"explora train {choice.run.task} ... {choice.options}\n")
+    setting = f"batch {training.batch_size}{times}, rows of {choice.length} tokens, {precision}{again}"
     rows = [(name, f"{number / 1e6:,.1f}") for name, number in asdict(choice.memory).items()]
-    console.result_table(("memory at its peak", "MB"), [*rows, ("all", f"{choice.memory.peak / 1e6:,.1f}")])
-    console.result(f"\npredicted for {size}")
+    console.result_table(("peak memory", "MB"), [*rows, ("all", f"{choice.memory.peak / 1e6:,.1f}")])
+    console.result(f"\npredicted for {setting}")
     console.result(FRAGMENTATION)
     if choice.memory.activations == 0:
         console.result(NO_ACTIVATIONS)

@@ -1,4 +1,4 @@
-"""What watches a training beside the progress display: samples for a report, and an experiment tracker."""
+"""Observe a training beside the progress display: samples for a report, and an experiment tracker."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Track = Annotated[
         metavar="|".join(TRACKERS),
         rich_help_panel="Output",
         autocompletion=completion(tuple(TRACKERS)),
-        help="Send the figures of the run to an experiment tracker too (default: none).",
+        help="Send the figures of the run to an experiment tracker too (default: no tracker).",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watching:
-    """What a command asks for: samples for a report, and the name of a tracker or None."""
+    """Whether to collect samples for a report, and the name of a tracker or None."""
 
     with_samples: bool
     track: str | None
@@ -38,7 +38,7 @@ class Watching:
 
 @contextmanager
 def observing(running: Running, watching: Watching) -> Iterator[list[Observer]]:
-    """Yield what is called with each event of a run."""
+    """Yield the functions to call with each event of a run."""
     from explora.core.runs.sampler import samplers
 
     observers: list[Observer] = [*samplers(running)] if watching.with_samples else []

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share and that are no settings of a run, each declared once."""
+"""Declare, once each, the arguments and options that several commands share, other than settings of a run."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ def _hush(quiet: bool) -> bool:
     return quiet
 
 
-_output = partial(typer.Option, rich_help_panel="Output")
+_output = partial(typer.Option, rich_help_panel="Output", show_default=False)
+_task = partial(
+    typer.Argument,
+    metavar="TASK",
+    callback=check_task,
+    autocompletion=completion(tuple(TASKS)),
+    show_default=False,
+)
 
-Task = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK",
-        callback=check_task,
-        autocompletion=completion(tuple(TASKS)),
-        help=f"What is learned: {', '.join(TASKS)}.",
-    ),
-]
+USUAL_TASK = "paraphrase"
+Task = Annotated[str, _task(help=f"Task: {', '.join(TASKS)}.")]
+OptionalTask = Annotated[str, _task(help=f"Task: {', '.join(TASKS)} (default: {USUAL_TASK}).")]
 
 Run = Annotated[
     str | None,
@@ -51,7 +52,7 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUN...",
         show_default=False,
-        help="Run folder, PEFT adapter, model folder or base; several are ranked "
+        help="Run folder, PEFT adapter, model folder or base. Several runs are ranked "
         "(default: runs/TASK if it exists, else the base).",
     ),
 ]
@@ -62,7 +63,7 @@ Against = Annotated[
         "--against",
         metavar="RUN",
         rich_help_panel="Comparison",
-        help="Run folder, PEFT adapter or base to compare with, on the same rows.",
+        help="Run folder, PEFT adapter or base to compare with on the same rows (default: no comparison).",
     ),
 ]
 
@@ -70,28 +71,39 @@ SEED = 11711
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", min=0, rich_help_panel="Sampling", help="Random seed; the same seed gives the same text."
+        "--seed",
+        min=0,
+        rich_help_panel="Sampling",
+        show_default=False,
+        help=f"Random seed; the same seed gives the same text (default: {SEED}).",
     ),
 ]
 
 Output = Annotated[
     Path | None,
-    _output("--output", "-o", metavar="FOLDER", help="Folder for the result (default: runs/TASK)."),
+    _output("--output", "-o", metavar="FOLDER", help="Folder for the run (default: runs/TASK)."),
 ]
 Overwrite = Annotated[bool, _output("--overwrite", metavar="", help="Replace what the folder holds.")]
 Resume = Annotated[
-    bool, _output("--resume", metavar="", help="Continue the run in the folder; start it if there is none.")
+    bool,
+    _output("--resume", metavar="", help="Continue the run in the folder, or start it if there is none."),
 ]
 Config = Annotated[
     Path | None,
     _output(
-        "--config", "-c", metavar="run.json", help="Repeat a recorded run; options override its settings."
+        "--config",
+        "-c",
+        metavar="run.json",
+        help="Repeat the run that this file records; options override its settings (default: a new run).",
     ),
 ]
 DryRun = Annotated[
-    bool, _output("--dry-run", metavar="", help="Show the resolved settings and parameter counts, and stop.")
+    bool,
+    _output(
+        "--dry-run",
+        metavar="",
+        help="Check the data, show the settings and the trained parameters, then stop.",
+    ),
 ]
-Json = Annotated[bool, _output("--json", metavar="", help="Write the result as JSON on stdout.")]
-Quiet = Annotated[
-    bool, _output("--quiet", "-q", metavar="", callback=_hush, help="Write no progress on stderr.")
-]
+Json = Annotated[bool, _output("--json", metavar="", help="Write the result to stdout as JSON.")]
+Quiet = Annotated[bool, _output("--quiet", "-q", metavar="", callback=_hush, help="Hide progress and notes.")]

@@ -1,4 +1,4 @@
-"""Check the files that options name for a command to write: no data and no part of a run may be lost."""
+"""Check the files that a command is going to write, so that no data and no part of a run is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Predictions = Annotated[
         "--predictions",
         metavar="FILE",
         rich_help_panel="Output",
-        help="Write every prediction: .jsonl, or anything else for the CS224N course's submission format.",
+        help="Write all predictions to this file: as JSON lines if its name ends in .jsonl, else in the "
+        "submission format of the CS224N course (default: no file).",
     ),
 ]
 
@@ -31,7 +32,7 @@ ELSEWHERE = "name another file"
 def check_writable(
     option: str, file: Path, *, reads: Iterable[object] = (), run_folder: Path | None = None
 ) -> None:
-    """Raise UsageError before the work where its result could not be kept, or would replace other files.
+    """Raise UsageError, before the work, if its result cannot be written or would replace other files.
 
     `reads` are the files, folders and names that the command reads. `run_folder` is the folder that the
     command itself makes. A file that the same option wrote before may be replaced.
@@ -64,7 +65,7 @@ def check_not_read(option: str, file: Path, reads: Iterable[object]) -> None:
 
 
 def _is_in(source: Path, file: Path) -> bool:
-    """Tell whether `file` is the data `source`, or a split in that folder."""
+    """Return whether `file` is the data `source`, or a split in that folder."""
     if not file.exists() or not source.exists():
         return False
     if source.is_file():

@@ -20,7 +20,7 @@ from explora.errors import UsageError, WeightsError
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run before it starts or is resumed, and where each of its settings comes from.
+    """A run before it starts or is resumed, with the source of each setting.
 
     `expected` is what the run of a --config file was trained on, as far as no option overrides it.
     """
@@ -54,7 +54,7 @@ def plan_new(task: str, settings: dict[str, Any], config: Path | None) -> Plan:
 def _start_from(
     task: str, settings: dict[str, Any], from_file: dict[str, Any]
 ) -> tuple[TrainRun, dict[str, str]]:
-    """Resolve the settings of a new run, with those that it takes from where it starts (--from)."""
+    """Resolve the settings of a new run, with those of the run that it starts from (--from)."""
     if settings.get("from_run", from_file.get("from_run")) is None:
         return resolve(task, settings, from_file)
     from explora.core.runs.origin import check_start, has_seen_dev_rows, inherit, read_start  # loads torch
@@ -73,7 +73,7 @@ def _start_from(
 
 
 def plan_rest(started: TrainRun, settings: dict[str, Any], folder: Path) -> Plan:
-    """Plan the rest of a recorded run. Raises WeightsError if its base is not where it was."""
+    """Plan the rest of a recorded run. Raises WeightsError if its base cannot be opened."""
     run, origins = resume_settings(started, settings)
     try:
         shape = _shape(run)
@@ -102,7 +102,7 @@ def _shape(run: TrainRun) -> Shape:
 
 
 def resume_settings(started: TrainRun, options: dict[str, Any]) -> tuple[TrainRun, dict[str, str]]:
-    """Return the recorded run, and where its settings come from.
+    """Return the recorded run, and the sources of its settings.
 
     Raises UsageError for an option that contradicts the record, other than threads.
     """
@@ -130,7 +130,7 @@ def _said(run: TrainRun, name: str) -> str:
 
 
 def shown(run: TrainRun, name: str) -> str:
-    """Write a setting of a run as its option takes it."""
+    """Return a setting of a run as its option takes it."""
     value = settings_of(run)[name]
     item = all_settings(type(run.method)).get(name)
     return str(value) if item is None else item.show(value)

@@ -1,10 +1,12 @@
-"""The prompts of `explora generate`: on the command line, on standard input, or the poems of a file."""
+"""Read the prompts of `explora generate`: from the command line, standard input, or a file of poems."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from explora import console
@@ -19,7 +21,7 @@ STDIN_NAME = name_of(STDIN)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A prompt with where it came from; only a row of a file has an `id`."""
+    """A prompt with its source; only a row of a file has an `id`."""
 
     text: str
     file: str
@@ -28,12 +30,13 @@ class Asked:
 
 
 def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iterator[Asked]:
-    """Yield the prompts of whichever source was named."""
+    """Yield the prompts of the source that the command names."""
     if data is not None:
         for row, text in session.task.prompts(data):
             yield Asked(text=text, file=row.file, line=row.line, id=row.id)
         return
     if prompt != "-":
+        _warn_if_file(prompt or "")
         yield Asked(text=prompt or "", file="--prompt", line=0)
         return
     for number, line in enumerate(_stdin_lines(), start=1):
@@ -41,10 +44,23 @@ def read_prompts(prompt: str | None, data: str | None, session: Session) -> Iter
             yield Asked(text=_text_of(line, number), file=STDIN_NAME, line=number)
 
 
+def _warn_if_file(prompt: str) -> None:
+    """Warn if a prompt is the name of a file: its content is probably meant."""
+    try:
+        is_file = Path(prompt).is_file()
+    except (OSError, ValueError):  # too long for a name
+        return
+    if is_file:
+        console.warn(
+            f"--prompt continues the text {prompt!r}, not the file of this name. To continue its lines: "
+            f"--prompt - < {shlex.quote(prompt)}"
+        )
+
+
 def _stdin_lines() -> Iterator[str]:
     stream = standard_input()
     if stream.isatty():
-        console.note("reading prompts, one a line; end with Ctrl-D")
+        console.note("reading prompts, one per line; end with Ctrl-D")
     for number, raw in enumerate(stream, start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark at the start is no prompt

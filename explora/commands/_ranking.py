@@ -1,4 +1,4 @@
-"""The many-run path of `explora eval`: a ranking as a table that fits the terminal, or as JSON."""
+"""Rank several runs with `explora eval`, as a table that fits the terminal or as JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from explora import console
 from explora.commands._reports import save_report, this_command
 from explora.commands._scored_runs import Request, score_runs
 from explora.commands._scores import show_interval
+from explora.quantities import duration, sizes
 
 if TYPE_CHECKING:
     from explora.core.ranking.candidates import LeftOut
@@ -56,12 +57,16 @@ def ranking_to_json(task: str, ranking: Ranking, left_out: Sequence[LeftOut]) ->
 
 def show_ranking(ranking: Ranking) -> None:
     """Write the table, the most important columns first."""
-    lines = [_cells(line, ranking) for line in ranking.lines]
+    memory = sizes([line.mean_result("peak_memory_bytes") for line in ranking.lines])
+    files = sizes([line.file_bytes for line in ranking.lines])
+    lines = [_cells(*each, ranking) for each in zip(ranking.lines, memory, files, strict=True)]
     header = [name for name in lines[0] if any(line[name] for line in lines)]
+    best = 0
     if (trivial := _trivial_cells(ranking)) is not None:
-        floor = ranking.first_entry.evaluation.floors[ranking.metric]
-        lines.insert(ranking.count_better(floor), trivial)
-    console.result_table(header, [[line.get(name, "") for name in header] for line in lines])
+        better = ranking.count_better(ranking.first_entry.evaluation.floors[ranking.metric])
+        lines.insert(better, trivial)
+        best = 0 if better else 1
+    console.result_table(header, [[line.get(name, "") for name in header] for line in lines], best=best)
     console.note(LEGEND)
     if legend := ranking.seeds_legend:
         console.note(legend)
@@ -69,8 +74,8 @@ def show_ranking(ranking: Ranking) -> None:
         console.note(doubt)
 
 
-def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
-    """Return the cells of a line by column, the most important first; empty where there is no figure."""
+def _cells(line: Line, memory: str, file: str, ranking: Ranking) -> dict[str, str]:
+    """Return the cells of a line by column, the most important first; empty if there is no value."""
     first, deviation = line.entries[0], line.seed_deviation
     others = [name for name in first.evaluation.scores or {} if name != ranking.metric]
     return {
@@ -81,11 +86,11 @@ def _cells(line: Line, ranking: Ranking) -> dict[str, str]:
         "method": first.candidate.method_label,
         "forgetting": _show(line.forgetting, "{:+.3f}".format),
         "seed sd": _show(deviation, "{:.2g}".format),
-        "time": _show(line.mean_result("seconds"), console.duration),
-        "memory": _show(line.mean_result("peak_memory_bytes"), console.size),
+        "time": _show(line.mean_result("seconds"), duration),
+        "memory": memory,
         "settings": ", ".join(f"{name} {value}" for name, value in line.settings.items()),
         "trained": _show(line.mean_result("trainable"), "{:,.0f}".format),
-        "file": _show(line.file_bytes, console.size),
+        "file": file,
         **{name: f"{line.mean_score(name):.4g}" for name in others},
     }
 
@@ -95,7 +100,7 @@ def _show(value: float | None, write: Callable[[float], str]) -> str:
 
 
 def _trivial_cells(ranking: Ranking) -> dict[str, str] | None:
-    """Return the line of the best trivial answer, None where the metric has none."""
+    """Return the line of the best trivial answer, or None if the metric has none."""
     evaluation = ranking.first_entry.evaluation
     if ranking.metric not in evaluation.floors:
         return None

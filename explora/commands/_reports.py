@@ -1,4 +1,4 @@
-"""The option --report: checked before the work, written after it."""
+"""Check the file of --report before the work, and write the report after it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ReportFile = Annotated[
         "--report",
         metavar="FILE.html|.md|.tex",
         rich_help_panel="Output",
-        help="Write a report too; .html has plots and needs the extra explora[report].",
+        help="Write a report too; .html has plots and needs the extra explora[report] (default: no report).",
     ),
 ]
 
 
 def check_report(file: Path, *, reads: Iterable[object] = (), run_folder: Path | None = None) -> None:
-    """Raise UsageError before the work where the report could not be written after it, or replaces data."""
+    """Raise UsageError, before the work, if the report cannot be written or would replace data."""
     if file.suffix not in SUFFIXES:
         near = did_you_mean(file.suffix, SUFFIXES)
         raise UsageError(
@@ -43,11 +43,11 @@ def check_report(file: Path, *, reads: Iterable[object] = (), run_folder: Path |
 
 
 def save_report(file: Path, report: Report) -> None:
-    """Write a report and say where it is."""
+    """Write a report, and a note with its file name."""
     write_report(file, report)
     console.note(f"wrote {file}")
 
 
 def this_command() -> str:
-    """Return the command line, as it can be pasted into a shell."""
+    """Return the command line in a form that can be pasted into a shell."""
     return f"explora {shlex.join(sys.argv[1:])}"

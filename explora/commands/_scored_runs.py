@@ -1,4 +1,4 @@
-"""Score several runs on the same rows, with progress, and name those that are left out."""
+"""Score several runs on the same rows with progress, and report the runs that are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command asks for.
+    """Rows, runs and settings that a command asks for.
 
     data: settings of the rows by name, as given; encoding: likewise; asked: the data settings that `data`
     resolves to.
@@ -42,7 +42,7 @@ class Request:
 
 
 def score_runs(request: Request) -> tuple[list[Entry], list[LeftOut]]:
-    """Return the scored runs in their order, without predictions if they are more than two.
+    """Return the scored runs in their order, without predictions if there are more than two.
 
     Raises ExploraError if no run can be scored, and UsageError if the runs have no rows in common.
     """

@@ -1,4 +1,4 @@
-"""Open what a request names, with the data that it is to be tried on."""
+"""Open the run or base of a request, with the data to score it on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_session(request: Request, source: str | None) -> Session:
 
 
 def open_for_rows(request: Request) -> tuple[Session, DataConfig, DataConfig]:
-    """Open the run of a request that names at most one.
+    """Open the run of a request that names at most one run.
 
     Returns the session, the data settings of the request, and those that the run was trained with.
     """

@@ -1,4 +1,4 @@
-"""The options of a command that stand for settings of a run, made from the settings' own descriptions.
+"""Make the options that stand for settings of a run from the descriptions of these settings.
 
 A command that is decorated with `with_settings` has one parameter `settings`: what the user gave, by setting
 name, parsed. Options that were not given are not in it, so that option > config file > task > field holds.
@@ -27,13 +27,18 @@ PANELS = {
     "training": "Training",
     "runtime": "Machine",
 }
+# The order of the panels of --help in every command: what is needed most comes first.
+PANEL_ORDER = (
+    *("Prompts", "Output", "Data", "Model", "Method", "Training", "Optimizer", "Comparison"),
+    *("Compared settings", "Memory", "Sampling", "Decoding", "Sweep", "Machine"),
+)
 TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
 
 MODEL = ("model", "tokenizer", "from_scratch")
 START = ("from_run",)
 METHOD = ("method", *_short_forms.NAMES, *method_settings())
 DATA = (*field_names(CONCERNS["data"]), *field_names(CONCERNS["encoding"]))
-OPTIMIZER = tuple(field_names(CONCERNS["optimizer"]))
+OPTIMIZER = tuple(sorted(field_names(CONCERNS["optimizer"]), key="learning_rate".__ne__))  # it comes first
 TRAINING = tuple(field_names(CONCERNS["training"]))
 MACHINE = tuple(field_names(CONCERNS["runtime"]))
 
@@ -64,19 +69,27 @@ SETTINGS = _all_settings()
 
 
 def with_settings(
-    *names: str, defaults: Mapping[str, str] | None = None, sweeps: bool = False
+    *names: str,
+    defaults: Mapping[str, str] | None = None,
+    panels: Mapping[str, str] | None = None,
+    sweeps: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, in the place of its parameter `settings`.
 
-    `defaults` are the defaults, as help shows them, that the command chooses itself. With `sweeps`, the
-    options take several values, which reach the command as Several.
+    `defaults` are the defaults, as help shows them, that the command chooses itself; `panels` likewise. With
+    `sweeps`, the options take several values, which reach the command as Several. All options are sorted by
+    their panel.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         place = list(own).index("settings")
-        options = [_parameter(name, (defaults or {}).get(name), sweeps=sweeps) for name in names]
+        options = [
+            _parameter(name, (defaults or {}).get(name), (panels or {}).get(name), sweeps=sweeps)
+            for name in names
+        ]
         parameters = [*own.values()][:place] + options + [*own.values()][place + 1 :]
+        parameters.sort(key=_place_in_help)
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -90,8 +103,15 @@ def with_settings(
     return decorate
 
 
+def _place_in_help(parameter: inspect.Parameter) -> int:
+    """Return the place of a parameter's panel in --help; arguments come first."""
+    described = getattr(parameter.annotation, "__metadata__", ())
+    panel = next((getattr(each, "rich_help_panel", None) for each in described), None)
+    return PANEL_ORDER.index(panel) if panel else -1
+
+
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the user gave, parsed; short forms become what they stand for."""
+    """Return the settings that the user gave, parsed, with short forms expanded."""
     known = {name: value for name, value in values.items() if value is not None}
     return {name: _parsed(name, value) for name, value in _short_forms.expand(known).items()}
 
@@ -103,15 +123,15 @@ def _parsed(name: str, value: Any) -> Any:
     return value if parse is None else parse(value)
 
 
-def _parameter(name: str, default: str | None, *, sweeps: bool) -> inspect.Parameter:
-    hint = _HINTS.get(name) or _hint(*SETTINGS[name], default)
+def _parameter(name: str, default: str | None, panel: str | None, *, sweeps: bool) -> inspect.Parameter:
+    hint = _HINTS.get(name) or _hint(SETTINGS[name][0], panel or SETTINGS[name][1], default)
     if sweeps:
         hint = sweeping(name, hint, SETTINGS[name][0] if name in SETTINGS else None)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
 def _hint(item: Setting, panel: str, default: str | None) -> Any:
-    """Return the annotation of an option, None where it is not given."""
+    """Return the annotation of an option whose value is None if it is not given."""
     about, kind = item.about, item.kind if item.kind in TEXT_FORM and item.about.parse is None else str
     names = (f"--{item.spelled}/--no-{item.spelled}",) if kind is bool else (f"--{item.spelled}",)
     metavar = "" if kind is bool else about.metavar or "|".join(about.choices) or None
@@ -127,7 +147,7 @@ def _hint(item: Setting, panel: str, default: str | None) -> Any:
 
 
 def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
-    """Return what completes an option's value in a shell, None where nothing is known."""
+    """Return the function that completes an option's value in a shell, or None if no values are known."""
     if not words:
         return None
 
@@ -146,7 +166,7 @@ def _help(item: Setting, default: str | None) -> str:
 
 
 def _defaults(item: Setting) -> str:
-    """Return the default, and for the methods that have another theirs: `8, for miss 16`."""
+    """Return the default, and other defaults of single methods: `8, for miss 16`."""
     shown = item.show(item.default)
     if item.name not in method_settings():
         return shown

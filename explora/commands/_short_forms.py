@@ -16,7 +16,10 @@ HINTS: dict[str, Any] = {
     "lora": Annotated[
         int | None,
         typer.Option(
-            "--lora", metavar="R", rich_help_panel="Method", help="Short for --method lora --rank R."
+            "--lora",
+            metavar="R",
+            rich_help_panel="Method",
+            help="Short for --method lora --rank R (default: see --method and --rank).",
         ),
     ],
     "full": Annotated[
@@ -33,7 +36,7 @@ HINTS: dict[str, Any] = {
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace short forms by the settings `method` and `rank`. Raises UsageError where they contradict."""
+    """Replace short forms by the settings `method` and `rank`. Raises UsageError for contradictions."""
     settings = {name: value for name, value in values.items() if name not in NAMES}
     chosen = [name.replace("_", "-") for name in NAMES if name in values and values[name] is not False]
     asked = [f"--{name}" for name in chosen]
@@ -54,7 +57,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def short_form(method: Method) -> str:
-    """Return the options that choose a method and its rank, as short as they can be."""
+    """Return the options that choose a method and its rank, in their shortest form."""
     rank = getattr(method, "rank", None)
     if method.name == "lora":
         return f"--lora {rank}"

@@ -1,4 +1,4 @@
-"""What the commands tell about bad rows that --skip-bad left out."""
+"""Report the bad rows that --skip-bad left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from explora import console
 
 
 def show_skipped(messages: Sequence[str], used: int) -> None:
-    """Warn of each bad row, and say how many rows were left out. `used` is the number of the other rows."""
+    """Warn of each bad row, and show how many rows were left out; `used` is the number of the others."""
     for message in messages:
         console.warn(f"skipped: {message}")
     if messages:

@@ -1,4 +1,4 @@
-"""What `explora train` does when an option has several values: plan the cells, train them, rank them."""
+"""Run `explora train` with several values of an option: plan the cells, train them, rank them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from explora.core.sweeps.plan import read_plan
 from explora.core.sweeps.several import Several
 from explora.core.sweeps.sharing import parse_shard
 from explora.errors import Interrupted, TrainingError, UsageError
+from explora.quantities import size
 
 if TYPE_CHECKING:
     from explora.core.sweeps.run import Sweep
@@ -40,7 +41,7 @@ def sweep(
     json: bool,
     report: Path | None = None,
 ) -> None:
-    """Train every cell of a sweep that has not finished, and rank what they gave."""
+    """Train every cell of a sweep that has not finished, and rank the finished cells."""
     from explora.core.sweeps.run import open_sweep
 
     folder = output or Path("runs") / f"{task}-sweep"
@@ -89,7 +90,7 @@ def _crossing(
     *,
     resume: bool,
 ) -> Crossing:
-    """Return the cells that the options ask for; of --resume alone, those of the recorded plan."""
+    """Return the cells of the options; for --resume alone, the cells of the recorded plan."""
     recorded = read_plan(folder)
     if recorded is not None and recorded.task != task:
         raise UsageError(
@@ -116,7 +117,7 @@ def _with_seeds(settings: Mapping[str, Any], from_file: Mapping[str, Any], count
 
 
 def _warn_if_short(opened: Sweep) -> None:
-    """Warn if the cells that are trained at once may need more memory than there is."""
+    """Warn if the cells that are trained at once may need more memory than is available."""
     from explora.core.machine.facts import available_memory_bytes
 
     left = opened.with_state(State.WAITING, State.STOPPED, State.FAILED)
@@ -125,8 +126,8 @@ def _warn_if_short(opened: Sweep) -> None:
     needed, available = sum(sizes[: opened.jobs]), available_memory_bytes()
     if needed > available:
         console.warn(
-            f"{opened.jobs} cells at once will need up to {console.size(needed)}, and "
-            f"{console.size(available)} are available: lower --jobs or --batch-size"
+            f"{opened.jobs} cells at once will need up to {size(needed)}, and "
+            f"{size(available)} are available: lower --jobs or --batch-size"
         )
 
 

@@ -1,4 +1,4 @@
-"""The options of `train` that are about a sweep as a whole, and whether there is one."""
+"""Declare the options of `train` for a sweep as a whole, and decide whether there is a sweep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ShardText = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeping:
-    """The options of `train` that are about a sweep as a whole."""
+    """The options of `train` for a sweep as a whole."""
 
     seeds: int | None
     jobs: int | None
@@ -46,7 +46,7 @@ class Sweeping:
 
 
 def is_sweep(settings: Mapping[str, Any], sweeping: Sweeping, output: Path | None, *, resume: bool) -> bool:
-    """Tell whether these options ask for a sweep. Raises UsageError for options that only a sweep has."""
+    """Return whether these options ask for a sweep. Raises UsageError for options that only a sweep has."""
     if any(isinstance(value, Several) for value in settings.values()) or (sweeping.seeds or 1) > 1:
         return True
     if resume and output is not None and (output / PLAN_FILE).is_file():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from explora import console
 from explora.core.sweeps.outcomes import State
+from explora.quantities import duration
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -24,7 +25,7 @@ OTHER_LINES = 6  # of a terminal, beside the rows of the table
 
 @contextmanager
 def following(opened: Sweep, *, json: bool) -> Iterator[Show]:
-    """Yield what shows a report about a cell, once the sweep has noted it.
+    """Yield the function that shows a report about a cell after the sweep has recorded it.
 
     With `json`, objects are written meanwhile: a table would move between them on the same terminal.
     """
@@ -66,17 +67,17 @@ def _warn_of_failure(progress: CellProgress) -> None:
 
 def _facts(progress: CellProgress) -> str:
     score = "no dev score" if progress.score is None else f"dev score {progress.score:.4f}"
-    return f"{progress.outcome.state}, step {progress.step:,}, {score}, {console.duration(progress.seconds)}"
+    return f"{progress.outcome.state}, step {progress.step:,}, {score}, {duration(progress.seconds)}"
 
 
 def _summary(opened: Sweep) -> str:
-    """`3 of 12 cells finished, 1 failed, 0:40 left`."""
+    """Return the state in one line: `3 of 12 cells finished, 1 failed, 0:40 left`."""
     finished, failed = (len(opened.with_state(state)) for state in (State.FINISHED, State.FAILED))
     left = opened.seconds_left()
     return (
         f"{finished} of {len(opened.own)} cells finished"
         + (f", {failed} failed" if failed else "")
-        + (f", {console.duration(left)} left" if left else "")
+        + (f", {duration(left)} left" if left else "")
     )
 
 
@@ -95,7 +96,7 @@ def _table(opened: Sweep) -> Table:
             each.outcome.state,
             f"{each.step:,}/{steps:,}" if steps else f"{each.step:,}",
             "" if score is None else f"{score:.4f}",
-            console.duration(each.seconds) if each.seconds else "",
+            duration(each.seconds) if each.seconds else "",
         )
     return table
 

@@ -1,36 +1,39 @@
-"""What a sweep writes to stdout: its plan, its cells from the best to the worst, and their JSON objects."""
+"""Write a sweep to stdout: its plan, its cells from best to worst, and their JSON objects."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
 from explora import console
+from explora.commands._scores import beats_trivial
 from explora.core.sweeps.outcomes import State
+from explora.quantities import duration, sizes
 
 if TYPE_CHECKING:
     from explora.core.sweeps.run import CellProgress, Sweep
 
 
 def show_plan(opened: Sweep, *, json: bool) -> None:
-    """Write every cell with what it will take."""
+    """Write every cell with its steps, predicted memory and time."""
     cells = list(opened.own.values())
     if json:
         for each in cells:
             console.result_json(_plan_json(opened, each))
         return
+    memory = sizes([each.forecast.memory_bytes for each in cells])
     rows = [
         (
             each.cell.name,
             each.outcome.state,
             _steps(each.forecast.steps),
-            _size(each),
+            size or "-",
             _time_left(opened, each),
         )
-        for each in cells
+        for each, size in zip(cells, memory, strict=True)
     ]
     console.result_table(("cell", "state", "steps", "predicted memory", "time left"), rows)
     total = opened.seconds_of(*cells)
-    time = "" if total is None else f", about {console.duration(total / opened.jobs)}"
+    time = "" if total is None else f", about {duration(total / opened.jobs)}"
     console.result(f"\n{len(cells)} cells in {opened.folder}, {opened.jobs} at once{time}")
 
 
@@ -51,18 +54,13 @@ def _steps(steps: int | None) -> str:
     return "-" if steps is None else f"{steps:,}"
 
 
-def _size(progress: CellProgress) -> str:
-    size = progress.forecast.memory_bytes
-    return "-" if size is None else console.size(size)
-
-
 def _time_left(opened: Sweep, progress: CellProgress) -> str:
     seconds = opened.seconds_of(progress)
-    return "-" if seconds is None else console.duration(seconds)
+    return "-" if seconds is None else duration(seconds)
 
 
 def show_result(opened: Sweep, *, json: bool) -> None:
-    """Write the finished cells from the best to the worst, and how to go on."""
+    """Write the finished cells from best to worst, and the next command."""
     if json:
         console.result_json({"summary": _summary(opened)})
     ranked = opened.ranked()
@@ -75,34 +73,32 @@ def show_result(opened: Sweep, *, json: bool) -> None:
     if len(ranked) > 1:
         console.note(
             f"the best of {len(ranked)} dev scores is optimistic, because it was chosen for being the best: "
-            "score that cell on a test set that chose nothing"
+            "score that cell on a test set that was not used to choose"
         )
     console.note(f"next: explora eval {opened.plan.task} {opened.folder}/*/")
 
 
 def _show_ranking(opened: Sweep, ranked: list[CellProgress]) -> None:
-    rows = []
-    for each in ranked:
-        assert each.outcome.result is not None and each.outcome.dev is not None
-        result = each.outcome.result
-        rows.append(
-            (
-                each.cell.name,
-                f"{each.outcome.dev:.4f}",
-                _trivial(opened, each),
-                f"{result['best_step']:,} of {result['steps']:,}",
-                f"{result['trainable']:,}",
-                console.duration(result["seconds"]),
-                console.size(result["peak_memory_bytes"]),
-            )
+    results = [each.outcome.result or {} for each in ranked]
+    memory = sizes([result["peak_memory_bytes"] for result in results])
+    rows = [
+        (
+            each.cell.name,
+            f"{each.outcome.dev:.4f}",
+            _trivial(opened, each),
+            f"{result['best_step']:,} of {result['steps']:,}",
+            f"{result['trainable']:,}",
+            duration(result["seconds"]),
+            size,
         )
-    console.result_table(
-        ("cell", f"dev {opened.metric}", "trivial", "best step", "trained", "time", "peak memory"), rows
-    )
+        for each, result, size in zip(ranked, results, memory, strict=True)
+    ]
+    header = ("cell", f"dev {opened.metric}", "trivial", "best step", "trained", "time", "peak memory")
+    console.result_table(header, rows, best=0)
 
 
 def _trivial(opened: Sweep, progress: CellProgress) -> str:
-    """Return the best trivial score on the dev rows of a cell, and whether the cell is not better."""
+    """Return the best trivial score on the dev rows of a cell, and mark a cell that is not better."""
     floor = _floor(opened, progress)
     if floor is None:
         return "-"
@@ -115,11 +111,9 @@ def _floor(opened: Sweep, progress: CellProgress) -> float | None:
 
 
 def _beats_trivial(opened: Sweep, progress: CellProgress) -> bool:
-    """Tell whether a cell is better than the best trivial answer; also if there is none."""
-    dev, floor = progress.outcome.dev, _floor(opened, progress)
-    if dev is None or floor is None:
-        return True
-    return dev > floor if opened.higher_is_better else dev < floor
+    """Return whether a cell is better than the best trivial answer; also if there is none."""
+    dev, higher = progress.outcome.dev, opened.higher_is_better
+    return dev is None or beats_trivial(dev, _floor(opened, progress), higher_is_better=higher)
 
 
 def _explain_trivial(opened: Sweep, ranked: list[CellProgress]) -> None:
@@ -136,7 +130,7 @@ def _explain_trivial(opened: Sweep, ranked: list[CellProgress]) -> None:
 
 
 def _show_seeds(opened: Sweep) -> None:
-    """Write the mean over seeds of each setting, where there are several seeds."""
+    """Write the mean over seeds of each setting, if there are several seeds."""
     rows = [
         (
             group.name,
@@ -153,7 +147,7 @@ def _show_seeds(opened: Sweep) -> None:
 
 
 def cell_json(progress: CellProgress) -> dict[str, Any]:
-    """Return the JSON object of a cell that has ended."""
+    """Return the JSON object of a cell that has finished or failed."""
     outcome = progress.outcome
     return {
         "cell": progress.cell.name,

@@ -1,4 +1,4 @@
-"""What users of other tools type: `_` for `-`, and other names for our options.
+"""Accept the spellings of other tools: `_` for `-`, and other names for our options.
 
 The names come from PEFT, TRL, transformers, LLaMA-Factory, ms-swift, axolotl, unsloth, mlx-lm, litgpt and
 CS224N's starter code. They are rewritten before parsing, so every option is declared once.
@@ -74,7 +74,7 @@ def _canonical(word: str) -> str:
 
 
 def _takes_next(word: str, flags: Container[str]) -> bool:
-    """Whether the word after `word` is its value."""
+    """Return whether the word after `word` is its value."""
     if word.startswith("--"):
         return "=" not in word and word not in flags
     letters = word[1:] if word.startswith("-") else ""

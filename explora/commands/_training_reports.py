@@ -1,4 +1,4 @@
-"""Collect what the report of `train` tells: of one run folder, or of the cells of a sweep."""
+"""Collect the content of the report of `train`, for one run folder or the cells of a sweep."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _record(folder: Path) -> RunRecord:
 
 
 def _predict_memory(record: RunRecord) -> Memory | None:
-    """Return the predicted peak by part; None if the data or the base of the run are no longer there."""
+    """Return the predicted peak by part; None if the data or the base of the run cannot be read any more."""
     from explora.core.sweeps.survey import survey
 
     try:

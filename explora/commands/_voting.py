@@ -1,4 +1,4 @@
-"""Ask a person for votes in the terminal: both texts side by side, one key a vote, each vote kept at once."""
+"""Ask for votes in the terminal: both texts side by side, one key per vote, each vote saved at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 
 from explora import console
 from explora.errors import Interrupted
+from explora.streams import clean
 
 if TYPE_CHECKING:
     from explora.core.judging.pairs import Pair
@@ -25,7 +26,7 @@ GAP = 3
 
 
 def collect_votes(pairs: Sequence[Pair], file: Path) -> bool:
-    """Ask for the votes that are missing in a file; return whether all are there now."""
+    """Ask for the votes that a file lacks; return whether all votes are there now."""
     from explora.core.judging.votes import add_vote, read_votes
 
     votes = read_votes(file) if file.exists() else {}
@@ -45,15 +46,15 @@ def _ask(pair: Pair, title: str) -> str:
 
     console.show(layout(pair, title, shutil.get_terminal_size().columns))
     console.show(
-        "Which text is better? 1: the first, 2: the second, =: no difference, q: stop and go on later"
+        "Which text is better? 1: the first, 2: the second, =: no difference, q: stop and continue later"
     )
     while (key := _read_key()) not in (*CHOICES, QUIT):
-        console.show(f"{key!r} is none of 1, 2, =, q")
+        console.show(f"{key!r} is not one of 1, 2, =, q")
     return key
 
 
 def _read_key() -> str:
-    """Return one key of a terminal, or the first letter of a line of other input; q at its end."""
+    """Return one key of a terminal, or the first letter of a line of other input; q at the end of input."""
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.strip()[:1] if line else QUIT
@@ -78,9 +79,9 @@ def layout(pair: Pair, title: str, width: int) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Wrap each line of verse; what continues a line is indented."""
+    """Wrap each line of verse; indent the rest of a wrapped line."""
     return [
         piece
-        for line in console.clean(text).split("\n")
+        for line in clean(text).split("\n")
         for piece in textwrap.wrap(line, max(width, 20), subsequent_indent="    ") or [""]
     ]

@@ -1,4 +1,4 @@
-"""`explora bench`: the methods side by side on this machine, each in a process of its own, and a verdict."""
+"""`explora bench`: measure methods side by side, each in its own process, and write a verdict."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from explora.core.config.registry import TASKS, method_class
 from explora.core.config.run_config import TrainRun, foreign_settings, method_settings, methods_with
 from explora.core.config.setting import spelled
 from explora.errors import UsageError
+from explora.quantities import counted, duration
 
 if TYPE_CHECKING:
     from explora.core.bench.run import Bench, Result
@@ -41,7 +42,7 @@ SETTINGS = (
 @with_settings(*SETTINGS)
 def bench(
     context: typer.Context,
-    task: o.Task = "paraphrase",
+    task: o.OptionalTask = o.USUAL_TASK,
     *,
     methods: b.Methods = None,
     ranks: b.Ranks = None,
@@ -64,10 +65,10 @@ def bench(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure whether LoRA pays off on this machine: speed, memory, file size, and a verdict.
+    """Measure whether LoRA is worth using on this machine: speed, memory, file size, and a verdict.
 
-    Every contender takes the first steps of a real training, on the same rows, in a process of its own, in
-    turns. Methods are compared within equal settings: batch size, length, precision, checkpointing.
+    Each method trains the first steps of a real run on the same rows. Methods take turns, each in a process
+    of its own. They are compared at equal batch size, length, precision and gradient checkpointing.
 
     Examples:
 
@@ -113,7 +114,7 @@ def bench(
 
 
 def _ranks(text: str | None, methods: list[str]) -> list[int]:
-    """Return the ranks to compare. Raises UsageError where they are given and no method has a rank."""
+    """Return the ranks to compare. Raises UsageError if they are given and no method has a rank."""
     users = methods_with("rank")
     if text is not None and not set(users) & set(methods):
         raise UsageError("none of the --methods takes --ranks", f"methods with a rank: {', '.join(users)}")
@@ -140,7 +141,7 @@ class _Matrix:
 def _contenders(
     task: str, options: dict[str, Any], matrix: _Matrix, methods: list[str], ranks: list[int]
 ) -> Iterator[Contender]:
-    """Yield every method and rank at every setting; a method that the task refuses is left out, with a note.
+    """Yield every method and rank at every setting; leave out, with a note, methods that the task refuses.
 
     Each method takes those of the options that it has.
     """
@@ -201,12 +202,12 @@ def _run(plan: Plan, report: Path | None, *, json: bool) -> None:
 
 
 def _follow(bench: Bench) -> Result:
-    """Draw the events."""
+    """Measure, show the progress, and return the result."""
     plan, run = bench.plan, bench.plan.contenders[0].run
     threads = run.runtime.threads or 1
     console.note(
-        f"{run.task}: {console.counted(plan.cells, 'cell')} on {bench.base.label}, "
-        f"{console.counted(bench.examples, 'row')}, {console.counted(threads, 'thread')}"
+        f"{run.task}: {counted(plan.cells, 'cell')} on {bench.base.label}, "
+        f"{counted(bench.examples, 'row')}, {counted(threads, 'thread')}"
         f"{_about(plan.expected_seconds)}"
     )
     for setting in plan.settings:
@@ -224,7 +225,7 @@ def _follow(bench: Bench) -> Result:
 
 def _follow_learning(bench: Bench) -> None:
     lessons, seconds = bench.lessons()
-    console.note(f"{console.counted(lessons, 'training')}{_about(seconds)} and their scores")
+    console.note(f"{counted(lessons, 'training')}{_about(seconds)} and their scores")
     with console.progress("learn", lessons) as advance:
         for lesson in bench.learn():
             if lesson.learned is None:
@@ -236,7 +237,7 @@ def _follow_learning(bench: Bench) -> None:
 
 
 def _about(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {console.duration(seconds)}"
+    return "" if seconds is None else f", about {duration(seconds)}"
 
 
 def _show(result: Result) -> None:

@@ -1,4 +1,4 @@
-"""`explora eval`: open a run, score it, show scores with intervals and the best trivial answers."""
+"""`explora eval`: score runs, and show scores with intervals and the best trivial answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from explora.commands import _options as o
 from explora.commands._comparison import inspect_run
 from explora.commands._environment import prepare_answers
 from explora.commands._output_files import Predictions, check_not_read, check_writable
+from explora.commands._plain_text import warn_if_tables
 from explora.commands._precision import warn_if_emulated
 from explora.commands._ranking import rank_runs
 from explora.commands._reports import ReportFile, check_report, save_report, this_command
@@ -27,6 +28,7 @@ from explora.core.config.concerns import EncodingConfig
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
 from explora.core.config.run_config import field_names
+from explora.core.sweeps.plan import PLAN_FILE
 from explora.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ WHOLE_CONTEXT = 1 << 20  # more tokens than any model reads: a stream is scored 
 Split = Annotated[
     str | None,
     typer.Option(
-        "--split", metavar="dev|test", rich_help_panel="Data", help="Of a folder or a known name; dev."
+        "--split",
+        metavar="dev|test|train",
+        rich_help_panel="Data",
+        help="Split to score, of a folder or a known data set (default: dev).",
     ),
 ]
 Errors = Annotated[
@@ -51,8 +56,8 @@ Errors = Annotated[
         metavar="N",
         min=1,
         rich_help_panel="Comparison",
-        help="Show the N most confident mistakes, or for texts the N rows with the highest loss. "
-        "With --against: N rows where the two runs differ.",
+        help="Show the N most confident mistakes; for texts, the N rows with the highest loss; with "
+        "--against, N rows where the two runs differ (default: none).",
     ),
 ]
 Forgetting = Annotated[
@@ -61,7 +66,7 @@ Forgetting = Annotated[
         "--forgetting",
         metavar="",
         rich_help_panel="Comparison",
-        help="Measure the loss on a general English text, before training (the base) and after.",
+        help="Measure the loss on general English text, before training (the base) and after.",
     ),
 ]
 
@@ -71,7 +76,8 @@ CourseLabels = Annotated[
         "--course-labels",
         metavar="digits|ids",
         rich_help_panel="Output",
-        help="Labels in the course's format: 0 and 1, or the ids of the answers' tokens (default: digits).",
+        help="Labels in a file of the course's format: 0 and 1, or the token ids of the answers "
+        "(default: digits).",
     ),
 ]
 
@@ -82,8 +88,15 @@ ANSWERS = ("batch_size", "device", "amp", "threads")
 
 
 @with_settings(
-    *("model", "tokenizer", *ROWS, *ENCODING, *ANSWERS),
-    defaults={"data": "that of the run", "batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's"},
+    *(*ROWS, *ENCODING, "model", "tokenizer", *ANSWERS),
+    defaults={
+        "data": "the data of the run",
+        "columns": "those of the run, else the task's names",
+        "batch_size": str(BATCH_SIZE),
+        "amp": "off",
+        "threads": "torch's choice",
+    },
+    panels={"batch_size": "Machine"},
 )
 def evaluate(
     task: o.Task,
@@ -109,16 +122,17 @@ def evaluate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run, each score with a 95 % interval and the score of the best trivial answer; rank several.
+    """Score a run, or rank several runs on the same rows.
 
-    Scores are computed in fp32 unless `--amp` asks for something faster.
+    Each score has a 95 % interval, and beside it the score of the best trivial answer, such as "always yes".
+    Scores are computed in fp32 unless `--amp` says otherwise.
 
-    RUN is a run folder, a PEFT adapter, a model folder or hub id; by default runs/TASK where it exists, else
-    the base. `--data -` reads rows from standard input; rows without labels give predictions only. The
-    `probability` of a prediction is that of the predicted class.
+    RUN is a run folder, a PEFT adapter, a model folder or a hub id. `--data -` reads rows from standard
+    input. Rows without labels give predictions only. The `probability` of a prediction is the probability of
+    the predicted class.
 
-    Several runs are scored on the same rows and ranked. Runs that share a letter are not distinguishable.
-    Runs that differ in their seed alone share a line.
+    In a ranking, runs that share a letter are not distinguishable. Runs that differ only in their random seed
+    share a line.
 
     Examples:
 
@@ -146,11 +160,14 @@ def evaluate(
     if TASKS[task].stream:
         encoding.setdefault("max_length", WHOLE_CONTEXT)
 
-    names, looks_closer = list(runs or []), bool(against or errors or forgetting)
+    # a shell's `SWEEP/*` names the plan of the sweep too
+    names = [name for name in runs or [] if Path(name).name != PLAN_FILE]
+    looks_closer = bool(against or errors or forgetting)
     _check_combination(names, against, errors)
     if predictions is not None and (len(names) > 1 or looks_closer):
         raise UsageError(
-            "--predictions writes those of one run", "leave out --against, --errors and --forgetting"
+            "--predictions writes the predictions of one run",
+            "leave out --against, --errors, --forgetting",
         )
     grid = d.parse_grid(decoding, temperature, top_p, repetition_penalty, num)
     if grid is not None and (len(names) > 1 or looks_closer or predictions is not None):
@@ -165,6 +182,7 @@ def evaluate(
     from explora.core.runtime.resolve import resolve_for_answers
 
     warn_if_emulated(asked.runtime)
+    warn_if_tables(task, asked.data)
     request = Request(
         task=task,
         names=names,
@@ -239,7 +257,7 @@ def _report(file: Path, session: Session, rows: Rows, evaluation: Evaluation) ->
 
 
 def _check_combination(names: list[str], against: str | None, errors: int | None) -> None:
-    """Raise UsageError for options that several runs do not have."""
+    """Raise UsageError for options that do not apply to several runs."""
     if len(names) > 1 and against is not None:
         raise UsageError(
             "--against compares one run with another", "leave --against out: all runs are ranked"
@@ -253,11 +271,11 @@ def _some(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _course_ids(task: str, course_labels: str | None, predictions: Path | None) -> Mapping[str, str] | None:
-    """Return the token ids to write instead of labels. Raises UsageError where that makes no sense."""
+    """Return the token ids to write instead of labels. Raises UsageError if that cannot be done."""
     if course_labels is None:
         return None
     if course_labels not in ("digits", "ids"):
-        raise UsageError(f"--course-labels {course_labels!r} is neither digits nor ids")
+        raise UsageError(f"--course-labels {course_labels!r} is not one of digits, ids")
     if predictions is None or predictions.suffix == ".jsonl":
         raise UsageError("--course-labels needs a file in the course's format", "--predictions FILE.csv")
     if not TASKS[task].course_ids:

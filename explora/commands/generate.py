@@ -1,4 +1,4 @@
-"""`explora generate`: prompts in, continuations out, in order; streaming for one prompt on a terminal."""
+"""`explora generate`: continue prompts in their order; a terminal sees one prompt's text as it comes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from explora.core.generate.sampling import SamplingConfig
     from explora.core.runs.assemble import Session
 
+MAX_NEW_TOKENS = 256
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
@@ -42,19 +43,24 @@ def _default(option: str) -> str:
 
 
 _prompts_option = partial(typer.Option, rich_help_panel="Prompts")
-_sampling = partial(typer.Option, rich_help_panel="Sampling")
+_sampling = partial(typer.Option, rich_help_panel="Sampling", show_default=False)
 
 PromptText = Annotated[
     str | None,
     _prompts_option(
         "--prompt",
         metavar="TEXT|-",
-        help="The prompt. With `-`, read one prompt per line of standard input, or JSON lines with `prompt`.",
+        help="Text to continue. With `-`, read one prompt per line of standard input, or JSON lines with "
+        "`prompt` (default: none; give this or --data).",
     ),
 ]
 Poems = Annotated[
     str | None,
-    _prompts_option("--data", metavar="FILE", help="File of poems; the first lines of each are the prompt."),
+    _prompts_option(
+        "--data",
+        metavar="FILE",
+        help="File of poems; the first lines of each are its prompt (default: none; give this or --prompt).",
+    ),
 ]
 Temperature = Annotated[
     float | None,
@@ -68,7 +74,7 @@ TopP = Annotated[
     _sampling(
         "--top-p",
         metavar="P",
-        help="Nucleus sampling: sample from the most likely tokens with total probability P "
+        help="Top-p (nucleus) sampling: sample from the most likely tokens with total probability P "
         f"(default: {_default('top_p')}).",
     ),
 ]
@@ -82,14 +88,23 @@ RepetitionPenalty = Annotated[
 ]
 Greedy = Annotated[bool, _sampling("--greedy", metavar="", help="Always take the most likely token.")]
 MaxNewTokens = Annotated[
-    int, _sampling("--max-new-tokens", metavar="N", min=1, help="Most tokens per continuation.")
+    int,
+    _sampling(
+        "--max-new-tokens",
+        metavar="N",
+        min=1,
+        help=f"Largest number of tokens per continuation (default: {MAX_NEW_TOKENS}).",
+    ),
 ]
-Num = Annotated[int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt.")]
+Num = Annotated[
+    int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt (default: 1).")
+]
 
 
 @with_settings(
     *("model", "tokenizer", "batch_size", "device", "amp", "threads"),
-    defaults={"batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's"},
+    defaults={"batch_size": str(BATCH_SIZE), "amp": "off", "threads": "torch's choice"},
+    panels={"batch_size": "Machine"},
 )
 def generate(
     task: o.Task,
@@ -103,17 +118,17 @@ def generate(
     top_p: TopP = None,
     repetition_penalty: RepetitionPenalty = None,
     greedy: Greedy = False,
-    max_new_tokens: MaxNewTokens = 256,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
     num: Num = 1,
     seed: o.Seed = o.SEED,
     predictions: Predictions = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Continue prompts with a run: a sonnet stops after fourteen lines.
+    """Continue prompts with a run. A sonnet stops after fourteen lines.
 
-    RUN defaults to runs/TASK where it exists, else the base. Output keeps the order of the prompts; the
-    text is the prompt with its continuation, with --json the continuation alone.
+    Output keeps the order of the prompts. Plain output is the prompt with its continuation; with `--json`,
+    `text` is the continuation alone and `prompt` is the prompt.
 
     Examples:
 
@@ -156,7 +171,7 @@ def generate(
     session = open_run(task, run, model=model, tokenizer=tokenizer, runtime=in_full)
     if session.model.score is not None:
         raise UsageError(
-            f"{session.label} classifies, it does not write",
+            f"{session.label} is a classifier and cannot continue a text",
             f"explora eval {task}, or choose a {' or '.join(WRITERS)} run",
         )
     merge_in_memory(session, DTYPES[runtime.amp])
@@ -219,7 +234,7 @@ def _stream(session: Session, asked: Asked, sampling: SamplingConfig, max_new_to
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """How prompts are continued; the seed of a sample is `seed` plus the sample's number."""
+    """Settings for continuing prompts; the seed of a sample is `seed` plus the number of the sample."""
 
     sampling: SamplingConfig
     max_new_tokens: int
@@ -245,7 +260,7 @@ class Answer:
 
 
 def _answer(session: Session, portion: list[Asked], index: int, plan: _Plan) -> list[Answer]:
-    """Continue a portion of the prompts, of which the first has the number `index`."""
+    """Continue a portion of the prompts; `index` is the number of its first prompt."""
     from explora.core.generate.decode import generate as continue_all
 
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`explora merge-lora`: an adapter and its base become one Hugging Face folder, checked before it appears."""
+"""`explora merge-lora`: merge an adapter into its base, as one Hugging Face folder that is checked first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _check_task(task: str | None) -> str | None:
 
 Run = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", show_default=False, help="A run folder or a PEFT adapter."),
+    typer.Argument(metavar="RUN", show_default=False, help="Run folder or PEFT adapter (required)."),
 ]
 Task = Annotated[
     str | None,
@@ -29,7 +29,7 @@ Task = Annotated[
         metavar="TASK",
         rich_help_panel="Model",
         callback=_check_task,
-        help="What an adapter that PEFT wrote is for; a run folder knows.",
+        help="Task of an adapter that PEFT wrote (default: the task that the run folder records).",
     ),
 ]
 Output = Annotated[
@@ -48,13 +48,14 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         rich_help_panel="Output",
-        help="How the weights are stored. bf16 and fp16 halve the file and round every weight; what that "
-        "changes is told.",
+        show_default=False,
+        help="Number format of the weights. bf16 and fp16 halve the file and round every weight; the result "
+        "reports the difference (default: fp32).",
     ),
 ]
 
 
-@with_settings("model", "tokenizer", defaults={"model": "the run's"})
+@with_settings("model", "tokenizer", defaults={"model": "that of the run"})
 def merge_lora(
     run: Run = None,
     *,
@@ -66,11 +67,11 @@ def merge_lora(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Merge an adapter into its base: a Hugging Face model folder that needs neither explora nor peft.
+    """Merge an adapter into its base, and write a Hugging Face model folder.
 
-    Before the folder appears, its weights are compared with the method's formula in fp64. Then it is opened
-    with transformers, and its logits on a few sentences are compared with those of base and adapter. In fp32
-    they must agree within 1e-4, or nothing is written.
+    The folder needs neither explora nor peft. It is checked before it appears: its weights against the
+    method's formula in fp64, and its logits, computed by transformers, against those of base and adapter. In
+    fp32 the logits must agree within 1e-4, or nothing is written.
 
     Examples:
 
@@ -81,9 +82,9 @@ def merge_lora(
     `explora merge-lora some-peft-adapter --task sentiment --model gpt2 -o merged/`
     """
     if run is None:
-        raise UsageError("merge-lora needs to know which run", _runs_here())
+        raise UsageError("merge-lora needs a RUN", _runs_here())
     if not run.is_dir():
-        raise UsageError(f"there is no run folder {run}", _runs_here())
+        raise UsageError(f"no run folder is called {run}", _runs_here())
     if output is None:
         raise UsageError("merge-lora needs a folder for the model", f"explora merge-lora {run} -o merged")
 
@@ -103,8 +104,8 @@ def merge_lora(
         console.result_json(merged.to_json())
         return
     console.result(
-        f"{merged.folder}: {dtype}; reopened with transformers, the largest difference of a logit is "
-        f"{merged.max_difference:.2g}, the most likely answer changed in {merged.argmax_flips} of "
+        f"{merged.folder}: {dtype}; the logits that transformers computes differ by at most "
+        f"{merged.max_difference:.2g}, and the most likely answer changed in {merged.argmax_flips} of "
         f"{merged.compared}"
     )
 

@@ -1,4 +1,4 @@
-"""`explora params`: how many parameters, in which parts, and how large a file. Torch is never imported."""
+"""`explora params`: count parameters by part and predict file size and memory, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from explora.core.config.values import parse_size
 from explora.core.estimate.parameters import Count, count
 from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
+from explora.quantities import size, sizes
 
-# Stands in for the digest of a base that nobody has read yet: the file's size depends on its length alone.
+# Stands in for the digest of a base that has not been read: the size of the file depends on its length only.
 NO_DIGEST = "0" * 64
 
 WITH_HEAD = {name: row.classes for name, row in TASKS.items() if row.own_head}
@@ -52,7 +53,7 @@ Length = Annotated[
         metavar="T",
         min=1,
         rich_help_panel="Memory",
-        help="Tokens of the longest rows. Default: what --max-length is for the task.",
+        help="Length of the longest rows in tokens (default: --max-length of the task).",
     ),
 ]
 Budget = Annotated[
@@ -61,7 +62,8 @@ Budget = Annotated[
         "--budget",
         metavar="SIZE",
         rich_help_panel="Memory",
-        help="Choose batch size, accumulation and checkpointing that fit into 2GB, with as many rows a step.",
+        help="Choose batch size, accumulation and gradient checkpointing for this peak memory, such as 2GB, "
+        "at the same number of rows per optimizer step (default: no limit).",
     ),
 ]
 
@@ -72,7 +74,7 @@ OF_MEMORY = ("optimizer", "batch_size", "accumulate", "dropout", "amp", "grad_ch
 
 @with_settings("model", *METHOD, *OF_MEMORY)
 def params(
-    task: o.Task = "paraphrase",
+    task: o.OptionalTask = o.USUAL_TASK,
     *,
     settings: dict[str, Any],
     classes: Classes = None,
@@ -81,11 +83,11 @@ def params(
     length: Length = None,
     json: o.Json = False,
 ) -> None:
-    """Count parameters exactly, by part and method, and the bytes of the file that training writes.
+    """Count the parameters that training updates, and the bytes of the file that it writes.
 
-    The task gives the default targets and the head. Without a method, LoRA is counted and all methods are
-    compared. --memory and --budget predict the peak memory of training; without --amp in fp32, because
-    nothing is probed here.
+    The counts are exact. Without a method, LoRA is counted by part of the model and all methods are compared.
+
+    `--memory` and `--budget` predict the peak memory of training, in fp32 unless `--amp` says otherwise.
 
     Examples:
 
@@ -114,10 +116,9 @@ def params(
     others = [
         _with_method(task, name, settings) for name in METHODS if not TASKS[task].refuses(method_class(name))
     ]
-    choice = None
+    choice, limit = None, None if budget is None else _positive_size(budget)
     if wants_memory:
         length = _length(length, run, shape)
-        limit = None if budget is None else _positive_size(budget)
         choice = _memory.choose(run, shape, length, limit, classes=classes, others=others)
     if json:
         predicted = None if choice is None else choice.to_json(is_chosen=budget is not None)
@@ -125,32 +126,34 @@ def params(
         return
     console.result(f"{label_of(run.model)}, {task}: {run.method.description}\n")
     if choice is not None:
-        _memory.show(choice, is_chosen=budget is not None)
+        if limit is not None:
+            _memory.show_budget(choice, shape, limit, classes, settings)
+        _memory.show(choice)
         return
     _show_parts(counted)
     if "method" in settings:
-        console.result(f"\n{_file(run)} about {console.size(counted.adapter_bytes)}")
+        console.result(f"\n{_file(run)} about {size(counted.adapter_bytes)}")
         return
     console.result("")
     _show_methods([(each, _count(each, shape, classes)) for each in others])
 
 
 def _refuse_idle(names: list[str]) -> None:
-    """Raise UsageError for an option that only --memory has a use for."""
+    """Raise UsageError for an option that only matters with --memory."""
     for name in names:
         if name in (*OF_MEMORY, "length"):
-            raise UsageError(f"--{spelled(name)} says nothing about parameters", "ask for --memory too")
+            raise UsageError(f"--{spelled(name)} changes no number of parameters", "add --memory")
 
 
 def _resolve(task: str, settings: dict[str, Any]) -> TrainRun:
-    """Resolve a run in fp32 unless told; torch, which could probe for more, is never imported."""
+    """Resolve a run, in fp32 by default: choosing a faster precision would need torch."""
     if settings.get("amp") == "auto":
-        raise UsageError("--amp auto is probed by train, not here", "--amp bf16 or --amp off")
+        raise UsageError("--amp auto is for train: params measures nothing", "--amp bf16 or --amp off")
     return resolve(task, {"amp": "off"} | settings)[0]
 
 
 def _length(asked: int | None, run: TrainRun, shape: Shape) -> int:
-    """Return how long the longest rows are, by default as long as they may be."""
+    """Return the length of the longest rows in tokens, by default the largest that is allowed."""
     if asked is not None and asked > shape.n_positions:
         raise UsageError(f"--length {asked}: the base reads at most {shape.n_positions} tokens")
     return asked or min(run.encoding.max_length, shape.n_positions)
@@ -160,11 +163,11 @@ def _positive_size(text: str) -> int:
     """Return the bytes of --budget. Raises UsageError."""
     if size := parse_size(text):
         return size
-    raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
+    raise UsageError(f"--budget {text} leaves no memory", "--budget 2GB")
 
 
 def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
-    """Resolve a run of another method, without the options that it has no use for."""
+    """Resolve a run of another method, without the options that it does not take."""
     foreign = {*foreign_settings(method_class(method), settings)}
     return _resolve(
         task, {name: settings[name] for name in settings if name not in foreign} | {"method": method}
@@ -197,13 +200,9 @@ def _show_parts(counted: Count) -> None:
 
 
 def _show_methods(counts: list[tuple[TrainRun, Count]]) -> None:
+    files = sizes([counted.adapter_bytes for _, counted in counts])
     rows = [
-        (
-            run.method.name,
-            f"{counted.trainable:,}",
-            f"{100 * counted.share:.4g} %",
-            console.size(counted.adapter_bytes),
-        )
-        for run, counted in counts
+        (run.method.name, f"{counted.trainable:,}", f"{100 * counted.share:.4g} %", file)
+        for (run, counted), file in zip(counts, files, strict=True)
     ]
     console.result_table(("method", "trained", "share", "file, about"), rows)

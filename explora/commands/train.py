@@ -1,4 +1,4 @@
-"""`explora train`: a plan to a run, the run's events to a bar, its result to stdout."""
+"""`explora train`: plan a run, train it with a progress bar, and write its result to stdout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from explora import console
 from explora.commands import _options as o
 from explora.commands._dry_run import check_data, show_plan
 from explora.commands._environment import prepare_training
-from explora.commands._following import follow
+from explora.commands._following import before_first_step, follow
 from explora.commands._memory import explaining_shortage
 from explora.commands._observing import Track, Watching, observing
+from explora.commands._plain_text import warn_if_tables
 from explora.commands._planning import Plan, plan_new, plan_rest, resume_settings
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
 from explora.commands._run_facts import show_settings, show_start
-from explora.commands._scores import show_scores
+from explora.commands._scores import show_scores, warn_if_trivial
 from explora.commands._settings import (
     DATA,
     MACHINE,
@@ -33,21 +34,22 @@ from explora.commands._settings import (
 )
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
-from explora.core.config.run_config import TrainRun
+from explora.core.config.registry import load_implementation, task_row
 from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
 from explora.core.runs.phases import LENGTH, dropped_limit, longer
 from explora.core.runs.record import RunRecord, read_losses
 from explora.core.runs.tracking import check_tracker
-from explora.errors import UsageError
+from explora.errors import AdapterError, UsageError
+from explora.quantities import duration, size
 
 if TYPE_CHECKING:
     from explora.core.runs.result import TrainResult
     from explora.core.runtime.processes import Processes
 
 
-@with_settings(*MODEL, *START, *METHOD, *DATA, *OPTIMIZER, *TRAINING, *MACHINE, sweeps=True)
+@with_settings(*DATA, *MODEL, *START, *METHOD, *TRAINING, *OPTIMIZER, *MACHINE, sweeps=True)
 def train(
     task: o.Task,
     *,
@@ -67,11 +69,11 @@ def train(
 ) -> None:
     """Train an adapter, a head or the whole model.
 
-    The run folder (-o, by default runs/TASK) holds the adapter or model, a model card, run.json and
-    metrics.jsonl. Where PEFT has the method, it is a PEFT adapter.
+    The run folder holds the adapter or model, a model card, run.json and metrics.jsonl. PEFT opens the
+    adapter if PEFT has the method.
 
-    Several values of an option make a sweep: a run for each combination, by default in runs/TASK-sweep.
-    Numbers and names are separated by commas; options for paths, texts and lists are repeated.
+    Several values of an option make a sweep: one run per combination, by default in runs/TASK-sweep.
+    Separate numbers and names by commas; repeat options that take a path, a text or a list.
 
     Examples:
 
@@ -152,9 +154,9 @@ def _plan(
     dry_run: bool,
     json: bool,
 ) -> Plan | None:
-    """Own the folder and plan its run. Returns None if there is nothing to train, and shows why."""
+    """Own the folder and plan its run. If there is nothing to train, show why and return None."""
     record = None
-    if resume:  # what the folder holds decides what is done
+    if resume:  # the record in the folder decides what remains to be done
         ownership.enter_context(nullcontext() if dry_run else owning(folder))
         record = _recorded(folder, task)
     if record is not None and record.finished:
@@ -166,7 +168,7 @@ def _plan(
             _show_recorded(folder, record.result, json)
             return None
         if more is not None and (limit := dropped_limit(record.run.training, more.training)):
-            console.note(f"the limit of {limit} no longer holds: the new length replaces it")
+            console.note(f"the new length replaces the earlier limit of {limit}")
         record = replace(record, run=more or record.run)
     plan = plan_new(task, settings, config) if record is None else plan_rest(record.run, settings, folder)
     if dry_run:
@@ -182,11 +184,15 @@ def _plan(
 
 
 def _tell_what_goes(folder: Path) -> None:
-    """Say what --overwrite would replace. Raises UsageError for a folder that it leaves alone."""
+    """Show what --overwrite would replace. Raises UsageError for a folder that it does not replace."""
     check_folder(folder, overwrite=True)
-    record = recorded_run(folder)
+    try:
+        record = recorded_run(folder)
+    except AdapterError as damaged:
+        console.note(f"--overwrite would replace {folder}: {damaged.message}")
+        return
     if record is None:
-        console.note(f"{folder} holds nothing to replace")
+        console.note(f"{folder} is new or empty: there is nothing to replace")
         return
     state = "a finished" if record.finished else "an unfinished"
     console.note(f"--overwrite would replace {state} run of {record.run.task} in {folder}")
@@ -196,11 +202,11 @@ def _recorded(folder: Path, task: str) -> RunRecord | None:
     """Return the record of the run to resume, None if there is none. Raises UsageError for another task."""
     record = recorded_run(folder)
     if record is None:
-        console.note(f"{folder} holds no run yet: starting one")
+        console.note(f"{folder} has no run yet: starting one")
         return None
     if record.run.task != task:
         raise UsageError(
-            f"--resume: {folder} holds a run of {record.run.task}, not of {task}",
+            f"--resume: the run in {folder} is of {record.run.task}, not of {task}",
             f"explora train {record.run.task} -o {folder} --resume",
         )
     return record
@@ -216,7 +222,7 @@ def _report(file: Path, folder: Path) -> None:
 def _execute(
     plan: Plan | None, folder: Path, began: float, watching: Watching, *, overwrite: bool, json: bool
 ) -> None:
-    """Train as the leading process has planned, show and write."""
+    """Train the run that the leading process has planned."""
     from explora.core.runtime.processes import joined_processes
 
     with joined_processes() as processes:
@@ -236,17 +242,20 @@ def _train(
     json: bool,
 ) -> None:
     from explora.core.runs.train import start_run
+    from explora.core.runtime.resolve import with_resolved_runtime
 
     warn_if_emulated(plan.run.runtime, is_recorded=plan.resumed)
-    run = processes.decide(_with_runtime(plan.run) if processes.leads else plan.run)
-    if not processes.leads:
-        run = _with_runtime(run)  # threads and the like, as the leading process has measured them
-    show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})", processes.size)
-    spent = time.monotonic() - began
-    running = start_run(
-        run, folder, replace=overwrite, spent=spent, expected=plan.expected, processes=processes
-    )
-    show_start(running)
+    warn_if_tables(plan.run.task, plan.run.data)
+    with before_first_step(is_resumed=plan.resumed, can_repeat=plan.resumed or overwrite):
+        run = processes.decide(with_resolved_runtime(plan.run) if processes.leads else plan.run)
+        if not processes.leads:
+            run = with_resolved_runtime(run)  # threads and the like, as the leading process has measured them
+        show_settings(run, "" if plan.resumed else f" ({plan.origins['learning_rate']})", processes.size)
+        spent = time.monotonic() - began
+        running = start_run(
+            run, folder, replace=overwrite, spent=spent, expected=plan.expected, processes=processes
+        )
+        show_start(running)
     if not processes.leads:
         watching = Watching(with_samples=False, track=None)
     with explaining_shortage(running), observing(running, watching) as observers:
@@ -259,33 +268,34 @@ def _train(
     _show_result(folder, completed.result)
 
 
-def _with_runtime(run: TrainRun) -> TrainRun:
-    from explora.core.runtime.resolve import resolve_runtime
-
-    return replace(run, runtime=resolve_runtime(run.runtime))
-
-
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
-    """Show the result of a run that is finished."""
+    """Show the recorded result of a finished run."""
     from explora.core.runs.result import TrainResult
     from explora.core.runs.train import tidy_finished
 
     tidy_finished(folder)
-    console.note(f"{folder} is finished: this is its recorded result")
+    console.note(f"the run in {folder} has finished; this is its recorded result")
     if json:
         console.result_json(dict(result))
         return
     _show_result(folder, TrainResult.from_json(result))
 
 
+def _metric(task: str) -> str:
+    """Return the score by which a task chooses the best step."""
+    metric: str = load_implementation(task_row(task).implementation).metric
+    return metric
+
+
 def _show_result(folder: Path, result: TrainResult) -> None:
     losses = read_losses(folder)
     console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
     show_scores("dev score", result.evaluation)
+    warn_if_trivial(_metric(result.task), result.evaluation)
     console.result(
         f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "
         f"({result.share:.2%}), best at step {result.best_step} of {result.steps}, "
-        f"{console.duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak {console.size(result.peak_memory_bytes)}"
+        f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak memory {size(result.peak_memory_bytes)}"
     )
     console.note(f"next: explora eval {result.task} {result.run}")

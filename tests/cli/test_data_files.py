@@ -41,7 +41,26 @@ def test_one_class_that_has_nearly_all_rows_is_warned_of(fit: Explora) -> None:
     done = fit("sentiment", "a.csv", "sentence,label\n" + rows, "--max-steps", "1")
     assert "97.5% of the training rows have the label '1'" in done.err
     assert "optimizer step" not in done.err, "the number was asked for"
+    told = 'dev accuracy: no better than the best trivial answer, "always '
+    assert told in done.err and "--learning-rate" in done.err
     assert fit("sentiment", "b.csv", "sentence,label\ngood,1\nbad,1\n").code == 1
+
+
+def test_a_high_rank_for_few_rows_is_warned_of(explora: Explora, tiny_base: Path, tiny_data: Path) -> None:
+    words = ["train", "sentiment", "--model", str(tiny_base), "--data", str(tiny_data / "sentiment")]
+    words += ["--max-steps", "1", "--overwrite", "--device", "cpu", "--amp", "off", "--threads", "1"]
+    warning = "rank 16 is high for 22 training rows"
+    assert warning in explora(*words, "--lora", "16").err
+    assert warning not in explora(*words, "--lora", "8").err
+
+
+def test_a_table_read_as_plain_text_is_warned_of(explora: Explora, tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "a line of words\n" * 20)
+    (tmp_path / "a.txt").write_text("a line of words\n" * 20)
+    for name, warned in (("a.csv", True), ("a.txt", False)):
+        done = explora("eval", "text", str(tiny_base), "--data", name)
+        assert done.code == 0, done.err
+        assert (f"{name} is read as plain text" in done.err) == warned
 
 
 def test_eval_reuses_the_mapping_of_the_run(fit: Explora, explora: Explora, tmp_path: Path) -> None:
@@ -84,7 +103,7 @@ def test_the_course_s_token_ids_are_read_and_written(
         ("sentiment --predictions a.csv --course-labels ids", "sentiment has no labels that are token ids"),
         ("paraphrase --course-labels ids", "needs a file in the course's format"),
         ("paraphrase --predictions a.jsonl --course-labels ids", "needs a file in the course's format"),
-        ("paraphrase --predictions a.csv --course-labels words", "is neither digits nor ids"),
+        ("paraphrase --predictions a.csv --course-labels words", "is not one of digits, ids"),
     ],
 )
 def test_course_labels_that_make_no_sense(explora: Explora, arguments: str, message: str) -> None:

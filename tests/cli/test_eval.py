@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from explora.commands._scores import show_scores
 from explora.core.config.registry import TASKS
 from explora.core.runs.train import start_run
+from explora.core.tasks.contract import Evaluation
 from tests.tiny_models import finish, tiny_run
 
 Stdin = Callable[[str | bytes], None]
@@ -89,6 +91,27 @@ def test_the_table_has_value_interval_direction_and_trivial_answer(explora, here
         ends = ["unknown"] if low is None else [f"{low:.4g}", "to", f"{high:.4g}"]
         shown = [f"{score:.4g}", f"{value['floors'][name]:.4g}", "higher", *ends]
         assert row.split() == [name, *shown, *value["trivial_answers"][name].split()]
+
+
+def test_many_scores_are_shown_in_groups(capsys) -> None:
+    names = (
+        "perplexity",
+        "course_bleu_greedy",
+        "bleu_greedy",
+        "bleu_sampled",
+        "rhyme_sampled",
+        "rhyme_human",
+    )
+    scores = dict.fromkeys(names, 0.5)
+    show_scores("dev", Evaluation(examples=1000, scores=scores, intervals=dict.fromkeys(names, (0.4, 0.6))))
+    groups = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
+    assert [[line.split("  ")[0] for line in lines] for lines in groups] == [
+        ["dev", "perplexity"],
+        ["greedy continuations", "bleu_greedy"],
+        ["sampled continuations", "bleu_sampled", "rhyme_sampled"],
+        ["the poets' own text", "rhyme_human"],
+        ["as in CS224N, with the given lines", "course_bleu_greedy"],
+    ]
 
 
 def test_quiet_leaves_the_result_alone(explora, here: None) -> None:

@@ -49,7 +49,7 @@ def test_votes_are_asked_kept_and_continued(blind, stdin: Stdin, tiny_base: Path
     done = blind("--blind")
     assert (done.code, done.out) == (0, "")
     assert "Which text is better? 1: the first" in done.err
-    assert "'x' is none of 1, 2, =, q" in done.err
+    assert "'x' is not one of 1, 2, =, q" in done.err
     assert f"1 of 3 votes in {votes}; the same command continues" in done.err
     assert "lamp 0\nlamp 1\nlamp 2\n" in done.err
     stdin("2\n=\n")
@@ -124,15 +124,15 @@ def test_settings_of_decoding_are_compared(
     ("arguments", "code", "told"),
     [
         ("sonnet --blind", 2, "--blind compares two writers"),
-        ("sonnet --against human --votes x", 1, "x: no such file of votes"),
+        ("sonnet --against human --votes x", 1, "x: no such votes file"),
         ("sonnet --against human --page .", 2, "--page: . is a folder"),
-        ("sonnet --against human --page votes.jsonl", 2, "votes.jsonl exists and is no HTML page"),
+        ("sonnet --against human --page votes.jsonl", 2, "votes.jsonl exists and is not an HTML page"),
         ("sonnet --against human --page nodir/a.html", 2, "there is no folder nodir"),
         ("sonnet --votes x", 2, "--votes compares two writers"),
-        ("sonnet human --against x --blind", 2, "human is no run"),
+        ("sonnet human --against x --blind", 2, "human is not a run"),
         ("sonnet --against human --page a.html --votes b", 2, "--page writes a page"),
         ("sonnet --temperature 1", 2, "--temperature is for the comparison of decoding settings"),
-        ("sonnet --decoding --temperature hot", 2, "--temperature: 'hot' is no list of numbers"),
+        ("sonnet --decoding --temperature hot", 2, "--temperature: 'hot' is not a list of numbers"),
         ("sonnet --decoding --temperature 0", 2, "temperature must be a positive number"),
         ("sonnet --decoding --predictions x", 2, "--decoding compares settings of one run"),
         ("text --decoding", 2, "text has no poems to continue"),

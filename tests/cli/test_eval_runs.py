@@ -78,9 +78,12 @@ def test_the_table_fits_narrow_terminals(
     explora, here: None, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    done = explora("eval", "sentiment", *EVERYTHING)
+    Path("sweep.json").write_text("{}")
+    done = explora("eval", "sentiment", *EVERYTHING, "sweep.json")
     lines = done.out.splitlines()
+    assert "sweep.json" not in done.err  # `runs/SWEEP/*` names it too
     assert max(map(len, lines)) <= width
     assert lines[0].split()[:2] == ["run", "accuracy"]
     assert [line.split()[0] for line in lines[1:]].count("-") == 1  # the best trivial answer
@@ -155,8 +158,8 @@ def test_runs_of_different_data_need_data(
         ("runs/head runs/lora-1 --data -", "standard input can be read for one run only"),
         ("runs/head runs/lora-1 --against runs/lora-2", "--against compares one run"),
         ("runs/head runs/lora-1 --errors 2", "--errors shows the mistakes of one run"),
-        ("runs/head runs/lora-1 --predictions out.csv", "--predictions writes those of one run"),
-        ("runs/head --forgetting --predictions out.csv", "--predictions writes those of one run"),
+        ("runs/head runs/lora-1 --predictions out.csv", "--predictions writes the predictions of one run"),
+        ("runs/head --forgetting --predictions out.csv", "--predictions writes the predictions of one run"),
         ("runs/head --errors 0", "0 is not in the range"),
     ],
 )

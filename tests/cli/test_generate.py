@@ -16,11 +16,11 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from explora.console import clean
 from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.train import start_run
+from explora.streams import clean
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run
 
 Stdin = Callable[[str | bytes], None]
@@ -216,6 +216,13 @@ def test_a_bad_prompt_is_told(explora, here: None, prompt: str, told: str) -> No
 # --- seeds ----------------------------------------------------------------------------------------
 
 
+def test_a_prompt_that_is_the_name_of_a_file_is_warned_of(explora, here: None, tmp_path: Path) -> None:
+    (tmp_path / "my prompts.txt").write_text("When\n")
+    told = "not the file of this name. To continue its lines: --prompt - < 'my prompts.txt'"
+    assert told in explora("generate", "text", "--prompt", "my prompts.txt", *SHORT).err
+    assert "warning" not in explora("generate", "text", "--prompt", "When", *SHORT).err
+
+
 def test_the_same_seed_gives_the_same_text(explora, here: None) -> None:
     def generate(*arguments: str) -> str:
         out = explora("generate", "text", "--prompt", "The lamp", *SHORT, *arguments).out
@@ -385,7 +392,7 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
         ("text", 2, "give --prompt TEXT, --prompt - or --data FILE"),
         ("text", 2, "explora generate text --prompt"),
         ("text --prompt x --data y", 2, "give --prompt TEXT"),
-        ("sentiment --prompt x", 2, "classifies, it does not write"),
+        ("sentiment --prompt x", 2, "is a classifier and cannot continue a text"),
         ("text runs/sonnet --prompt x", 1, "was trained for sonnet, not for text"),
         ("sonnet --prompt x --predictions out.txt", 2, "for each poem of --data FILE"),
         ("sonnet --data x --num 2 --predictions out.txt", 2, "for each poem of --data FILE"),

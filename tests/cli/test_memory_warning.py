@@ -11,7 +11,7 @@ from explora.core.machine import facts as measure
 from explora.core.runs.record import read_record
 from explora.core.training.loop import Training
 
-WARNING = re.compile(r"warning: this run will need about (\S+ .B) and can have (\S+ .B)")
+WARNING = re.compile(r"warning: this run will need about (\S+ .B), and (\S+ .B) are available")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -126,12 +128,12 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         ("sentiment --classes 1", 2, "--classes"),
         ("paraphrases", 2, "did you mean paraphrase?"),
         ("--model gpt3", 1, "did you mean gpt2?"),
-        ("--batch-size 8", 2, "--batch-size says nothing about parameters"),
-        ("--length 8", 2, "--length says nothing"),
+        ("--batch-size 8", 2, "--batch-size changes no number of parameters"),
+        ("--length 8", 2, "--length changes no number"),
         ("--memory --length 2000", 2, "at most 1024 tokens"),
         ("--memory --amp auto", 2, "--amp bf16 or --amp off"),
         ("--budget 2gibberish", 2, "'2gibberish' is no size"),
-        ("--budget off", 2, "leaves nothing"),
+        ("--budget off", 2, "leaves no memory"),
         ("--full --budget 1GB --length 64", 1, "this fits: --lora 8 --batch-size"),
         ("--budget 100MB", 1, "a smaller base"),
     ],
@@ -175,15 +177,36 @@ def test_rows_are_as_long_as_the_task_and_the_base_allow(explora, tmp_path: Path
 
 @pytest.mark.parametrize("budget", ["1.2GB", "1200 MB", "1144.4MiB"])
 def test_a_budget_chooses_options_to_paste(explora, check_schema, budget: str) -> None:
-    arguments = ["params", "--model", "gpt2", "--budget", budget]
+    arguments = ["params", "--model", "gpt2", "--dropout", "0.1", "--budget", budget]
     told = explora(*arguments, "--json").objects[0]
     check_schema("params", told)
     memory = told["memory"]
     assert memory["peak_bytes"] <= 1_200_000_000
     assert memory["batch_size"] * memory["accumulate"] == 16
-    assert f"explora train paraphrase ... {memory['options']}\n" in explora(*arguments).out
-    pasted = explora("train", "paraphrase", *memory["options"].split(), "--dry-run", "--json")
-    assert pasted.objects[0]["config"]["training"]["batch_size"] == memory["batch_size"]
+    shown = explora(*arguments).out
+    command = next(line for line in shown.splitlines() if line.startswith("explora train "))
+    assert command.endswith(memory["options"])
+    pasted = explora(*shlex.split(command)[1:], "--dry-run", "--json").objects[0]["config"]
+    assert pasted["model"] == "gpt2"
+    assert pasted["training"]["dropout"] == 0.1
+    assert pasted["training"]["batch_size"] == memory["batch_size"]
+    assert pasted["runtime"]["amp"] == memory["amp"]
+
+
+def test_a_budget_names_the_largest_batch(explora) -> None:
+    words = ["params", "--model", "gpt2", "--length", "64"]
+    shown = explora(*words, "--budget", "1.5GB").out
+    found = re.search(r"largest batch: (\d+) with 10% of the memory kept free, (\d+) without", shown)
+    assert found is not None
+    free, full = map(int, found.groups())
+    assert 1 <= free < full
+
+    def peak(rows: int) -> int:
+        memory = explora(*words, "--memory", "--batch-size", str(rows), "--json").objects[0]["memory"]
+        return int(memory["peak_bytes"])
+
+    assert 1.1 * peak(free) <= 1.5e9 < 1.1 * peak(free + 1)
+    assert peak(full) <= 1.5e9 < peak(full + 1)
 
 
 WITHOUT_TORCH = """
@@ -223,7 +246,7 @@ def test_memory_needs_no_torch_either(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "explora train paraphrase ... --batch-size" in done.stdout
+    assert "explora train paraphrase --lora 8 --model gpt2" in done.stdout
 
 
 def test_a_folder_that_is_not_a_gpt2_is_refused(explora, tmp_path: Path) -> None:

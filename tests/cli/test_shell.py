@@ -23,6 +23,7 @@ from explora.commands._synonyms import SYNONYMS, normalise
 from explora.core.config import values
 from explora.core.config.values import Blocks
 from explora.errors import DataError, ExploraError, Interrupted, UsageError
+from explora.quantities import duration, size, sizes
 
 COMMANDS = typer.main.get_command(cli.app).commands
 
@@ -154,7 +155,7 @@ def test_a_signal_that_an_import_would_swallow_ends_the_command_too(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted\nhint: give the same command again\n")
 
 
 def test_ctrl_c_while_the_command_line_is_loaded_is_one_line(tmp_path):
@@ -214,7 +215,7 @@ def test_a_table_is_aligned(capsys):
 
 def test_a_narrow_terminal_gets_the_first_columns_and_the_names_of_the_others():
     table = "console.result_table(['task', 'b' * 20, 'c' * 20, 'd' * 40], [['x', '1', '2', '3']])"
-    shown = in_a_terminal(table).splitlines()
+    shown = in_a_terminal(table, NO_COLOR="1").splitlines()
     assert [line.split() for line in shown[:2]] == [["task", "b" * 20, "c" * 20], ["x", "1", "2"]]
     assert f"also shows: {'d' * 40}" in shown[2]
     assert "d" * 40 in in_a_terminal(table, COLUMNS="100").splitlines()[0]
@@ -273,11 +274,18 @@ def in_a_terminal(body: str, **variables: str) -> str:
 
 def test_a_terminal_gets_a_bar_that_ends_full():
     shown = in_a_terminal(LOOP)
-    assert "━" * 20 + " train 40/40  loss 0.03\r\n" in shown
+    assert "━" * 10 + " train 40/40  loss 0.03\r\n" in shown
     assert "halfway" in shown
     frames = shown.split("\r\x1b[K")
     assert len(frames) >= 4
     assert all(len(frame.strip()) < 60 for frame in frames if "halfway" not in frame)
+
+
+def test_a_narrow_terminal_shows_the_time_left_and_drops_later_facts_whole(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "45")
+    console._draw_bar("train 1/9  0:10 left  loss 2.08  1,483 tokens/s", 0.1)
+    console._end_bar()
+    assert capsys.readouterr().err.endswith(" train 1/9  0:10 left  loss 2.08\n")
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
@@ -325,19 +333,35 @@ def test_a_pipe_gets_the_text_as_it_is(capsys):
 
 
 def test_numbers_for_people():
-    assert [console.duration(seconds) for seconds in (0, 59.6, 185, 3723)] == [
+    assert [duration(seconds) for seconds in (0, 59.6, 185, 3723)] == [
         "0:00",
         "1:00",
         "3:05",
         "1:02:03",
     ]
-    assert [console.size(count) for count in (0, 999, 1200, 1_200_000, 5e9)] == [
+    assert [size(count) for count in (0, 999, 1200, 1_200_000, 5e9)] == [
         "0 B",
         "999 B",
         "1.2 kB",
         "1.2 MB",
         "5.0 GB",
     ]
+    assert sizes([1_200_000, None, 5e9]) == ["1.2 MB", "", "5,000.0 MB"]
+
+
+def test_words_in_a_table_are_on_the_left_and_figures_on_the_right(capsys):
+    console.result_table(["run", "score", "answer"], [["a", "0.5", "always no"], ["bb", "0.25", "no"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "run  score  answer",
+        "a      0.5  always no",
+        "bb    0.25  no",
+    ]
+
+
+def test_a_colour_terminal_gets_the_header_and_the_best_row_in_bold():
+    table = "console.result_table(['run', 'score'], [['a', '1'], ['b', '2']], best=1)"
+    shown = in_a_terminal(table).splitlines()
+    assert shown == ["\x1b[1mrun  score\x1b[0m", "a        1", "\x1b[1mb        2\x1b[0m"]
 
 
 # --- synonyms -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import typer
 
 from explora.cli import app
+from explora.commands._settings import PANEL_ORDER
 
 HEAVY = ("torch", "transformers", "numpy", "sacrebleu", "peft", "safetensors", "huggingface_hub")
 COMMANDS = typer.main.get_command(app).commands
@@ -48,10 +50,23 @@ def test_help_is_light_and_has_examples(command):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_help_and_a_panel(name):
+def test_every_option_has_a_panel_and_help_with_the_default_in_one_form(name):
     for option in COMMANDS[name].params:
-        assert option.help, option.name
-        assert option.param_type_name == "argument" or option.rich_help_panel, option.name
+        is_argument = option.param_type_name == "argument"
+        assert is_argument or option.rich_help_panel, option.name
+        assert option.help.endswith("."), option.name
+        assert not option.default or not option.show_default, option.name  # typer's own form: [default: X]
+        assert "Default" not in option.help, option.name
+        is_flag = not is_argument and option.is_flag and not option.secondary_opts
+        is_required = option.required or "(required)" in option.help
+        has_default = re.search(r"[(;] ?default: [^()]+(\([^()]*\)[^()]*)*\)\.$", option.help)
+        assert (is_flag or is_required) != bool(has_default), (option.name, option.help)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_first_what_is_needed_most(name):
+    panels = [each.rich_help_panel for each in COMMANDS[name].params if each.rich_help_panel]
+    assert panels == sorted(panels, key=PANEL_ORDER.index)
 
 
 def test_options_and_names_known_wrong_are_refused_without_torch():

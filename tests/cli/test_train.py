@@ -180,6 +180,9 @@ def test_a_dry_run_shows_values_as_options_take_them(explora: Callable[..., Any]
     values |= {"alpha": "16", "data": "a" * 47 + "…"}
     values |= {"targets": "key,value", "clip": "1", "grad_checkpoint": "yes", "skip_bad": "no"}
     assert {name: table[name] for name in values} == values
+    assert f"data: {long}" in shown
+    (template,) = (line for line in shown if line.startswith("template: "))
+    assert json.loads(template.removeprefix("template: ")).endswith('or "no": ')
 
 
 def test_a_dry_run_writes_nothing(explora: Callable[..., Any], tiny_base: Path, tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ def test_a_dry_run_says_what_overwrite_would_replace(
     explora: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:
     plan = [*words, "--overwrite", "--dry-run"]
-    assert "runs/text holds nothing to replace" in explora(*plan).err
+    assert "runs/text is new or empty: there is nothing to replace" in explora(*plan).err
     assert explora(*words, "--max-steps", "1").code == 0
     assert "would replace a finished run of text in runs/text" in explora(*plan).err
     (tmp_path / "thesis").mkdir()
@@ -328,6 +331,40 @@ def test_an_occupied_folder_is_refused_and_replaced_when_told(
     assert Path("runs/text", TRAINED).read_bytes() != before
 
 
+def test_a_run_with_a_damaged_record_is_replaced_when_told_and_a_stranger_is_not(
+    explora: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
+    assert explora(*words, "--max-steps", "1").code == 0
+    Path("runs/text/run.json").write_text("{")
+    damaged = explora(*words, "--max-steps", "1")
+    assert (damaged.code, "damaged" in damaged.err) == (1, True)
+    assert "would replace runs/text: the record" in explora(*words, "--overwrite", "--dry-run").err
+    assert explora(*words, "--max-steps", "1", "--overwrite").code == 0
+    assert json.loads(Path("runs/text/run.json").read_text())["result"]
+    (tmp_path / "race").mkdir()
+    (tmp_path / "race" / "run.json").write_text('{"runner": "me"}')
+    assert explora(*words, "-o", "race", "--overwrite").code == 1
+    assert (tmp_path / "race" / "run.json").read_text() == '{"runner": "me"}'
+
+
+@pytest.mark.parametrize(("options", "again"), [([], " and --resume"), (["--overwrite"], "")])
+def test_ctrl_c_before_the_first_step_says_what_is_saved_and_how_to_start_again(
+    explora: Callable[..., Any],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    again: str,
+) -> None:
+    def press_ctrl_c(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("explora.core.runs.train.start_run", press_ctrl_c)
+    outcome = explora(*words, *options)
+    assert outcome.code == 130
+    assert "interrupted before the first step; nothing was saved\n" in outcome.err
+    assert outcome.err.endswith(f"hint: start again with the same command{again}\n")
+
+
 def test_a_file_in_the_place_of_the_folder_is_called_so(
     explora: Callable[..., Any], words: list[str]
 ) -> None:
@@ -369,10 +406,10 @@ def test_what_is_kept_of_frozen_blocks_is_said_before(
 ) -> None:
     words = f"train sentiment --last-linear --amp off --threads 1 --data {tiny_data / 'sentiment'}"
     words += f" --model {tiny_base} --epochs 2 --overwrite"
-    what = "the frozen blocks' output of 27 examples: 3.5 kB"
+    what = "the output of the frozen blocks for 27 examples (3.5 kB)"
     for options, said in (
-        ("", f"keeps {what} in runs/sentiment/checkpoint/features.bin\n"),
-        ("--feature-cache 3kB", f"does not keep {what}, more than the 3.0 kB of --feature-cache\n"),
+        ("", f"runs/sentiment/checkpoint/features.bin stores {what}\n"),
+        ("--feature-cache 3kB", f"{what} is not stored: --feature-cache allows 3.0 kB\n"),
     ):
         outcome = explora(*words.split(), *options.split())
         assert outcome.code == 0 and said in outcome.err
@@ -467,7 +504,7 @@ def stopped(explora: Callable[..., Any], words: list[str], monkeypatch: pytest.M
 def test_a_stopped_run_needs_no_options_to_go_on(explora: Callable[..., Any], words: list[str]) -> None:
     outcome = explora("train", "text", "--resume")
     assert outcome.code == 0
-    assert "going on after step 4" in outcome.err
+    assert "resumed after step 4" in outcome.err
     assert explora(*words, "-o", "whole").code == 0
     assert Path("runs/text", TRAINED).read_bytes() == Path("whole", TRAINED).read_bytes()
     assert losses(Path("runs/text")) == losses(Path("whole"))
@@ -501,7 +538,7 @@ def test_other_threads_may_be_asked_for(explora: Callable[..., Any], monkeypatch
         ("text --lr 0.5", "--resume continues with learning-rate 0.01, not with 0.5"),
         ("text --full", "--resume continues with method lora, not with full"),
         ("text --max-minutes 2", "--resume continues without max-minutes, not with 2"),
-        ("sonnet", "runs/text holds a run of text, not of sonnet"),
+        ("sonnet", "the run in runs/text is of text, not of sonnet"),
     ],
 )
 def test_going_on_with_something_else_is_refused(
@@ -548,11 +585,11 @@ def test_resuming_starts_where_there_is_nothing_and_repeats_what_is_finished(
     job = [*words, "--max-steps", "2", "-o", "job", "--resume"]
     first = explora(*job)
     assert first.code == 0
-    assert "job holds no run yet: starting one" in first.err
+    assert "job has no run yet: starting one" in first.err
     kept = Path("job", TRAINED).read_bytes()
     second, third = explora(*job), explora(*job, "--json")
     assert (second.code, second.out) == (0, first.out)
-    assert "job is finished: this is its recorded result" in second.err
+    assert "the run in job has finished; this is its recorded result" in second.err
     record = read_record(Path("job"))
     assert record is not None and third.objects == [record.result]
     assert Path("job", TRAINED).read_bytes() == kept
@@ -578,11 +615,11 @@ def test_a_finished_run_goes_on_with_more_epochs(explora: Callable[..., Any], wo
     assert plan.objects[0]["config"]["training"]["epochs"] == 3
     longer = explora("train", "text", "--resume", "--epochs", "3", "--json")
     assert (longer.code, longer.objects[0]["steps"]) == (0, 18)
-    assert "going on after step 12" in longer.err
+    assert "resumed after step 12" in longer.err
     for epochs in ("3", "2"):
         again = explora("train", "text", "--resume", "--epochs", epochs, "--json")
         assert again.objects == longer.objects
-        assert "runs/text is finished: this is its recorded result" in again.err
+        assert "the run in runs/text has finished; this is its recorded result" in again.err
     assert explora("train", "text", "--resume", "--epochs", "2", "--dry-run").code == 0
     refused = explora("train", "text", "--resume", "--epochs", "4", "--lr", "0.5")
     assert (refused.code, "not with 0.5" in refused.err) == (2, True)
@@ -603,7 +640,7 @@ def test_a_new_run_starts_from_another_one(explora: Callable[..., Any], words: l
     assert again.code == 0
     for length, is_told in (("--epochs", True), ("--max-steps", False)):
         longer = explora("train", "text", "--resume", length, "9", "--dry-run")
-        assert ("the limit of 2 steps no longer holds" in longer.err) is is_told
+        assert ("the new length replaces the earlier limit of 2 steps" in longer.err) is is_told
     assert Path("again", TRAINED).read_bytes() == Path("runs/text", TRAINED).read_bytes()
     cells = explora(*start, "--lr", "1e-3,1e-2", "--dry-run", "--json")
     assert (cells.code, cells.out.count('"rank":3')) == (0, 2), cells.out
@@ -763,7 +800,7 @@ def test_the_old_run_stays_until_the_new_one_has_weights(
     assert {file.name: file.read_bytes() for file in Path("runs/text").iterdir()} == old
     assert explora("eval", "text").code == 0
     resumed = explora("train", "text", "--resume")
-    assert (resumed.code, "going on after step 4" in resumed.err) == (0, True)
+    assert (resumed.code, "resumed after step 4" in resumed.err) == (0, True)
     assert explora(*words, "--seed", "5", "-o", "whole").code == 0
     assert Path("runs/text", TRAINED).read_bytes() == Path("whole", TRAINED).read_bytes()
     assert losses(Path("runs/text")) == losses(Path("whole"))

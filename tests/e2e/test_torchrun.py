@@ -53,7 +53,7 @@ def test_a_killed_process_is_started_again_and_the_run_is_that_of_one_process(
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as torchrun:
         _kill_a_worker(torchrun.pid, tmp_path / "run" / "checkpoint" / "latest")
         out, err = torchrun.communicate(timeout=120)
-    assert (torchrun.returncode, "going on after step" in err) == (0, True), err
+    assert (torchrun.returncode, "resumed after step" in err) == (0, True), err
     (result,) = [json.loads(line) for line in out.splitlines()]
     assert (result["processes"], result["global_batch"]) == (2, 4)
     assert result["sent_bytes"] == 4 * result["trainable"]

@@ -25,7 +25,7 @@ class DataConfig:
     )
     columns: Mapping[str, str] = setting(
         {},
-        "The file's own column names, label=is_dup, or positions if it has no header, label=2.",
+        "Columns of the file, such as sentence1=q_a,label=is_dup. Without a header, positions: label=2.",
         metavar="OURS=THEIRS,...",
         default="the task's names",
         parse=values.parse_columns,

@@ -39,12 +39,12 @@ def _validate_template(template: str, columns: set[str]) -> None:
     fields = {name for _, name, _, _ in parts if name is not None}
     if fields != columns or any(form or conversion for _, _, form, conversion in parts):
         wanted = " and ".join(f"{{{name}}}" for name in sorted(columns))
-        raise UsageError(f"the template {template!r} must have {wanted}, and nothing else in braces")
+        raise UsageError(f"--template {template!r} must have {wanted}, and nothing else in braces")
 
 
 def _validate_shape(shape: Shape) -> None:
     wrong = [name for name, size in dataclasses.asdict(shape).items() if size < 1]
     if wrong:
-        raise UsageError(f"from-scratch: {', '.join(wrong)} must be at least 1")
+        raise UsageError(f"--from-scratch: {', '.join(wrong)} must be at least 1")
     if shape.n_embd % shape.n_head:
-        raise UsageError(f"from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}")
+        raise UsageError(f"--from-scratch: {shape.n_head} heads do not divide a width of {shape.n_embd}")

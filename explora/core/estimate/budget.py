@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from explora.core.estimate.memory import Memory, predict
 # Products of at least so many rows are about as fast as larger ones: down to there, smaller batches cost less
 # time than checkpointing, which computes a third more.
 EFFICIENT_TOKENS = 512
+MOST_ROWS = 4096  # of a batch
 HEADROOM = 0.1  # kept free: predictions were up to a tenth too low (benchmarks/results/memory.md)
 
 
@@ -108,6 +110,25 @@ def least(
 ) -> Choice:
     """Return the choice that takes least memory."""
     return min(_choices(run, shape, length, classes, runtime), key=lambda choice: choice.memory.peak)
+
+
+def largest_batch(
+    run: TrainRun, shape: Shape, length: int, budget: int, *, classes: int | None, headroom: float
+) -> int:
+    """Return the largest batch size, up to MOST_ROWS, that fits into `budget` bytes; 0 if none fits.
+
+    headroom: share of the predicted memory to keep free on top of it.
+    """
+
+    def is_too_large(rows: int) -> bool:
+        memory = predict(_with_batch(run, rows), shape, length, classes=classes)
+        return memory.peak * (1 + headroom) > budget
+
+    return bisect.bisect_left(range(1, MOST_ROWS + 1), True, key=is_too_large)
+
+
+def _with_batch(run: TrainRun, rows: int) -> TrainRun:
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, batch_size=rows))
 
 
 def _choices(

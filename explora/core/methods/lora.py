@@ -147,9 +147,11 @@ class LoRA(TargetedMethod):
             for key, value in pattern.items():
                 _, module = split_key(key)
                 if module not in self.modules():
-                    raise UsageError(f"{option}: no adapter on {key!r}{_similar(module)}", self._hint(module))
+                    raise UsageError(
+                        f"--{option}: no adapter on {key!r}{_similar(module)}", self._hint(module)
+                    )
                 if not 0 < value < float("inf"):
-                    raise UsageError(f"{option}: {key} must be positive, not {value!r}")
+                    raise UsageError(f"--{option}: {key} must be positive, not {value!r}")
 
     def check_use(self, shape: Shape) -> None:
         """Raise UsageError for a rank above the matrices', and for patterns of blocks without adapters."""
@@ -158,7 +160,7 @@ class LoRA(TargetedMethod):
                 layer, _ = split_key(key)
                 if layer is not None and layer not in self.blocks(shape):
                     raise UsageError(
-                        f"{option}: no adapter on {key!r}", f"blocks with adapters: {self.blocks(shape)}"
+                        f"--{option}: no adapter on {key!r}", f"blocks with adapters: {self.blocks(shape)}"
                     )
         largest = max([self.rank, *self.rank_pattern.values()])
         if largest > shape.n_embd:

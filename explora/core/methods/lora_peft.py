@@ -69,8 +69,10 @@ def config_of(method: LoRA) -> dict[str, Any]:
 
 
 def _joint_alpha(method: LoRA, alpha: float, rank: int, width: int) -> float:
-    """Return the alpha that gives the same scale at `width` times the rank."""
-    return alpha * (method.divisor(width * rank) / method.divisor(rank))
+    """Return the alpha that gives the same scale at `width` times the rank, 8 and not 8.000000000000002."""
+    if width == 1:
+        return alpha
+    return float(f"{alpha * (method.divisor(width * rank) / method.divisor(rank)):.15g}")
 
 
 def _pattern(method: LoRA, value_of: Callable[[int | None, str], float], common: float) -> dict[str, float]:

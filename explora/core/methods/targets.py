@@ -52,12 +52,14 @@ class TargetedMethod(Method):
         for target in self.targets:
             if target not in TARGETS:
                 known = ", ".join(TARGETS)
-                raise UsageError(f"no target {target!r}{did_you_mean(target, TARGETS)} (targets: {known})")
+                raise UsageError(
+                    f"--targets: no target {target!r}{did_you_mean(target, TARGETS)} (targets: {known})"
+                )
         if not self.targets or len(set(self.targets)) != len(self.targets):
-            raise UsageError(f"targets must be distinct and at least one: {','.join(self.targets)!r}")
+            raise UsageError(f"--targets must be distinct and at least one: {','.join(self.targets)!r}")
         if "c_attn" in self.targets and {"query", "key", "value"} & set(self.targets):
             raise UsageError(
-                "c_attn is one adapter on query, key and value together; name it or them, not both"
+                "--targets: c_attn is one adapter on query, key and value together; name it or them, not both"
             )
         if self.layers is not None and (not self.layers or self.layers[0] < 0):
             raise UsageError(f"layers {self.layers} is not a list of blocks", "--layers 6-11")

@@ -13,8 +13,8 @@ from pathlib import Path
 from explora.core.config.run_config import TrainRun
 from explora.core.files import remove_folder, settle_folder
 from explora.core.runs.paths import check_utf8, read_by
-from explora.core.runs.record import RunRecord, read_record
-from explora.errors import UsageError
+from explora.core.runs.record import METRICS_FILE, RunRecord, read_record
+from explora.errors import AdapterError, UsageError
 
 
 class Holds(Enum):
@@ -73,7 +73,7 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
     """
     check_utf8(run, folder.resolve())
     settle_folder(real_folder(folder))
-    found = look_into(folder)
+    found = _look_into(folder, to_replace=replace)
     if found.holds is not Holds.PENDING:
         discard_pending(folder)  # a kill may have left one without a record
     if not replace or found.holds is Holds.NOTHING:
@@ -103,7 +103,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
     It may if the folder is new or empty, or, with `overwrite`, if it holds a run.
     """
-    found = look_into(folder)
+    found = _look_into(folder, to_replace=overwrite)
     if found.holds is Holds.NOTHING:
         return
     if not overwrite:
@@ -119,6 +119,17 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"{folder} is a mount point and cannot be replaced", f"choose a folder in it: -o {folder}/run"
         )
+
+
+def _look_into(folder: Path, *, to_replace: bool) -> Found:
+    """Look into a folder; a run with a damaged record can be replaced like one that is unfinished."""
+    try:
+        return look_into(folder)
+    except AdapterError:
+        place = real_folder(folder)
+        if not to_replace or not (place / METRICS_FILE).is_file():
+            raise
+        return Found(holds=Holds.UNFINISHED, place=place)
 
 
 def _check_apart(run: TrainRun, folder: Path) -> None:

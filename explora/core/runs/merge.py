@@ -19,6 +19,7 @@ from explora.core.files import replacing_folder, settle_folder, write_atomically
 from explora.core.model.gpt2 import GPT2
 from explora.core.runs.adapter import check_not_inside, is_adapter, read_header, to_peft_tensors
 from explora.core.runs.assemble import FULL_HEADER, Session, merge_in_memory, write_trained_model
+from explora.core.runs.example_code import example_code, quoted
 from explora.core.runs.folder import real_folder
 from explora.core.runs.logit_check import make_probe, our_logits, require_equal, transformers_logits
 from explora.core.runs.open import open_run
@@ -180,10 +181,9 @@ def _write_header(session: Session, staged: Path) -> None:
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
     """Write the model card. Text from the user is indented, so that Markdown shows it verbatim."""
-    classifies = session.model.score is not None
-    kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
-    answer = "class" if classifies else "token"
-    template = None if classifies else session.encoding.template
+    labels = session.task.labels if session.model.score is not None else ()
+    answer = "class" if labels else "token"
+    template = None if labels else session.encoding.template
     sections = {
         f"# {session.task_name}, merged by explora": [
             f"merged      {session.label}, trained by {session.method.name}",
@@ -191,16 +191,14 @@ def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> N
             f"difference  {result.max_difference:.2g} in a logit at most; the most likely {answer} "
             f"changed in {result.argmax_flips} of {result.compared}",
         ],
-        "## Use": [
-            f"from transformers import AutoTokenizer, {kind}",
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
-            f"model = {kind}.from_pretrained(FOLDER)",
-        ],
+        "## Use, with Python started in this folder": example_code(
+            ".", None, session.encoding, labels, None
+        ).splitlines(),
     }
     if template is not None:
-        sections["## Prompt"] = template.splitlines()
-        sections["## Label words"] = list(session.encoding.label_words or ())
+        sections["## Prompt"] = [quoted(template)]
+        sections["## Label words"] = [quoted(word) for word in session.encoding.label_words or ()]
     lines = ["---", "library_name: transformers", f"tags: [gpt2, {session.task_name}, explora]", "---"]
     for title, content in sections.items():
-        lines += ["", title, "", *(f"    {line}" for line in content)]
+        lines += ["", title, "", *(f"    {line}".rstrip() for line in content)]
     write_atomically(staged / "README.md", "\n".join(lines) + "\n")

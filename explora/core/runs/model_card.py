@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from explora.core.base.find import RANDOM
 from explora.core.config.run_config import TrainRun
+from explora.core.config.setting import settings_of_class
 from explora.core.files import write_atomically
+from explora.core.runs.example_code import example_code, quoted
 
-_LOAD_CAUSAL = """\
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE, dtype="float32"), "{folder}")
-"""
-_LOAD_CLASSES = """\
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-    base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={classes}, pad_token_id=EOS_ID)
-    model = PeftModel.from_pretrained(base, "{folder}")
-"""
-_LOAD_OWN = """\
+_OWN_FORMAT = """\
 This folder is in explora's own format, and peft cannot open it. A model that transformers opens:
 
     explora merge-lora {folder} -o {folder}-merged
 """
-_LOAD_FULL = """\
-    from transformers import {model}
-    model = {model}.from_pretrained("{folder}")
-"""
 
 
-def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: int) -> None:
-    """Write the card; text from the user is quoted as code. `classes` is the width of the head, or 0."""
+def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Write the card. Text from the user is quoted as code.
+
+    `labels` are those of the linear head in its order; there are none if the tied head answers.
+    """
     method = run.method
     lines = [
         "---",
@@ -52,6 +43,7 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         f"| examples | {result['examples']:,} |",
         f"| trained parameters | {result['trainable']:,} of {result['total']:,} ({result['share']:.2%}) |",
         f"| steps (best) | {result['steps']:,} ({result['best_step']:,}) |",
+        *_method_rows(run),
         f"| learning rate | {run.optimizer.learning_rate:g} |",
         f"| batch | {run.training.batch_size} x {run.training.accumulate} |",
         f"| precision | {'fp32' if run.runtime.amp == 'off' else run.runtime.amp} |",
@@ -72,24 +64,42 @@ def write_card(folder: Path, run: TrainRun, result: Mapping[str, Any], classes: 
         trivial = "" if floor is None else f"{floor:.4g} ({_code(result['trivial_answers'][name])})"
         lines.append(f"| {name} | {better} | {value:.4g} | {interval} | {trivial} |")
     if run.encoding.template and not method.needs_head:
-        words = ", ".join(run.encoding.label_words or ())
-        lines += ["", "## Prompt", "", _code(run.encoding.template), ""]
-        if run.encoding.template.endswith(" "):  # Markdown hides it; without it the scores are useless
-            lines += ["The prompt ends with a space.", ""]
-        lines += [f"Label words: {_code(words)}"]
-    lines += ["", "## Use", "", f"    explora eval {run.task} {folder}", "", _loading(run, folder, classes)]
+        words = ", ".join(map(quoted, run.encoding.label_words or ()))
+        lines += [
+            "",
+            "## Prompt",
+            "",
+            f"    {quoted(run.encoding.template)}",
+            "",
+            f"Label words: {_code(words)}",
+        ]
+    lines += [
+        "",
+        "## Use",
+        "",
+        f"    explora eval {run.task} {folder}",
+        "",
+        *_loading(run, folder, labels),
+        "",
+    ]
     write_atomically(folder / "README.md", "\n".join(lines))
 
 
-def _loading(run: TrainRun, folder: Path, classes: int) -> str:
+def _method_rows(run: TrainRun) -> list[str]:
+    """Return a row of the table for each setting of the method that has a value."""
+    values = [(item, getattr(run.method, item.name)) for item in settings_of_class(type(run.method))]
+    return [f"| {item.spelled} | {_code(item.show(value))} |" for item, value in values if value]
+
+
+def _loading(run: TrainRun, folder: Path, labels: Sequence[str]) -> list[str]:
+    """Return how transformers and peft open the run: code that runs as it stands, or the way to a model."""
     if run.method.trains_base:
-        model = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
-        return _LOAD_FULL.format(folder=folder, model=model)
-    if run.method.peft_config() is None:
-        return _LOAD_OWN.format(folder=folder)
-    if classes:
-        return _LOAD_CLASSES.format(folder=folder, classes=classes)
-    return _LOAD_CAUSAL.format(folder=folder)
+        code = example_code(str(folder), None, run.encoding, labels, None)
+    elif run.method.peft_config() is None or run.model.startswith(RANDOM):
+        return [_OWN_FORMAT.format(folder=folder)]
+    else:
+        code = example_code(run.model, str(folder), run.encoding, labels, run.tokenizer)
+    return ["```python", code, "```"]
 
 
 def _code(text: str) -> str:

@@ -206,7 +206,7 @@ class Running:
             session.model, self.training.dev, self.train.examples, 2 * self.run.training.batch_size
         )
         result = self._result(finished, evaluation)
-        write_card(self.folder, self.run, result.to_json(), session.classes)
+        write_card(self.folder, self.run, result.to_json(), session.task.labels if session.classes else ())
         self._record(result.to_json())
         # A network file system cannot remove the features' file while it is mapped.
         self.training.examples, self.training.dev = self.train.examples, self.dev.examples

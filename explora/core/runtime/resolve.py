@@ -9,6 +9,7 @@ import random
 import torch
 
 from explora.core.config.concerns import RuntimeConfig
+from explora.core.config.run_config import TrainRun
 from explora.core.machine.malloc import keep_freed_memory
 from explora.core.runtime.probe import faster_precision, probe_once
 from explora.errors import UsageError
@@ -34,6 +35,11 @@ def resolve_runtime(config: RuntimeConfig) -> RuntimeConfig:
     return dataclasses.replace(
         config, device=str(device), amp=amp, threads=threads, plain_attention=plain or 0
     )
+
+
+def with_resolved_runtime(run: TrainRun) -> TrainRun:
+    """Return a run whose runtime is resolved for training on this machine."""
+    return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
 
 
 def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
@@ -72,7 +78,7 @@ def _find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"no device {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
+        raise UsageError(f"--device: no device {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("this torch sees no CUDA device", "leave --device out, or use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from explora.core.config.run_config import TrainRun
@@ -16,7 +15,7 @@ from explora.core.runs.running import Running
 from explora.core.runs.sampler import Sampler, samplers
 from explora.core.runs.signals import Signals, train_to_end
 from explora.core.runs.train import start_run
-from explora.core.runtime.resolve import resolve_runtime
+from explora.core.runtime.resolve import with_resolved_runtime
 from explora.core.training.events import EvalDone, StepDone
 from explora.errors import ExploraError, Interrupted
 
@@ -58,7 +57,7 @@ def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool, machi
     # A cluster may send SIGTERM to every process, and our parent sends one.
     with owning(folder), Signals(once=True) as signals:
         signals.at_once = True  # nothing is lost before the first step
-        resolved = replace(started, runtime=resolve_runtime(started.runtime))
+        resolved = with_resolved_runtime(started)
         running = start_run(resolved, folder, machine=machine)
         signals.at_once = False
         _follow(running, signals, tell, samplers(running) if with_samples else ())

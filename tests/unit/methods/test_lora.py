@@ -14,6 +14,7 @@ from explora.core.config.values import Blocks
 from explora.core.methods.adapted_layers import merge_layers
 from explora.core.methods.lora import LoRA
 from explora.core.methods.lora_layers import LoRALinear, _AddLowRank
+from explora.core.methods.rslora import RSLoRA
 from explora.core.model.gpt2 import GPT2, Conv1D
 
 SHAPE = Shape(n_layer=3, n_head=2, n_embd=8, n_positions=16, vocab_size=20)
@@ -264,3 +265,9 @@ def test_gradients_of_a_model_equal_those_of_plain_operations(
     assert alike(ours, gradients(), 1e-3)
     monkeypatch.setattr(_AddLowRank, "apply", forgets_the_scale)
     assert not alike(ours, gradients(), 1e-3)
+
+
+def test_the_joint_alpha_of_rslora_is_written_without_a_rounding_error() -> None:
+    config = RSLoRA(rank=4, targets=("key", "value")).peft_config()
+    assert config is not None
+    assert (config["r"], config["lora_alpha"]) == (8, 8.0)
