@@ -36,8 +36,8 @@ def _head(study: Study, outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "# How good is the advice?"
     yield _paragraph(
         "`python -m benchmarks.study.leave_one_out` writes this page. For each cell of the study it computes "
-        "the advice of `explora bench --advise` without any row of the same task, and looks up how far the "
-        "advised method was from the best of the cell. A point is 0.01 of accuracy or 2 % of perplexity. "
+        "the advice of `explora bench --advise` without any row of the same task. The tables show how far "
+        "the advised method was from the best of the cell. A point is 0.01 of accuracy or 2 % of perplexity. "
         "[docs/advice.md](../../../docs/advice.md) explains the rules."
     )
     yield table(
@@ -99,7 +99,8 @@ def _times(study: Study, outcomes: Sequence[Outcome], costs: Sequence[Row]) -> I
     yield _paragraph(
         "Measured: training steps on two cores of an otherwise idle machine (costs.jsonl). Expected from the "
         "study: processor time of whole trainings on one core each, with evaluations. Expected from "
-        "operations: the number of floating-point operations, which leaves out the adapters. The feature cache of last-linear speeds up whole trainings alone."
+        "operations: the number of floating-point operations, which leaves out the adapters. The feature "
+        "cache of last-linear speeds up whole trainings alone."
     )
     yield found
 

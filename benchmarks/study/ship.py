@@ -1,6 +1,7 @@
 """Write the rows of the study into the package in little space, for `explora bench --advise`.
 
-python -m benchmarks.study.ship
+python -m benchmarks.study.ship          # the rows in benchmarks/results/study/rows.jsonl
+python -m benchmarks.study.ship FILE     # other rows
 
 The scores by example stay behind: what is left of them is the standard error of each training's difference
 from the best one of the same cell and seed.
@@ -39,7 +40,7 @@ def pack_study(file: Path) -> dict[str, Any]:
     return {
         "source": {
             "file": ROWS.relative_to(ROOT).as_posix(),
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if rows else "",
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "rows": len(rows),
         },
         "bases": {row["base"]: _base(row) for row in rows},
@@ -144,5 +145,7 @@ def write_study(found: Mapping[str, Any], file: Path) -> None:
 
 if __name__ == "__main__":
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROWS
+    if not source.is_file():
+        sys.exit(f"error: there is no file {source}: train the study first (make study)")
     write_study(pack_study(source), shipped_file())
     print(f"{shipped_file()}: {shipped_file().stat().st_size / 1e3:.1f} kB")

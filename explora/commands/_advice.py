@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from explora import console
-from explora.commands._settings import DATA, SETTINGS
+from explora.commands._settings import SETTINGS
 from explora.core.advice.choosing import TIE, Question
 from explora.core.config.precedence import resolve
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
 from explora.errors import UsageError
-from explora.quantities import counted, duration, size
 
 if TYPE_CHECKING:
     from explora.core.advice.advice import Advice, Candidate, Request
@@ -23,19 +22,8 @@ if TYPE_CHECKING:
     from explora.core.advice.probing import Survey
 
 OPTIONS = ("ram", "minutes", "examples")
-TAKEN = {
-    "task",
-    "advise",
-    *OPTIONS,
-    "model",
-    "tokenizer",
-    *DATA,
-    "seed",
-    "device",
-    "threads",
-    "json",
-    "quiet",
-}
+OF_TRAINING = ("model", "tokenizer", "data", "columns", "format", "encoding", "skip_bad")
+TAKEN = {"task", "advise", *OPTIONS, *OF_TRAINING, "seed", "device", "threads", "json", "quiet"}
 SHOWN = 6  # cells of the study
 
 
@@ -52,7 +40,7 @@ def advise_here(context: typer.Context, task: str, settings: Mapping[str, Any], 
     found = survey(run)
     resolved = {"device": runtime.device, "amp": runtime.amp, "threads": runtime.threads}
     request = _request(context, task, {**settings, **resolved}, found)
-    console.note(f"{task}: {found.base}, {counted(found.examples, 'row')}; times a few steps here")
+    console.note(f"{task}: {found.base}, {console.counted(found.examples, 'row')}; times a few steps here")
     advice = advise(request, read_study(), lambda leader: time_rows(leader, found.rows))
     command = _command(advice, settings)
     if json:
@@ -109,7 +97,7 @@ def _command(advice: Advice, settings: Mapping[str, Any]) -> str:
     run = advice.chosen.run
     words = ["explora", "train", run.task]
     for name, value in settings.items():
-        words += [f"--{spelled(name)}"] + ([] if value is True else [SETTINGS[name][0].show(value)])
+        words += _option(name, value)
     for name, value in advice.chosen.settings.items():
         words += [f"--{spelled(name)}", str(value)]
     words += ["--learning-rate", f"{run.optimizer.learning_rate:g}"]
@@ -118,12 +106,20 @@ def _command(advice: Advice, settings: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def _option(name: str, value: Any) -> list[str]:
+    """Return a setting as the words of a command line."""
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{spelled(name)}"]
+    return [f"--{spelled(name)}", SETTINGS[name][0].show(value)]
+
+
 def _show(advice: Advice, command: str) -> None:
     console.result(f"{command}\n")
     console.result("\n".join(_why(advice)) + "\n")
     header = ("method", "points below best", "error", "learning rate", "time", "peak MB", "")
     console.result_table(header, [_line(each, advice) for each in advice.candidates])
-    console.result("\nRows of the study that count most:\n")
+    source = advice.source
+    console.result(f"\nCells of the study that count most ({source.rows} rows, {source.file}):\n")
     header = ("cell", advice.chosen.contender, "best", "which", "trivial", "seeds", "weight")
     console.result_table(header, list(_evidence(advice)))
     console.result("")
@@ -132,17 +128,18 @@ def _show(advice: Advice, command: str) -> None:
 
 def _why(advice: Advice) -> Iterator[str]:
     chosen, expected = advice.chosen, advice.chosen.expected
-    cells = counted(len(expected.outcomes), "cell")
+    cells = console.counted(len(expected.outcomes), "cell")
     yield (
         f"Expected score of {chosen.contender}: {expected.shortfall:.1f} points below the best method, from "
         f"{cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
     )
     limit = max(TIE, expected.error)
-    yield f"Methods within {limit:.1f} points count as equal; of those that fit, it costs least."
-    epochs = counted(chosen.run.training.epochs, "epoch")
+    equal = f"Methods within {limit:.1f} points count as equal."
+    yield f"{equal} Of those that fit, this one needs the least time x memory."
+    epochs = console.counted(chosen.run.training.epochs, "epoch")
     yield (
-        f"Expected here: {duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
-        f"peak memory of {size(chosen.cost.peak_bytes)}."
+        f"Expected here: {console.duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
+        f"peak memory of {console.size(chosen.cost.peak_bytes)}."
     )
 
 
@@ -154,7 +151,7 @@ def _line(each: Candidate, advice: Advice) -> tuple[str, ...]:
         f"{each.expected.shortfall:.1f}",
         f"{each.expected.error:.1f}",
         f"{each.run.optimizer.learning_rate:g}",
-        duration(each.seconds or 0.0),
+        console.duration(each.seconds or 0.0),
         f"{each.cost.peak_bytes / 1e6:,.0f}",
         "advised" if each is advice.chosen else remark,
     )
@@ -186,7 +183,7 @@ def _runner_up(advice: Advice) -> Iterator[str]:
         f"and {memory:.2f} times the memory."
     )
     if gain >= 0.05:
-        yield "Use it if a small gain that may be chance is worth that cost."
+        yield "The gain may be chance: use it if time and memory are plentiful."
     elif pace < 1 or memory < 1:
         yield f"Use it if {'time' if pace < 1 else 'memory'} is short."
 

@@ -296,6 +296,6 @@ def _show_result(folder: Path, result: TrainResult) -> None:
         f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "
         f"({result.share:.2%}), best at step {result.best_step} of {result.steps}, "
         f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak {size(result.peak_memory_bytes)}"
+        f"peak memory {size(result.peak_memory_bytes)}"
     )
     console.note(f"next: explora eval {result.task} {result.run}")

@@ -158,8 +158,8 @@ def test_runs_of_different_data_need_data(
         ("runs/head runs/lora-1 --data -", "standard input can be read for one run only"),
         ("runs/head runs/lora-1 --against runs/lora-2", "--against compares one run"),
         ("runs/head runs/lora-1 --errors 2", "--errors shows the mistakes of one run"),
-        ("runs/head runs/lora-1 --predictions out.csv", "--predictions writes those of one run"),
-        ("runs/head --forgetting --predictions out.csv", "--predictions writes those of one run"),
+        ("runs/head runs/lora-1 --predictions out.csv", "--predictions writes the predictions of one run"),
+        ("runs/head --forgetting --predictions out.csv", "--predictions writes the predictions of one run"),
         ("runs/head --errors 0", "0 is not in the range"),
     ],
 )

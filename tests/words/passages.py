@@ -15,12 +15,12 @@ from explora.cli import app
 from tests.words.sentences import without_code
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "benchmarks", "explora")
+FOLDERS = ("docs", "benchmarks", "explora")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some words, without code, and where they begin. `line` is 0 where there is no file."""
+    """Some words, without code, and where they begin. `line` is 0 for the help, which has no file."""
 
     kind: str
     path: str
@@ -40,11 +40,9 @@ def passages() -> Iterator[Passage]:
 
 
 def pages() -> list[Path]:
-    """Return the Markdown pages, without built ones."""
-    found = [ROOT / each for each in PAGES if (ROOT / each).is_file()]
-    for folder in PAGES:
-        found += sorted((ROOT / folder).rglob("*.md"))
-    return [page for page in found if not any(part.startswith("_") for part in page.relative_to(ROOT).parts)]
+    """Return the Markdown pages."""
+    nested = [page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))]
+    return sorted(ROOT.glob("*.md")) + nested
 
 
 def name_of(path: Path) -> str:

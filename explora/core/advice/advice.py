@@ -16,7 +16,7 @@ from explora.core.advice.costs import Cost, cost_of, plan_run
 from explora.core.advice.doubts import Doubt, confidence, find_doubts
 from explora.core.advice.leave_one_out import LeaveOneOut, leave_one_out
 from explora.core.advice.outcomes import Outcome, find_outcomes
-from explora.core.advice.study import Study
+from explora.core.advice.study import Source, Study
 from explora.core.config.registry import TASKS, Shape, method_class
 from explora.core.config.run_config import TrainRun
 from explora.errors import TrainingError
@@ -76,11 +76,12 @@ class Candidate:
 class Advice:
     """The answer. `candidates` are in the order of expected scores, the best first.
 
-    `share_of_steps` is how much of a whole training the time allows, 1 unless it is short. `runner_up` is
-    the best other candidate that fits.
+    `source` is the file that the rows of the study come from. `share_of_steps` is how much of a whole
+    training the time allows, 1 unless it is short. `runner_up` is the best other candidate that fits.
     """
 
     request: Request
+    source: Source
     chosen: Candidate
     runner_up: Candidate | None
     candidates: tuple[Candidate, ...]
@@ -106,6 +107,7 @@ class Advice:
             "chosen": self.chosen.to_json(),
             "runner_up": self.runner_up and self.runner_up.to_json(),
             "candidates": [each.to_json() for each in self.candidates],
+            "source": asdict(self.source),
             "share_of_steps": round(self.share_of_steps, 3),
             "evidence": [_evidence(each, request.question) for each in self.chosen.expected.outcomes],
             "confidence": self.confidence,
@@ -147,6 +149,7 @@ def advise(request: Request, study: Study, time_rows: TimeRows) -> Advice:
     tested = leave_one_out(study, outcomes)
     return Advice(
         request=request,
+        source=study.source,
         chosen=chosen,
         runner_up=min(others, key=lambda each: each.expected.shortfall, default=None),
         candidates=tuple(candidates),

@@ -1,4 +1,4 @@
-"""How sure advice is: each doubt lowers the confidence and names what would remove it."""
+"""Find what makes advice less sure. Each doubt lowers the confidence and names what would remove it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training. `dev` chooses the learning rate and the step; `score` is from rows that choose nothing.
+    """One training. `dev` chooses the learning rate and the step; `score` is from other rows.
 
     Both are None for a training that diverged. `error` is the paired standard error, over the rows, of the
     difference from the best training of the same cell and seed, in points (see `points`). `forgetting` is
@@ -71,7 +71,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The study as stored in the package. `contenders` are settings of a method; `bases` have digest and shape."""
+    """The whole study. `contenders` are settings of a method; `bases` have digest and shape."""
 
     source: Source
     bases: Mapping[str, Mapping[str, Any]]

@@ -33,7 +33,7 @@ def example_code(
         *(["from pathlib import Path", "import explora"] if is_embedded else []),
         "import torch",
         *(["from peft import PeftModel"] if adapter else []),
-        f"from transformers import AutoTokenizer, {kind}",
+        f"from transformers import {kind}, AutoTokenizer",
         "",
         f"base = {_EMBEDDED_BASE if is_embedded else quoted(model)}",
         f"tokenizer = AutoTokenizer.from_pretrained({quoted(tokenizer) if tokenizer else 'base'})",

@@ -202,5 +202,5 @@ def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> N
         sections["## Label words"] = [quoted(word) for word in session.encoding.label_words or ()]
     lines = ["---", "library_name: transformers", f"tags: [gpt2, {session.task_name}, explora]", "---"]
     for title, content in sections.items():
-        lines += ["", title, "", *(f"    {line}" for line in content)]
+        lines += ["", title, "", *(f"    {line}".rstrip() for line in content)]
     write_atomically(staged / "README.md", "\n".join(lines) + "\n")
