@@ -95,9 +95,7 @@ def test_the_rehearsal_takes_real_steps_that_change_nothing(
     assert not any(optimizer.state for optimizer in running.training.optimizers)
 
 
-def test_more_time_has_more_steps(
-    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_time_has_more_steps(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_budget, "_step_seconds", lambda *given: 0.5)
     monkeypatch.setattr(time_budget, "_evaluation_seconds", lambda training: 10.0)
     training = start_run(prepare(max_minutes=1.0, eval_every=20), tmp_path).training
