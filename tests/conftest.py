@@ -63,6 +63,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """A training ends with intervals, and a thousand resamples of each take longer than a tiny training."""
+    from explora.core.tasks.metrics import Score
+
+    defaults = Score.interval.__kwdefaults__
+    assert defaults is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "resamples", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_poems() -> Iterator[None]:
+    """Cut the continuations of sonnets short: random weights end neither a line nor a poem."""
+    from explora.core.tasks import sonnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sonnet, "MAX_NEW_TOKENS", 32)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base of two blocks and random weights; see tiny_models."""

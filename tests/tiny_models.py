@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def _shortened(text: str, task: str, count: int) -> str:
     return header + "".join(sorted(rows, key=len)[: 2 * count : 2])
 
 
+@cache
 def tiny_run(base: Path, data: Path, task: str = "text", **options: Any) -> TrainRun:
     """Resolve a run of 5 or 6 steps an epoch, in fp32 on one thread."""
     chosen: dict[str, Any] = {

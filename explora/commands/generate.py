@@ -6,15 +6,13 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from explora import console
 from explora.commands import _options as o
+from explora.commands import _sampling_options as g
 from explora.commands._environment import prepare_answers
 from explora.commands._output_files import Predictions, check_writable
 from explora.commands._precision import warn_if_emulated
@@ -30,75 +28,9 @@ if TYPE_CHECKING:
     from explora.core.generate.sampling import SamplingConfig
     from explora.core.runs.assemble import Session
 
-MAX_NEW_TOKENS = 256
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
-
-
-def _default(option: str) -> str:
-    """Return the default of a sampling option as help shows it: `0.9 for sonnet, else 1`."""
-    special = [f"{row.sampling[option]} for {name}" for name, row in TASKS.items() if option in row.sampling]
-    return ", ".join([*special, "else 1"])
-
-
-_prompts_option = partial(typer.Option, rich_help_panel="Prompts")
-_sampling = partial(typer.Option, rich_help_panel="Sampling", show_default=False)
-
-PromptText = Annotated[
-    str | None,
-    _prompts_option(
-        "--prompt",
-        metavar="TEXT|-",
-        help="Text to continue. With `-`, read one prompt per line of standard input, or JSON lines with "
-        "`prompt` (default: none; give this or --data).",
-    ),
-]
-Poems = Annotated[
-    str | None,
-    _prompts_option(
-        "--data",
-        metavar="FILE",
-        help="File of poems; the first lines of each are its prompt (default: none; give this or --prompt).",
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    _sampling("--temperature", "-t", help=f"Sampling temperature (default: {_default('temperature')})."),
-]
-TopK = Annotated[
-    int | None, _sampling("--top-k", metavar="K", help="Sample from the K most likely tokens (default: all).")
-]
-TopP = Annotated[
-    float | None,
-    _sampling(
-        "--top-p",
-        metavar="P",
-        help="Top-p (nucleus) sampling: sample from the most likely tokens with total probability P "
-        f"(default: {_default('top_p')}).",
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    _sampling(
-        "--repetition-penalty",
-        help="Values above 1 make tokens that already occurred less likely "
-        f"(default: {_default('repetition_penalty')}).",
-    ),
-]
-Greedy = Annotated[bool, _sampling("--greedy", metavar="", help="Always take the most likely token.")]
-MaxNewTokens = Annotated[
-    int,
-    _sampling(
-        "--max-new-tokens",
-        metavar="N",
-        min=1,
-        help=f"Largest number of tokens per continuation (default: {MAX_NEW_TOKENS}).",
-    ),
-]
-Num = Annotated[
-    int, _sampling("--num", "-n", metavar="N", min=1, help="Continuations per prompt (default: 1).")
-]
 
 
 @with_settings(
@@ -110,16 +42,16 @@ def generate(
     task: o.Task,
     run: o.Run = None,
     *,
-    prompt: PromptText = None,
-    data: Poems = None,
+    prompt: g.PromptText = None,
+    data: g.Poems = None,
     settings: dict[str, Any],
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    repetition_penalty: RepetitionPenalty = None,
-    greedy: Greedy = False,
-    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
-    num: Num = 1,
+    temperature: g.Temperature = None,
+    top_k: g.TopK = None,
+    top_p: g.TopP = None,
+    repetition_penalty: g.RepetitionPenalty = None,
+    greedy: g.Greedy = False,
+    max_new_tokens: g.MaxNewTokens = g.MAX_NEW_TOKENS,
+    num: g.Num = 1,
     seed: o.Seed = o.SEED,
     predictions: Predictions = None,
     json: o.Json = False,

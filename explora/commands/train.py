@@ -21,7 +21,6 @@ from explora.commands._planning import Plan, plan_new, plan_rest, resume_setting
 from explora.commands._precision import warn_if_emulated
 from explora.commands._reports import ReportFile, check_report
 from explora.commands._run_facts import show_settings, show_start
-from explora.commands._scores import show_scores, warn_if_trivial
 from explora.commands._settings import (
     DATA,
     MACHINE,
@@ -34,18 +33,16 @@ from explora.commands._settings import (
 )
 from explora.commands._sweep import sweep
 from explora.commands._sweep_options import Jobs, Seeds, ShardText, Sweeping, is_sweep
-from explora.core.config.registry import load_implementation, task_row
+from explora.commands._training_result import show_result
 from explora.core.machine.launch import rank, world_size
 from explora.core.runs.folder import check_folder, recorded_run
 from explora.core.runs.ownership import owning
 from explora.core.runs.phases import LENGTH, dropped_limit, longer
-from explora.core.runs.record import RunRecord, read_losses
+from explora.core.runs.record import RunRecord
 from explora.core.runs.tracking import check_tracker
 from explora.errors import AdapterError, UsageError
-from explora.quantities import duration, size
 
 if TYPE_CHECKING:
-    from explora.core.runs.result import TrainResult
     from explora.core.runtime.processes import Processes
 
 
@@ -265,7 +262,7 @@ def _train(
     if json:
         console.result_json(completed.result.to_json())
         return
-    _show_result(folder, completed.result)
+    show_result(folder, completed.result)
 
 
 def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
@@ -278,24 +275,4 @@ def _show_recorded(folder: Path, result: Mapping[str, Any], json: bool) -> None:
     if json:
         console.result_json(dict(result))
         return
-    _show_result(folder, TrainResult.from_json(result))
-
-
-def _metric(task: str) -> str:
-    """Return the score by which a task chooses the best step."""
-    metric: str = load_implementation(task_row(task).implementation).metric
-    return metric
-
-
-def _show_result(folder: Path, result: TrainResult) -> None:
-    losses = read_losses(folder)
-    console.result(f"loss {losses[0]:.3f} {console.sparkline(losses)} {losses[-1]:.3f}")
-    show_scores("dev score", result.evaluation)
-    warn_if_trivial(_metric(result.task), result.evaluation)
-    console.result(
-        f"{result.run}: {result.trainable:,} of {result.total:,} parameters trained "
-        f"({result.share:.2%}), best at step {result.best_step} of {result.steps}, "
-        f"{duration(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak memory {size(result.peak_memory_bytes)}"
-    )
-    console.note(f"next: explora eval {result.task} {result.run}")
+    show_result(folder, TrainResult.from_json(result))

@@ -41,8 +41,8 @@ def test_a_failure_names_what_it_means_and_what_to_do(explora, tiny_base, scratc
         return weight(layer)
 
     monkeypatch.setattr(LoRALinear, "adapted_weight", with_another_scale)
-    chosen = ("bench", "--check", "--methods", "lora,last-linear", "--model", str(tiny_base))
-    done = explora(*chosen)
+    chosen = ("bench", "--check", "--model", str(tiny_base), "--methods")
+    done = explora(*chosen, "lora,last-linear")
     assert done.code == 1
     (cells,) = (line for line in done.out.splitlines() if line.startswith("merge"))
     assert "FAILED" in cells
@@ -54,7 +54,7 @@ def test_a_failure_names_what_it_means_and_what_to_do(explora, tiny_base, scratc
     assert "hint: install explora and torch again" in done.err
     assert [*scratch.iterdir()] == []
 
-    failed = explora(*chosen, "--json")
+    failed = explora(*chosen, "lora", "--json")
     (value,) = failed.objects
     check_schema("bench-check", value)
     assert failed.code == 1 and value["passed"] is False

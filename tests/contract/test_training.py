@@ -38,6 +38,8 @@ from explora.core.training.optimizers import schedule_factor
 from explora.errors import DataError, TrainingError, UsageError
 from tests.tiny_models import PAIRS, finish, snapshot, tiny_run
 
+pytestmark = pytest.mark.usefixtures("short_poems")
+
 Prepare = Callable[..., TrainRun]
 TRAINED_FILES = ("adapter_model.safetensors", "adapter_config.json", "model.safetensors", "explora.json")
 
@@ -135,23 +137,20 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
     assert bool(method_class(method).trains_base) == (trained == before.keys())
 
 
-@pytest.mark.parametrize(("task", "method"), PAIRS)
-def test_the_same_seed_gives_the_same_bytes(
-    task: str, method: str, prepare: Prepare, reference: Reference, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bytes(prepare: Prepare, reference: Reference, tmp_path: Path) -> None:
+    """Of the other tasks and methods an interrupted run shows it below."""
     torch.manual_seed(99)  # the process has drawn other numbers by then
-    train(prepare(task, method), tmp_path / "run")
-    assert_same_run(tmp_path / "run", reference(prepare(task, method))[0])
+    train(prepare(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", reference(prepare())[0])
 
 
 @pytest.mark.parametrize(("task", "method"), PAIRS)
 def test_another_seed_gives_another_run(
     task: str, method: str, prepare: Prepare, reference: Reference, tmp_path: Path
 ) -> None:
-    train_unscored(prepare(task, method, seed=12), tmp_path / "run")
-    expected = reference(prepare(task, method))[0]
-    assert trained_bytes(tmp_path / "run") != trained_bytes(expected)
-    assert metrics(tmp_path / "run")[0]["loss"] != metrics(expected)[0]["loss"]
+    first = next(start_run(prepare(task, method, seed=12), tmp_path / "run").events())
+    assert isinstance(first, StepDone)
+    assert first.loss != losses(reference(prepare(task, method))[1])[0]
 
 
 def interrupt(run: TrainRun, folder: Path, step: int, *, save: bool = True) -> None:
@@ -171,19 +170,18 @@ def test_an_interrupted_run_gives_the_same_bytes(
 ) -> None:
     expected = reference(prepare(task, method))[0]
     interrupt(prepare(task, method), tmp_path / "run", step=3)
-    events, _ = train(prepare(task, method), tmp_path / "run")
+    events = train_unscored(prepare(task, method), tmp_path / "run")
     assert isinstance(events[0], StepDone) and events[0].step == 4
     assert_same_run(tmp_path / "run", expected)
 
 
 @pytest.mark.parametrize(("task", "method"), PAIRS)
-@pytest.mark.parametrize(("size", "accumulate"), [(2, 2), (1, 4)])
 def test_accumulated_batches_are_one_large_batch(
-    task: str, method: str, size: int, accumulate: int, prepare: Prepare, tmp_path: Path
+    task: str, method: str, prepare: Prepare, tmp_path: Path
 ) -> None:
     quiet = {"dropout": 0.0, "epochs": 1} | ({"lora_dropout": 0.0} if method == "lora" else {})
     whole = train_unscored(prepare(task, method, **quiet), tmp_path / "whole")
-    split = prepare(task, method, **quiet, batch_size=size, accumulate=accumulate)
+    split = prepare(task, method, **quiet, batch_size=1, accumulate=4)
     parts = train_unscored(split, tmp_path / "parts")
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-6, rel=1e-6)
     assert len(losses(whole)) >= 4

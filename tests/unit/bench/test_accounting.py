@@ -146,15 +146,14 @@ def test_accounting_comes_after_the_peak_is_read(tiny_base, tiny_data, monkeypat
 @pytest.mark.parametrize(
     ("method", "amp", "grad_checkpoint"),
     [
-        ("full", "off", True),
         ("full", "bf16", False),
         ("last-linear", "off", False),
-        ("lora", "off", False),
-        ("lora", "bf16", True),
+        ("lora", "off", True),
     ],
 )
-def test_the_parts_explain_the_measured_peak(method, amp, grad_checkpoint):
+def test_the_parts_explain_the_measured_peak(method, amp, grad_checkpoint, tiny_data):
     options = {"method": method, "amp": amp, "grad_checkpoint": grad_checkpoint}
+    options["data"] = str(tiny_data / "paraphrase")
     # As the bench asks: with everything decided, so that no trial of the machine raises the peak, and with
     # the tunables that keep freed memory usable.
     decided = {"device": "cpu", "threads": 1, "plain_attention": 128}

@@ -22,6 +22,8 @@ from explora.errors import TrainingError
 from tests.cells_here import ask_here, found, learned, point, right
 from tests.tiny_models import PAIRS, tiny_run
 
+pytestmark = pytest.mark.usefixtures("short_poems")
+
 
 def lesson(run, steps=8, seconds=()) -> dict:
     return Lesson(run=run, steps=steps, seconds=seconds).to_json()

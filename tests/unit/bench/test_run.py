@@ -21,7 +21,7 @@ from explora.core.bench.other_load import OtherLoad
 from explora.core.bench.protocol import ask, reason_of
 from explora.core.bench.shared_rows import sample, write_sample
 from explora.core.config.method import Method
-from explora.core.config.registry import METHODS, Shape
+from explora.core.config.registry import Shape
 from explora.core.config.values import Blocks
 from explora.core.data.batching import WINDOW
 from explora.core.data.splits import Row as DataRow
@@ -92,7 +92,8 @@ def test_a_cell_is_the_real_training(tiny_base, tiny_data, tmp_path):
 
 
 def test_contenders_read_the_same_rows_in_the_same_order(tiny_base, tiny_data):
-    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in METHODS]
+    methods = ("full", "lora", "last-linear")
+    runs = [tiny_run(tiny_base, tiny_data, "paraphrase", method=method) for method in methods]
     digests = {measure(cell(run).to_json())["rows"] for run in runs}
     other = measure(cell(tiny_run(tiny_base, tiny_data, "paraphrase", seed=5)).to_json())["rows"]
     assert len(digests) == 1
