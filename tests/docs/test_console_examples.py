@@ -26,7 +26,7 @@ def explora_calls(command: str) -> Iterator[list[str]]:
     words.whitespace_split = True
     call: list[str] = []
     for word in [*words, ";"]:
-        if not set(word) <= IN_SHELL:
+        if not word or not set(word) <= IN_SHELL:
             call.append(word)
             continue
         if call[:1] == ["explora"]:
@@ -73,8 +73,8 @@ def test_shown_output_is_what_explora_prints(block, tmp_path, monkeypatch):
 
 
 def test_an_option_that_does_not_exist_is_found():
-    calls = list(explora_calls("cat prompts.txt | explora train paraphrase --lorra 8 > out  # --no"))
-    assert calls == [["train", "paraphrase", "--lorra", "8"]]
+    calls = list(explora_calls("cat prompts.txt | explora train '' --lorra 8 > out  # --no"))
+    assert calls == [["train", "", "--lorra", "8"]]
     with pytest.raises(typer.TyperException, match="--lorra"):
         check_call(calls[0])
 
