@@ -11,10 +11,12 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests whose results depend on the kernels that the CPU's instructions select.
 NUMERICAL := tests/parity tests/contract/test_methods.py tests/unit/bench/test_accounting.py tests/unit/estimate \
 	tests/unit/methods tests/unit/model tests/unit/runtime tests/unit/training
+SPHINX = $(BIN)/python -m sphinx -q -W --keep-going -n -c docs -d build/doctrees
+REFERENCE = $(BIN)/python docs/command_reference.py
 HOURS ?= 8
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-avx2 test-oldest lint study bench clean help
+.PHONY: demo test test-avx2 test-oldest lint docs reference linkcheck study bench clean help
 
 help:  ## what there is (the default)
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
@@ -43,11 +45,12 @@ test-oldest: .venv-oldest/installed  ## the tests with the oldest declared versi
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
 	@touch $@
 
-lint: .venv/with-lint  ## style, types and layers
+lint: .venv/with-lint  ## style, types, layers and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words.check
 
 study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes on where it stopped
 	$(BIN)/python -m benchmarks.study costs --data $(EXPLORA_DATA)
@@ -55,8 +58,25 @@ study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes o
 	$(BIN)/python -m benchmarks.study run --data $(EXPLORA_DATA) --hours $(HOURS)
 	$(BIN)/python -m benchmarks.study tables
 
+docs: .venv/with-docs  ## the documentation site, in build/site; any warning or broken local link is an error
+	@$(REFERENCE) | diff docs/commands.md - || { echo "docs/commands.md is out of date: run make reference"; exit 1; }
+	$(SPHINX) . build/site
+
+linkcheck: .venv/with-docs  ## the links of the documentation to other sites; needs the internet
+	$(SPHINX) -b linkcheck . build/linkcheck
+
+reference: .venv/with-nothing  ## write again what docs/ has from the code: options, layers, the output of examples
+	$(REFERENCE) > docs/commands.md
+	$(BIN)/python docs/layers.py > docs/layers.svg
+	$(BIN)/python docs/console_examples.py
+
 bench: .venv/with-nothing  ## full against LoRA against last-linear on this machine
 	$(BIN)/explora bench
+
+.PHONY: pictures
+pictures: .venv/with-report  ## draw the pictures of the documentation again
+	$(BIN)/python benchmarks/session.py docs/pictures/session.svg
+	$(BIN)/python benchmarks/speed_and_memory.py docs/pictures/speed-and-memory.svg
 
 clean:  ## remove what was built, but neither .venv nor runs
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

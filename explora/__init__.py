@@ -1,4 +1,4 @@
-"""Fine-tune GPT-2 on the machine you have, and see with measurements whether LoRA pays off there.
+"""Fine-tune GPT-2 on your computer, and measure whether LoRA is worth using there.
 
 `explora.configure`, `.train`, `.sweep`, `.load`, `.evaluate` and `.generate` are the commands' work from
 Python; they are imported when first used, because they bring torch.

@@ -1,4 +1,4 @@
-"""The commands' work from Python: `explora.configure`, `train`, `sweep`, `load`, `evaluate`, `generate`."""
+"""The commands as Python functions: `configure`, `train`, `sweep`, `load`, `evaluate`, `generate`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from explora.core.tasks.contract import Evaluation
 
 
 def configure(task: str, settings: Mapping[str, Any]) -> TrainRun:
-    """Return a run: `settings` by field name (`{"rank": 4, "data": "sst"}`) over the task's defaults."""
+    """Return a run with `settings`, by field name (`{"rank": 4, "data": "sst"}`), and the task's defaults.
+
+    Raises UsageError for settings that are unknown, out of range or in conflict.
+    """
     run, origins = resolve(task, settings, inherit(task, settings, {}))
     shape = run.from_scratch or shape_of(run.model)
     return fit_learning_rate(run, origins, shape.n_embd)[0]
 
 
 def train(run: TrainRun, folder: str | Path, *, overwrite: bool = False) -> Iterator[RunEvent]:
-    """Train into `folder`, yielding events; the last is a Completed with the TrainResult.
+    """Train into `folder` and yield events; the last event is a Completed with the TrainResult.
 
     The folder belongs to this training until the last event, or until the iterator is closed or deleted.
     Raises InUseError if another process trains there.
@@ -56,9 +59,10 @@ def _owned_events(running: Running, ownership: ExitStack) -> Iterator[RunEvent]:
 
 
 def sweep(task: str, settings: Mapping[str, Any], folder: str | Path, *, jobs: int = 1) -> Sweep:
-    """Prepare a sweep: a list in `settings` holds several values, as in `{"rank": [4, 8], "seed": [1, 2]}`.
+    """Prepare a sweep. A list in `settings` holds several values, as in `{"rank": [4, 8], "seed": [1, 2]}`.
 
-    Iterate its `events()` to train what the folder does not hold yet; then `ranked()` has the finished cells.
+    Iterate over its `events()` to train the cells that have not finished; then `ranked()` returns the
+    finished cells.
     """
     options = {
         name: one_or_several(value) if isinstance(value, list) else value for name, value in settings.items()
@@ -67,7 +71,7 @@ def sweep(task: str, settings: Mapping[str, Any], folder: str | Path, *, jobs: i
 
 
 def load(task: str, source: str | None = None, *, model: str | None = None, amp: str = "auto") -> Session:
-    """Open a run folder, a PEFT adapter or a model; by default runs/TASK where it exists, else the base."""
+    """Open a run folder, a PEFT adapter or a model; by default runs/TASK if it exists, else the base."""
     runtime = resolve_for_answers(RuntimeConfig(amp=amp))
     session = open_run(task, source, model=model, tokenizer=None, runtime=runtime)
     session.settle()
@@ -77,7 +81,7 @@ def load(task: str, source: str | None = None, *, model: str | None = None, amp:
 def evaluate(
     session: Session, data: str | None = None, split: str | None = None, batch_size: int = 32
 ) -> Evaluation:
-    """Score a session on a file, a folder or a known data set; by default on what it was trained with."""
+    """Score a session on a file, a folder or a known data set; by default on the data of its training."""
     trained_on = recorded_data(session.source)
     config = trained_on if data is None else with_recorded_columns(DataConfig(data=data), trained_on)
     return score(session, config, trained_on, split, batch_size).evaluation
@@ -90,6 +94,6 @@ def generate(
     max_new_tokens: int = 256,
     seed: int = 11711,
 ) -> list[str]:
-    """Continue each prompt; the seed of a prompt is `seed` plus its number."""
+    """Continue each prompt; return the new texts. The seed of a prompt is `seed` plus its index."""
     chosen = sampling or SamplingConfig()
     return continue_texts(session, prompts, chosen, seed, max_new_tokens=max_new_tokens)

@@ -1,6 +1,6 @@
 """The `explora` command: one line per subcommand; an error becomes one line on stderr and an exit code.
 
-0 done, 1 an expected failure, 2 usage, 70 a bug, 130 Ctrl-C, 141 the reader of stdout is gone, 143 SIGTERM.
+0 done, 1 an expected failure, 2 usage, 70 a bug, 130 Ctrl-C, 141 the pipe on stdout was closed, 143 SIGTERM.
 """
 
 from __future__ import annotations

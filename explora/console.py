@@ -83,7 +83,7 @@ def result_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, best: 
 
 
 def _aligned(column: Sequence[str], *, is_first: bool) -> list[str]:
-    """Return the cells of a column at equal width: to the right if all that are filled begin with figures."""
+    """Return the cells of a column at equal width: right-aligned if all filled cells begin with figures."""
     width = max(map(len, column))
     has_figures = not is_first and all(_FIGURE.match(cell) for cell in column[1:] if cell)
     return [cell.rjust(width) if has_figures else cell.ljust(width) for cell in column]

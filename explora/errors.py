@@ -1,20 +1,20 @@
-"""What can go wrong, as a tree.
+"""The expected failures of explora, as a tree of exceptions.
 
-    ExploraError            exit 1: an expected failure, told in one line and a hint
-    ├── UsageError          exit 2: the call itself is wrong (an option, a combination, a name)
-    ├── DataError           a data file or a row: knows file, line and column
-    ├── WeightsError        a base model: missing, unreadable, misshapen
-    ├── AdapterError        an adapter or run folder that does not fit
-    ├── CheckpointError     a resume state: unreadable, or of other settings
-    ├── ProcessError        processes that train together have lost each other
-    ├── IdentityError       base, tokenizer or data are not those of the recorded run
+    ExploraError            exit 1: an expected failure, with a one-line message and a hint
+    ├── UsageError          exit 2: the command or call itself is wrong (an option, a combination, a name)
+    ├── DataError           a data file or a row is unusable; has file, line and column
+    ├── WeightsError        a base model is missing, unreadable or misshapen
+    ├── AdapterError        an adapter or run folder does not fit
+    ├── CheckpointError     a resume state is unreadable, or of other settings
+    ├── ProcessError        a process that trains together with this one has ended or does not answer
+    ├── IdentityError       base, tokenizer or data differ from those of the recorded run
     ├── InUseError          a folder belongs to another process
-    ├── SelfTestError       this installation does not compute what it should
-    ├── TrainingError       training cannot go on (a non-finite loss, no memory)
-    ├── WriteError          a file cannot be written: names it, and says what is safe
+    ├── SelfTestError       this installation computes wrong results
+    ├── TrainingError       training cannot continue (a non-finite loss, no memory)
+    ├── WriteError          a file cannot be written; has the file and the system's reason
     └── Interrupted         exit 130 (Ctrl-C) or 143 (SIGTERM), after saving
 
-Anything else that escapes is a bug: traceback, exit 70.
+Any other exception that reaches the user is a bug: traceback, exit 70.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 
 class ExploraError(Exception):
-    """An expected failure: what and where in `message`, what would be right in `hint`."""
+    """An expected failure: `message` describes what failed and where, `hint` what to do."""
 
     exit_code = 1
 
@@ -35,7 +35,7 @@ class ExploraError(Exception):
 
 
 class UsageError(ExploraError):
-    """The call itself is wrong."""
+    """The command or call itself is wrong."""
 
     exit_code = 2
 
@@ -65,7 +65,7 @@ class CheckpointError(ExploraError):
 
 
 class IdentityError(ExploraError):
-    """The base, the tokenizer or the data is not that of the recorded run."""
+    """The base, the tokenizer or the data differs from that of the recorded run."""
 
 
 class InUseError(ExploraError):
@@ -73,7 +73,7 @@ class InUseError(ExploraError):
 
 
 class TrainingError(ExploraError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ProcessError(ExploraError):
@@ -81,11 +81,11 @@ class ProcessError(ExploraError):
 
 
 class SelfTestError(ExploraError):
-    """This installation does not compute what it should."""
+    """This installation computes wrong results."""
 
 
 class WriteError(ExploraError):
-    """A file cannot be written; `reason` is the system's. What was there before is still there."""
+    """A file cannot be written; `reason` comes from the system. The old content of the file still exists."""
 
     def __init__(self, file: str, reason: str, hint: str = "") -> None:
         super().__init__(f"{file} cannot be written: {reason}", hint)
@@ -93,7 +93,7 @@ class WriteError(ExploraError):
 
 
 class Interrupted(ExploraError):
-    """A signal asked the program to stop."""
+    """A signal has interrupted the program."""
 
     def __init__(self, signal_number: int, message: str = "interrupted", hint: str = "") -> None:
         super().__init__(message, hint)

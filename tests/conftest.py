@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -32,6 +33,12 @@ def pytest_configure() -> None:
 
     TASKS["entailment"] = ENTAILMENT
     METHODS["norm-tuning"] = NORM
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the imports made: each cell of a bench and many tests run it."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, kw_only=True)

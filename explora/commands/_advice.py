@@ -15,6 +15,7 @@ from explora.core.config.precedence import resolve
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
 from explora.errors import UsageError
+from explora.quantities import counted, duration, size
 
 if TYPE_CHECKING:
     from explora.core.advice.advice import Advice, Candidate, Request
@@ -40,7 +41,7 @@ def advise_here(context: typer.Context, task: str, settings: Mapping[str, Any], 
     found = survey(run)
     resolved = {"device": runtime.device, "amp": runtime.amp, "threads": runtime.threads}
     request = _request(context, task, {**settings, **resolved}, found)
-    console.note(f"{task}: {found.base}, {console.counted(found.examples, 'row')}; times a few steps here")
+    console.note(f"{task}: {found.base}, {counted(found.examples, 'row')}; times a few steps here")
     advice = advise(request, read_study(), lambda leader: time_rows(leader, found.rows))
     command = _command(advice, settings)
     if json:
@@ -87,8 +88,8 @@ def _request(context: typer.Context, task: str, settings: Mapping[str, Any], fou
 
 
 def _positive_size(text: str) -> int:
-    if size := parse_size(text):
-        return size
+    if found := parse_size(text):
+        return found
     raise UsageError(f"--ram {text} leaves nothing", "--ram 4GB")
 
 
@@ -128,7 +129,7 @@ def _show(advice: Advice, command: str) -> None:
 
 def _why(advice: Advice) -> Iterator[str]:
     chosen, expected = advice.chosen, advice.chosen.expected
-    cells = console.counted(len(expected.outcomes), "cell")
+    cells = counted(len(expected.outcomes), "cell")
     yield (
         f"Expected score of {chosen.contender}: {expected.shortfall:.1f} points below the best method, from "
         f"{cells} of the study. A point is 0.01 of accuracy or 2 % of perplexity."
@@ -136,10 +137,10 @@ def _why(advice: Advice) -> Iterator[str]:
     limit = max(TIE, expected.error)
     equal = f"Methods within {limit:.1f} points count as equal."
     yield f"{equal} Of those that fit, this one needs the least time x memory."
-    epochs = console.counted(chosen.run.training.epochs, "epoch")
+    epochs = counted(chosen.run.training.epochs, "epoch")
     yield (
-        f"Expected here: {console.duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
-        f"peak memory of {console.size(chosen.cost.peak_bytes)}."
+        f"Expected here: {duration(chosen.seconds or 0.0)} for {epochs} without evaluations, and a "
+        f"peak memory of {size(chosen.cost.peak_bytes)}."
     )
 
 
@@ -151,7 +152,7 @@ def _line(each: Candidate, advice: Advice) -> tuple[str, ...]:
         f"{each.expected.shortfall:.1f}",
         f"{each.expected.error:.1f}",
         f"{each.run.optimizer.learning_rate:g}",
-        console.duration(each.seconds or 0.0),
+        duration(each.seconds or 0.0),
         f"{each.cost.peak_bytes / 1e6:,.0f}",
         "advised" if each is advice.chosen else remark,
     )

@@ -30,7 +30,7 @@ PANELS = {
 # The order of the panels of --help in every command: what is needed most comes first.
 PANEL_ORDER = (
     *("Prompts", "Output", "Data", "Model", "Method", "Training", "Optimizer", "Comparison"),
-    *("Compared settings", "Memory", "Sampling", "Decoding", "Sweep", "Machine"),
+    *("Compared settings", "Advice", "Memory", "Sampling", "Decoding", "Sweep", "Machine"),
 )
 TEXT_FORM = {int, float, bool, str}  # types whose options need no parser
 

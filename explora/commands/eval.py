@@ -125,7 +125,7 @@ def evaluate(
     """Score a run, or rank several runs on the same rows.
 
     Each score has a 95 % interval, and beside it the score of the best trivial answer, such as "always yes".
-    Scores are computed in fp32 unless `--amp` says otherwise.
+    Scores are computed in fp32 unless you set `--amp`.
 
     RUN is a run folder, a PEFT adapter, a model folder or a hub id. `--data -` reads rows from standard
     input. Rows without labels give predictions only. The `probability` of a prediction is the probability of

@@ -87,7 +87,7 @@ def params(
 
     The counts are exact. Without a method, LoRA is counted by part of the model and all methods are compared.
 
-    `--memory` and `--budget` predict the peak memory of training, in fp32 unless `--amp` says otherwise.
+    `--memory` and `--budget` predict the peak memory of training, in fp32 unless you set `--amp`.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Where explora keeps what can be computed again: token ids, digests, and measurements of the machine."""
+"""Folder for data that can be recomputed: token ids, digests, and measurements of the machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ VARIABLE = "XDG_CACHE_HOME"
 def cache_folder() -> Path:
     """Return the folder of the cache: $XDG_CACHE_HOME/explora, or ~/.cache/explora.
 
-    If that cannot be written, it is a temporary folder of this process, which is removed at its end.
+    If that is not writable, it is a temporary folder of this process, which is removed at exit.
     """
     return _temporary_folder() if why_temporary() else _usual_folder()
 
 
 def why_temporary() -> str:
-    """Return why the cache is in a temporary folder, "" if it is in its usual place."""
+    """Return why the cache is in a temporary folder; "" if it is in its usual place."""
     try:
         folder = _usual_folder()
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The only module that writes files: what it writes appears whole or not at all.
+"""Writing of files, only in this module: a file appears whole or not at all.
 
-After an error or a kill, the old content is still there. What is unfinished lies beside its target, because a
-rename is atomic only within one file system. Every refusal of the system becomes a WriteError with the file.
+After an error or a kill, the old content still exists. Unfinished content is beside its target, because a
+rename is atomic only within one file system. Every error of the system becomes a WriteError with the file.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _WAYS_OUT = {
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a whole file, text as UTF-8; its folders are created."""
+    """Write a whole file, text as UTF-8; missing folders are created."""
     with replacing(file) as partial, _named(file):
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_once(file: Path, content: str) -> bool:
-    """Write a whole file, as UTF-8, unless it exists; return whether it was written.
+    """Write a whole file as UTF-8 unless it exists; return whether it was written.
 
-    Of several processes that do this at once, also on different machines, one succeeds.
+    If several processes do this at the same time, also on different machines, only one succeeds.
     """
     draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     with _named(file):
@@ -60,7 +60,7 @@ def write_once(file: Path, content: str) -> bool:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file with the permissions of other files."""
+    """Write a safetensors file with the usual permissions of files."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -71,11 +71,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             save_file(dict(tensors), partial, metadata=metadata)
         except SafetensorError as error:
             raise _system_error(str(error)) from None
-        partial.chmod(mode)  # safetensors makes its files private
+        partial.chmod(mode)  # safetensors restricts its files to their owner
 
 
 def _system_error(text: str) -> OSError:
-    """Return what the system told a library that has errors of its own, by the number in its text."""
+    """Return the system's error behind a library's own error, from the number in its text."""
     found = re.search(r"\(os error (\d+)\)", text)
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(text)
 
@@ -91,8 +91,8 @@ def writing(file: Path) -> Iterator[Callable[[bytes], None]]:
 def writing_in_place(file: Path) -> Iterator[Callable[[bytes], None]]:
     """Yield a function that writes the next bytes of a new file in the place of an old one.
 
-    For large files that can be computed again: the old one makes room first, and what a killed process leaves
-    behind is found under the same name.
+    It is for large files that can be recomputed: the old file is removed first, to free its space. A killed
+    process leaves its unfinished file under the same name.
     """
     with _named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _open(path: Path, file: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a line of text to a file, in a folder that exists."""
+    """Append a line of text to a file in an existing folder."""
     with _named(file), file.open("a", encoding="utf-8") as out:
         out.write(line + "\n")
 
@@ -128,7 +128,7 @@ def append_line(file: Path, line: str) -> None:
 def replacing(file: Path) -> Iterator[Path]:
     """Yield the path of a file to write; at the end it replaces `file`, after an error it is removed.
 
-    A device or a pipe, such as /dev/stdout, is written itself.
+    A device or a pipe, such as /dev/stdout, is written directly.
     """
     if file.exists() and not file.is_file():
         yield file
@@ -155,10 +155,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put the folder `new` in the place of `folder`, and remove what was there.
+    """Replace `folder` by the folder `new`, and remove the old content.
 
-    At every moment one of them is whole. After a kill between the two renames, the old one is where
-    `whole_folder` finds it, and `settle_folder` puts it back. Only one process at a time may do this.
+    At every moment one of them is whole. If the process is killed between the two renames, `whole_folder`
+    finds the old folder and `settle_folder` restores it. Only one process at a time may do this.
     """
     with _named(folder):
         settle_folder(folder)
@@ -170,7 +170,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def settle_folder(folder: Path) -> None:
-    """Finish a replacement that a kill broke off: put the old folder back, or remove it if it is replaced."""
+    """Finish a replacement that a kill interrupted: restore the old folder, or remove a replaced one."""
     old = _set_aside(folder)
     if not old.exists():
         return
@@ -181,7 +181,7 @@ def settle_folder(folder: Path) -> None:
 
 
 def whole_folder(folder: Path) -> Path:
-    """Return `folder`, or where it lies since a kill broke off its replacement. This changes nothing."""
+    """Return `folder`, or its location if a kill interrupted its replacement. Nothing is changed."""
     if folder.exists():
         return folder
     old = _set_aside(folder)
@@ -193,7 +193,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it exists: it disappears at once, then its content is deleted."""
+    """Remove a folder, if it exists: it disappears immediately, then its content is deleted."""
     if not folder.exists():
         return
     with _scratch_beside(folder) as scratch:
@@ -201,7 +201,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def empty_folder(folder: Path) -> None:
-    """Remove the content of a folder, if there is such a folder."""
+    """Remove the content of a folder, if the folder exists."""
     for item in folder.iterdir() if folder.exists() else ():
         _delete(item)
 
@@ -224,9 +224,9 @@ def replacing_files_in(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left unfinished of a file or folder, beside it and in it.
+    """Remove unfinished files of killed processes, beside a file or folder and in it.
 
-    Only its owner may do this: what another process is writing looks the same.
+    Only its owner may call this, because the unfinished files of a running process look the same.
     """
     name = re.escape(path.name)
     beside = re.compile(rf"{name}\.\d+\.partial|\.{name}\.partial-\w+")
@@ -246,13 +246,13 @@ def _delete(item: Path) -> None:
 
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the file system where `folder` is, or will be."""
+    """Yield a temporary folder on the file system of `folder`, which need not exist yet."""
     near = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with _named(folder):
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=near))
     try:
         yield scratch
-    except WriteError as error:  # name the file as it would be called at the end
+    except WriteError as error:  # name the file by its final path
         raise WriteError(
             error.file.replace(str(scratch / "new"), str(folder)), error.reason, error.hint
         ) from None
@@ -262,7 +262,7 @@ def _scratch_beside(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Turn a refusal of the system into a WriteError with the name of `file`."""
+    """Convert an error of the system to a WriteError with the name of `file`."""
     try:
         yield
     except OSError as error:

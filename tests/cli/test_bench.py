@@ -95,10 +95,10 @@ def test_what_a_task_refuses_is_left_out_and_said(explora, tiny_base, tiny_data,
         ("--amp auto,off", "cannot be combined"),
         ("--grad-checkpoint yes", "not one of on, off"),
         ("--batch-sizes 1,2,3,4 --repeats 99", "cells"),
-        ("--lengths 64 --quality", "nothing is learned"),
+        ("--lengths 64 --quality", "nothing can be learned"),
         ("--report bench.pdf", "one of .html, .md, .tex"),
         ("--methods full,top --blocks 99", "--blocks 99: the base has 2 blocks"),
-        ("--methods last-linear --peer", "none of these methods"),
+        ("--methods last-linear --peer", "any of these methods"),
     ],
 )
 def test_usage_errors(explora, on_tiny, arguments, message):

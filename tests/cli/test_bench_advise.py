@@ -62,7 +62,7 @@ def test_a_command_for_a_short_time_is_cut(explora, advised, tiny_base, tiny_dat
         (("--advise", "--rank-pattern", "mlp.c_fc=2"), "--advise takes no --rank-pattern"),
         (("--ram", "4GB"), "--ram belongs to --advise"),
         (("--check", "--advise"), "--check takes no --advise"),
-        (("--advise", "--ram", "much"), "'much' is no size in bytes"),
+        (("--advise", "--ram", "much"), "'much' is not a size in bytes"),
     ],
 )
 def test_what_does_not_go_together_is_refused(explora, tiny_base, options, message):

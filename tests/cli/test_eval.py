@@ -71,6 +71,17 @@ def test_a_run_scores_what_its_record_says(explora, check_schema, runs: Path, he
     assert note == f"{value['run']}, on the {value['examples']} dev rows of {value['data']}"
 
 
+def test_a_run_with_a_dev_file_scores_that_file(
+    explora, tiny_base: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    train, dev = (str(tiny_data / "sentiment" / f"{split}.csv") for split in ("train", "dev"))
+    run = tiny_run(tiny_base, tiny_data, "sentiment", max_steps=1)
+    run = replace(run, data=replace(run.data, data=train, dev=dev))
+    finish(start_run(run, tmp_path / "run"))
+    (value,) = explora("eval", "sentiment", "run", "--json").objects
+    assert (value["split"], value["data"], value["examples"]) == ("dev", dev, 5)
+
+
 def test_plain_text_is_scored_on_windows_of_the_whole_context(explora, here: None) -> None:
     whole, short = (
         explora("eval", "text", "--json", *length).objects[0] for length in ([], ["--max-length", "24"])
@@ -342,7 +353,7 @@ def test_text_has_no_predictions_and_the_scores_are_not_lost(explora, here: None
         ("sentiment --threads -1", 2, "--threads must be at least 1"),
         ("sentiment --amp fp8", 2, "amp 'fp8' is not one of"),
         ("sentiment --format foo", 2, "format 'foo' is not one of"),
-        ("sentiment --device gpu9", 2, "no device 'gpu9'"),
+        ("sentiment --device gpu9", 2, "no device is called 'gpu9'"),
         ("sentiment runs/none", 1, "runs/none"),
         ("sentiment --data none.csv", 1, "none.csv: no such file"),
         ("sentiment --model gpt3", 1, "gpt3"),

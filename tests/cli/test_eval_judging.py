@@ -157,7 +157,7 @@ def test_documents_of_a_text_file_are_compared_too(explora, tiny_base: Path, tmp
     assert '"prompt": "one\\ntwo\\nthree"' in (tmp_path / "page.html").read_text(encoding="utf-8")
     samples = explora(*arguments)
     assert samples.code == 2
-    assert "the splits of text hold no texts to continue" in samples.err
+    assert "the splits of text have no texts to continue" in samples.err
 
 
 def test_equal_continuations_are_no_comparison(explora, tiny_base: Path) -> None:

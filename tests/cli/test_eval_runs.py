@@ -95,12 +95,12 @@ def test_seeds_the_trivial_answer_and_unfinished_runs_are_explained(explora, her
     record = json.loads(Path("stopped/run.json").read_text())
     Path("stopped/run.json").write_text(json.dumps(record | {"result": {}}))
     told = "warning: stopped has not finished training"
-    seeds = '"+1" after a run: one more run that differs in its random seed alone'
+    seeds = '"+1" after a run: one more run that differs only in its random seed'
     done = explora("eval", "sentiment", "runs/lora-1", "runs/lora-2", "stopped", "--report", "rank.md")
     assert told in done.err and seeds in done.err
     report = Path("rank.md").read_text()
     assert "Best trivial answer" in report and "of 2 lines are better" in report
-    assert "differs in its random seed alone" in report
+    assert "differs only in its random seed" in report
     assert told in explora("eval", "sentiment", "stopped").err
     done = explora("eval", "sentiment", "runs/head", "runs/lora-1")
     assert "has not finished" not in done.err and seeds not in done.err

@@ -146,7 +146,7 @@ def test_an_occupied_folder_takes_overwrite(explora: Explora, tmp_path: Path) ->
     (tmp_path / "merged" / "stale").write_text("", encoding="utf-8")
     done = explora(*merge)
     assert done.code == 2
-    assert "merged already holds something" in done.err
+    assert "merged is not empty" in done.err
     assert explora(*merge, "--overwrite").code == 0
     assert not (tmp_path / "merged" / "stale").exists()
 
@@ -182,7 +182,10 @@ def test_an_adapter_in_a_folder_inside_is_suggested(explora: Explora, tmp_path: 
     for command in (["merge-lora", "out", "-o", "merged"], ["eval", "text", "out"]):
         refused = explora(*command)
         assert refused.code == 1
-        assert "error: out holds no adapter itself, but checkpoint-500, checkpoint-1000 in it" in refused.err
+        assert (
+            "error: out has no adapter itself, but folders in it have one: checkpoint-500, checkpoint-1000"
+            in refused.err
+        )
         assert "hint: name that folder: out/checkpoint-1000" in refused.err
 
 

@@ -176,7 +176,7 @@ def test_overwrite_starts_again_and_another_sweep_is_refused(
     other = [*words, "--lora", "2,8", "-o", "out"]
     refused = explora(*other)
     assert refused.code == 2
-    assert "out holds another sweep: lora-r8 is not a cell of both" in refused.err
+    assert "out has another sweep: lora-r8 is not a cell of both" in refused.err
     assert explora(*other, "--overwrite").code == 0
     assert sorted(path.name for path in Path("out").iterdir()) == ["lora-r2", "lora-r8", "sweep.json"]
 
@@ -226,7 +226,7 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(
         ("--warmup 0.1,", "--warmup 0.1,: '' is not a number"),
         ("--schedule linear,cosin", "schedule 'cosin' is not one of linear, cosine, constant"),
         ("--method lora,lor", "method 'lor' is not one of"),
-        ("--rank 4,999", "--rank 999: rank 999 is more than the matrices of this base have"),
+        ("--rank 4,999", "--rank 999: rank 999 is larger than the weight matrices of this base allow"),
         ("--lora 4 --full", "--method lora,full"),
         ("--seed 1,2 --seeds 2", "--seed 1,2 and --seeds 2 both choose the seeds"),
         ("--jobs 2", "--jobs belongs to a sweep, and this is a single run"),

@@ -227,28 +227,28 @@ def test_a_dry_run_says_what_overwrite_would_replace(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("text --full --alpha 3", "full does not take --alpha, which belongs to lora"),
+        ("text --full --alpha 3", "full does not take --alpha, an option of lora"),
         ("text --full --targets key", "full does not take --targets"),
         ("text --full --layers 0-1", "full does not take --layers"),
         ("sentiment --last-linear --lora-dropout 0.1", "last-linear does not take --lora-dropout"),
         ("text --method top --blocks 9", "--blocks 9: the base has 6 blocks"),
-        ("text --method bitfit --blocks 2", "bitfit does not take --blocks, which belongs to top"),
+        ("text --method bitfit --blocks 2", "bitfit does not take --blocks, an option of top"),
         ("text --method lora-plus --lr-ratio 0.5", "--lr-ratio must be at least 1, not 0.5"),
         ("text --bias some", "--bias 'some' is not one of none, lora-only, all"),
-        ("text --method dora --lr-ratio 4", "dora does not take --lr-ratio, which belongs to lora-plus"),
-        ("text --method miss --rank 300", "rank 300 is more than the matrices of this base have"),
+        ("text --method dora --lr-ratio 4", "dora does not take --lr-ratio, an option of lora-plus"),
+        ("text --method miss --rank 300", "rank 300 is larger than the weight matrices of this base allow"),
         ("sonnet --last-linear", "a sonnet is written by the tied language-model head"),
         ("text --last-linear", "cannot be trained by last-linear"),
         ("sentiment --template {sentence}", "sentiment does not take --template"),
         ("paraphrase --template {sentence1} --dry-run", "must have {sentence1} and {sentence2}, and nothing"),
-        ("paraphrase --template {sentence1}{ --dry-run", "is broken"),
+        ("paraphrase --template {sentence1}{ --dry-run", "is malformed"),
         ("text --schedule cosin", "did you mean cosine?"),
         ("text --targets keys", "did you mean key?"),
         ("text --seed 99999999999999999999", "seed must be at least 0 and below 2^63"),
         ("text --lr nan", "learning-rate must be a positive number"),
-        ("text --config nowhere.json", "there is no such file"),
+        ("text --config nowhere.json", "no such file"),
         ("text --resume --overwrite", "--resume continues a run and --overwrite removes it"),
-        ("sentiment --from-scratch layers=2", "does not say heads, width, context, vocabulary"),
+        ("sentiment --from-scratch layers=2", "lacks heads, width, context, vocabulary"),
         ("text --from-scratch layer=2", "did you mean layers?"),
         (
             "text --full --from-scratch layers=1,heads=3,width=8,context=9,vocabulary=300",
@@ -325,7 +325,7 @@ def test_an_occupied_folder_is_refused_and_replaced_when_told(
     before = Path("runs/text", TRAINED).read_bytes()
     again = explora(*words, "--max-steps", "2")
     assert again.code == 2
-    assert "runs/text already holds something" in again.err
+    assert "runs/text is not empty" in again.err
     assert Path("runs/text", TRAINED).read_bytes() == before
     assert explora(*words, "--max-steps", "2", "--overwrite").code == 0
     assert Path("runs/text", TRAINED).read_bytes() != before
@@ -603,7 +603,7 @@ def test_resuming_in_a_folder_of_something_else_is_refused(
     Path("thesis").mkdir()
     Path("thesis", "thesis.tex").write_text("years of work")
     outcome = explora(*words, "-o", "thesis", "--resume")
-    assert (outcome.code, "thesis holds no run, but something else" in outcome.err) == (2, True)
+    assert (outcome.code, "thesis is not a run folder: it has other files" in outcome.err) == (2, True)
 
 
 # --- going on from trained weights ----------------------------------------------------------------
@@ -676,7 +676,7 @@ def test_what_contradicts_the_start_is_refused(explora: Callable[..., Any], word
     for options, code, said in (
         ("--from first --lora 4", 2, "--from first: it has rank 3, not 4"),
         ("--from first --full", 2, "--from first: it has method lora, not full"),
-        ("--from nothing", 1, "--from nothing: there are no trained weights"),
+        ("--from nothing", 1, "--from nothing: this folder has no trained weights"),
         ("--from first --model embedded", 1, "it was trained on another base than "),
         ("--from first -o first --overwrite", 2, "first, which the new run reads"),
         ("--from first --from-scratch layers=1,heads=1,width=8,context=16,vocabulary=300", 2, "leave one"),
@@ -728,7 +728,7 @@ def test_a_resumed_run_is_trained_on_the_same_base_and_data(
     apply()
     outcome = explora("train", "sentiment", "--resume")
     assert (outcome.code, outcome.out) == (1, "")
-    assert "error: runs/sentiment was trained on something else: " in outcome.err and said in outcome.err
+    assert "error: runs/sentiment was trained with other inputs: " in outcome.err and said in outcome.err
     assert "hint: put it back as it was, or start again with --overwrite" in outcome.err
     assert Path("runs/sentiment/run.json").read_bytes() == state
     assert explora(*own_words, "--max-steps", "1", "--overwrite").code == 0
@@ -744,7 +744,7 @@ def test_a_repeated_run_is_trained_on_the_same_data_unless_an_option_names_other
     assert explora(*repeat).code == 0
     write_rows("train.csv", 11)
     refused = explora(*repeat)
-    assert (refused.code, "the run of --config was trained on something else" in refused.err) == (1, True)
+    assert (refused.code, "the run of --config was trained with other inputs" in refused.err) == (1, True)
     assert explora(*repeat, "--data", "train.csv").code == 0
 
 
@@ -837,7 +837,7 @@ def test_a_run_is_not_replaced_by_one_that_reads_it(explora: Callable[..., Any],
     words[words.index("--model") + 1] = "runs/text"
     outcome = explora(*words, "--overwrite")
     assert outcome.code == 2
-    assert "runs/text holds " in outcome.err and "which the new run reads" in outcome.err
+    assert "runs/text contains " in outcome.err and "which the new run reads" in outcome.err
     assert Path("runs/text/model.safetensors").exists()
 
 

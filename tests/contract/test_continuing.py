@@ -269,7 +269,7 @@ def test_weights_that_change_before_the_first_state_are_refused(
 ) -> None:
     start_run(from_run(run), tmp_path / "new")
     finish(start_run(more(run, max_steps=8), run))
-    with pytest.raises(IdentityError, match="from which the run starts, changed"):
+    with pytest.raises(IdentityError, match="from which the run starts, have changed"):
         start_run(from_run(run), tmp_path / "new")
 
 
@@ -289,7 +289,7 @@ def test_another_task_and_a_folder_without_weights_are_refused(
 ) -> None:
     with pytest.raises(AdapterError, match="it was trained for text, not for sonnet"):
         from_run(finished, "sonnet")
-    with pytest.raises(AdapterError, match="there are no trained weights"):
+    with pytest.raises(AdapterError, match="this folder has no trained weights"):
         from_run(tmp_path)
 
 

@@ -624,14 +624,14 @@ def test_a_finished_run_is_recorded_and_its_state_is_gone(finished: Path, prepar
 def test_an_occupied_folder_is_refused(finished: Path) -> None:
     with pytest.raises(UsageError) as caught:
         check_folder(finished, overwrite=False)
-    assert "already holds something" in caught.value.message
+    assert "is not empty" in caught.value.message
     assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
 
 
 def test_a_folder_that_is_not_a_runs_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(UsageError, match="is not a run folder, so --overwrite leaves it alone"):
+    with pytest.raises(UsageError, match="is not a run folder, so --overwrite does not replace it"):
         check_folder(tmp_path, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
         check_folder(tmp_path / "thesis.tex", overwrite=True)

@@ -326,7 +326,7 @@ def test_an_occupied_folder_is_refused_and_replaced_whole_when_asked(base: Path,
     folder.mkdir()
     merge(run, folder, base)  # an empty folder is free
     (folder / "stale.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="already holds something") as caught:
+    with pytest.raises(UsageError, match="is not empty") as caught:
         merge(run, folder, base)
     assert "--overwrite" in caught.value.hint
     merge(run, folder, base, overwrite=True)
@@ -342,7 +342,7 @@ def test_only_a_merged_model_is_ever_replaced(base: Path, tmp_path: Path, inside
     (folder / inside).write_text("{}", encoding="utf-8")
     if inside != "notes.txt":
         (folder / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="--overwrite leaves it alone"):
+    with pytest.raises(UsageError, match="--overwrite does not replace it"):
         merge(run, folder, base, overwrite=True)
     assert (folder / inside).is_file()
 
@@ -372,7 +372,7 @@ def test_what_is_no_adapter_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is a whole model, not an adapter"):
         merge(base, tmp_path / "merged", base, task="text")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AdapterError, match="holds no adapter"):
+    with pytest.raises(AdapterError, match="has no adapter"):
         merge(tmp_path / "empty", tmp_path / "merged", base)
 
 

@@ -176,7 +176,7 @@ def test_the_comparison_sees_a_planted_bug(
     ours = our_logits(write_run(tmp_path, base, METHODS["the default"]))
     change_tensors(tmp_path, lambda tensors: {name: bug(name, value) for name, value in tensors.items()})
     assert difference(ours, their_logits(PeftModel.from_pretrained(causal(base), tmp_path))) > SEEN
-    with pytest.raises(AdapterError, match="holds numbers outside the adapters miss r=4 on key, value"):
+    with pytest.raises(AdapterError, match="has nonzero numbers outside the adapters miss r=4 on key, value"):
         open_run("text", str(tmp_path), model=str(base), tokenizer=None, runtime=IN_FP32)
 
 
@@ -217,5 +217,5 @@ def test_as_much_is_trained_as_peft_trains(base: Path) -> None:
 
 
 def test_a_rank_above_the_width_is_refused() -> None:
-    with pytest.raises(UsageError, match="rank 17 is more than the matrices of this base have"):
+    with pytest.raises(UsageError, match="rank 17 is larger than the weight matrices of this base allow"):
         MiSS(rank=17).check_use(SHAPE)

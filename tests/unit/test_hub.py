@@ -177,8 +177,8 @@ def test_a_name_that_may_mean_a_folder_is_told_to_be_none(
 ) -> None:
     (tmp_path / "merged").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert "there is no folder merged/nosuch here either" in ask("merged/nosuch", HF_HUB_OFFLINE="1")["hint"]
-    assert "there is no folder" not in ask("elsewhere/nosuch", HF_HUB_OFFLINE="1")["hint"]
+    assert "there is no local folder merged/nosuch either" in ask("merged/nosuch", HF_HUB_OFFLINE="1")["hint"]
+    assert "there is no local folder" not in ask("elsewhere/nosuch", HF_HUB_OFFLINE="1")["hint"]
 
 
 # An honest hub
@@ -269,7 +269,7 @@ def test_an_index_that_leads_out_of_the_folder_fetches_nothing_more(ask: Ask, hu
     del hub.files["model.safetensors"]
     index = {"weight_map": {"transformer.wte.weight": "../../other/gpt2/resolve/main/model.safetensors"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    assert "not a safetensors file of its own folder" in ask()["error"]
+    assert "not a safetensors file in its own folder" in ask()["error"]
     assert not [request for request in hub.asked() if "other" in request]
 
 
@@ -316,8 +316,8 @@ def test_a_shard_that_the_hub_lacks_is_named(ask: Ask, hub: Hub, tmp_path: Path)
         ("private", r"there is no model some/gpt2 at http://127", "a private model needs HF_TOKEN"),
         ("gated", r"some/gpt2 is gated", "accept its terms at http://127.*/some/gpt2 and set HF_TOKEN"),
         ("broken", r"answers 500 for config\.json of some/gpt2", "try again later"),
-        ("another kind of server", r"config\.json of some/gpt2 .* cannot be had from", "HF_ENDPOINT"),
-        ("slow", r"config\.json of some/gpt2 .* cannot be had from .*timed out", "HF_ENDPOINT"),
+        ("another kind of server", r"config\.json of some/gpt2 .* cannot be downloaded from", "HF_ENDPOINT"),
+        ("slow", r"config\.json of some/gpt2 .* cannot be downloaded from .*timed out", "HF_ENDPOINT"),
     ],
 )
 def test_each_failure_says_what_and_what_to_do(ask: Ask, hub: Hub, mood: str, error: str, hint: str) -> None:
@@ -332,7 +332,7 @@ def test_each_failure_says_what_and_what_to_do(ask: Ask, hub: Hub, mood: str, er
 
 def test_nobody_at_the_address_is_told_at_once(ask: Ask) -> None:
     answer = ask(HF_ENDPOINT="http://127.0.0.1:9")
-    assert "cannot be had from http://127.0.0.1:9" in answer["error"]
+    assert "cannot be downloaded from http://127.0.0.1:9" in answer["error"]
     assert "the embedded base and local folders need no network" in answer["hint"]
 
 

@@ -1,1 +1,1 @@
-"""Pretrained weights and their tokenizer: found, fetched, read and written."""
+"""Pretrained weights and their tokenizers: find, download, read and write them."""

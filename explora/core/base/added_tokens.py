@@ -1,9 +1,9 @@
-"""The tokens that the files of a tokenizer add to its vocabulary, as transformers reads them.
+"""Tokens that the files of a tokenizer add to its vocabulary, read in the same way as transformers does.
 
-Tokens get the next free ids in the order in which they are added; one that the vocabulary has keeps its id.
-Several generations of files name them:
+Tokens get the next free ids in the order in which they are added; a token that is in the vocabulary keeps its
+id. Several generations of files contain them:
 
-    added_tokens_decoder in tokenizer_config.json     by id; where it is present, the next two are not read
+|raw|    added_tokens_decoder in tokenizer_config.json     by id; if it is present, the next two are not read
     special_tokens_map.json                           named tokens (bos_token, ...) and additional ones
     added_tokens.json                                 ids by token
     *_token, extra_special_tokens and additional_special_tokens in tokenizer_config.json
@@ -25,7 +25,7 @@ LISTED, EXTRA, ADDITIONAL = "added_tokens_decoder", "extra_special_tokens", "add
 
 
 def read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the settings of tokenizer_config.json, overruled by special_tokens_map.json where it is read."""
+    """Return the settings of tokenizer_config.json, overridden by special_tokens_map.json if it is read."""
     settings = _object(files, CONFIG_FILE)
     if not settings.get(EXTRA) and ADDITIONAL in settings:
         settings[EXTRA] = settings.pop(ADDITIONAL)
@@ -33,7 +33,7 @@ def read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def listed_tokens(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> list[AddedToken]:
-    """Return the added tokens that a file lists with their ids, in the order of these."""
+    """Return the added tokens that a file lists with their ids, in the order of the ids."""
     if LISTED in settings:
         by_number = sorted(settings[LISTED].items(), key=lambda item: int(item[0]))
         return [AddedToken(**fields) for _, fields in by_number]
@@ -43,7 +43,7 @@ def listed_tokens(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> li
 
 
 def special_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
-    """Return the named special tokens, those with names of the model's own, and the rest."""
+    """Return the special tokens: those with standard names, those with the model's own names, and others."""
     extra = settings[EXTRA] if EXTRA in settings else settings.get(ADDITIONAL)
     named_extra = extra if isinstance(extra, dict) else {}
     own = {name: value for name, value in settings.items() if name.endswith("_token") and name not in NAMED}
@@ -53,7 +53,7 @@ def special_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
 
 
 def _special_token(value: str | Mapping[str, Any]) -> AddedToken:
-    """Return a special token that is given by its text or by its fields."""
+    """Build a special token from its text or from its fields."""
     if isinstance(value, str):
         return AddedToken(value, normalized=False, special=True)
     fields = {name: field for name, field in value.items() if name != "__type"}
@@ -61,8 +61,8 @@ def _special_token(value: str | Mapping[str, Any]) -> AddedToken:
 
 
 def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Return the JSON object in a file, empty without the file. Raises ValueError."""
+    """Return the JSON object in a file, empty if there is no file. Raises ValueError."""
     value = json.loads(files[name]) if name in files else {}
     if not isinstance(value, dict):
-        raise ValueError(f"{name} should hold a JSON object")
+        raise ValueError(f"{name} should be a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""What a `config.json` of transformers says about a GPT-2. An absent key has the default of `GPT2Config`."""
+"""Read a GPT-2's `config.json` of transformers. A missing key has the default of `GPT2Config`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from explora.errors import WeightsError
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
-# The fields of a shape with the defaults of GPT2Config and its second names, which win there.
+# The fields of a shape with their second names, which take precedence, and the defaults of GPT2Config.
 SHAPE_FIELDS = {
     "n_layer": ("num_hidden_layers", 12),
     "n_head": ("num_attention_heads", 12),
@@ -23,8 +23,8 @@ SHAPE_FIELDS = {
 }
 START_TOKEN = 50256  # GPT2Config's default of bos_token_id
 
-# Settings of a GPT-2 configuration that change the function, the values this model computes, and why
-# nothing else will do. A setting that is absent has the first value: it is the default of GPT-2.
+# Settings of a GPT-2 configuration that change the values that the model computes, and why only these values
+# are supported. The first value is GPT-2's default, for a missing setting.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "GPT-2's GELU is the tanh approximation"),
     "layer_norm_epsilon": ((1e-5,), "GPT-2's layer norms use 1e-5"),
@@ -37,29 +37,30 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object, `config.json` or an index. Raises WeightsError."""
+    """Read a JSON object, such as `config.json` or an index. Raises WeightsError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: unreadable: {error}", "fetch or write the file again") from None
     if not isinstance(value, dict):
-        raise WeightsError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+        raise WeightsError(f"{path} should be a JSON object, not a {type(value).__name__}")
     return value
 
 
 def read_shape(config: Mapping[str, Any], source: str = CONFIG) -> Shape:
-    """Return the shape that a `config.json` of transformers tells.
+    """Return the shape that a `config.json` of transformers describes.
 
     Raises WeightsError, naming `source`, for a model that is not a GPT-2 or computes another function.
     """
     model_type = config.get("model_type")
     if model_type != "gpt2":
         raise WeightsError(
-            f"{source} is not a GPT-2: its model_type is {model_type!r}", "explora trains the GPT-2 family"
+            f"{source} is not a GPT-2: its model_type is {model_type!r}",
+            "explora trains the GPT-2 family only",
         )
     for setting, (allowed, reason) in FIXED.items():
         if (value := config.get(setting, allowed[0])) not in allowed:
-            raise WeightsError(f"{source} has {setting} {value!r}, which explora does not compute", reason)
+            raise WeightsError(f"{source} has {setting} {value!r}, which explora does not support", reason)
     sizes = {
         name: config.get(second, config.get(name, default))
         for name, (second, default) in SHAPE_FIELDS.items()
@@ -78,20 +79,20 @@ def read_shape(config: Mapping[str, Any], source: str = CONFIG) -> Shape:
 
 
 def class_names(config: Mapping[str, Any], classes: int, source: str = CONFIG) -> tuple[str, ...]:
-    """Return the labels of a classification head with `classes` outputs: id2label, or 0, 1, ... without it.
+    """Return the labels of a classification head with `classes` outputs: id2label, else 0, 1, ...
 
     Raises WeightsError, naming `source`, for a regression head and for names that do not fit the head.
     """
     if classes == 1:
         raise WeightsError(
             f"the head of {source} has one output: it is a regression, and explora classifies",
-            "name a model with a head of two classes or more",
+            "use a model whose head has at least two classes",
         )
     numbers = [str(index) for index in range(classes)]
     names = config.get("id2label") or {number: number for number in numbers}
     if not isinstance(names, dict) or sorted(names) != sorted(numbers):
         raise WeightsError(
-            f"the head of {source} has {classes} classes, and id2label in its {CONFIG} names others",
+            f"the head of {source} has {classes} classes, but id2label in its {CONFIG} names others",
             "id2label needs a name for each class: 0, 1, ...",
         )
     return tuple(str(names[number]) for number in numbers)

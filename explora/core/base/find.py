@@ -1,4 +1,4 @@
-"""Where a base comes from: a name becomes a folder in Hugging Face's layout, and a shape. Light: no torch."""
+"""Find a base by name: its folder in Hugging Face's layout, and its shape. It does not load torch."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ RANDOM = "random:"
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """A pretrained model: what it was called, where it lies (None for random weights), and its shape.
+    """A pretrained model: its given name, its folder (None for random weights), and its shape.
 
-    `label` is what output calls it. `config` and `generation_config` are the settings in its folder, empty
-    where a file is missing: they are read at once, because training may replace the folder.
+    `label` is its name in output. `config` and `generation_config` are the settings in its folder, empty if a
+    file is missing. They are read when the base is opened, because training may replace the folder.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Base:
 
 
 def open_base(name: str) -> Base:
-    """Find the base called `name` and read its shape; the weights stay where they are.
+    """Find the base called `name` and read its shape, but not its weights.
 
     `name` is `embedded`, a short name (`gpt2`), a local folder, a hub id (`org/name`, downloaded into the
-    hub's cache) or `random:gpt2`: random weights of that shape. A folder called like a short name is
+    hub's cache) or `random:gpt2`: random weights of that shape. A folder with the same name as a base is
     written `./gpt2`. Raises WeightsError.
     """
     if name.startswith(RANDOM):
@@ -75,12 +75,12 @@ def open_base(name: str) -> Base:
 
 
 def label_of(name: str) -> str:
-    """Return what output calls the base called `name`: random weights are labelled as such."""
+    """Return the name of a base in output, with a remark for random weights."""
     return f"{name} (random weights, for timing only)" if name.startswith(RANDOM) else name
 
 
 def shape_of(name: str) -> Shape:
-    """Return the shape of the base called `name`; no weights are opened or fetched. Raises WeightsError."""
+    """Return the shape of the base called `name` without opening its weights. Raises WeightsError."""
     if name in MODELS:
         return MODELS[name].shape
     if name.startswith(RANDOM):
@@ -98,14 +98,14 @@ def shape_of(name: str) -> Shape:
 def base_tokenizer(base: Base, override: str | None = None) -> Tokenizer:
     """Return the tokenizer of a base, or the one in the folder `override`.
 
-    Random weights have none of their own and borrow the embedded base's. Raises WeightsError when the
-    tokenizer has ids that the model has no embedding for.
+    Random weights use the tokenizer of the embedded base. Raises WeightsError if the tokenizer has ids for
+    which the model has no embedding.
     """
     folder = Path(override) if override else base.folder or _embedded()
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > base.shape.vocab_size:
         raise WeightsError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, {base.label} only "
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but {base.label} has only "
             f"{base.shape.vocab_size} embeddings",
             "give the tokenizer that the model was trained with: --tokenizer FOLDER",
         )
@@ -130,9 +130,7 @@ def weight_files(base: Base) -> list[Path]:
 def _random_shape(name: str) -> Shape:
     if name not in MODELS:
         known = ", ".join(RANDOM + model for model in MODELS)
-        raise WeightsError(
-            f"no shape {name!r} to fill at random{did_you_mean(name, MODELS)}", f"known: {known}"
-        )
+        raise WeightsError(f"no shape is called {name!r}{did_you_mean(name, MODELS)}", f"known: {known}")
     return MODELS[name].shape
 
 
@@ -150,7 +148,7 @@ def _folder(name: str) -> Path:
         return _from_hub(name)
     known = [EMBEDDED, *MODELS]
     raise WeightsError(
-        f"no model {name!r}{did_you_mean(name, known)}",
+        f"no model is called {name!r}{did_you_mean(name, known)}",
         f"give {', '.join(known)}, a local folder, a hub id (org/name) or {RANDOM}gpt2",
     )
 
@@ -182,22 +180,22 @@ def _local(folder: Path) -> Path:
 
 
 def _hub_config(hub_id: str) -> Path | None:
-    """Fetch config.json, None where there is none; a failure says so where a local folder may be meant."""
+    """Fetch config.json; None if there is none. An error also mentions a possible local folder."""
     try:
         return fetch_file(hub_id, CONFIG)
     except WeightsError as error:
         if Path(hub_id).parent.is_dir():
             raise WeightsError(
-                error.message, f"there is no folder {hub_id} here either; {error.hint}"
+                error.message, f"there is no local folder {hub_id} either; {error.hint}"
             ) from None
         raise
 
 
 def _from_hub(hub_id: str) -> Path:
-    """Fetch configuration, weights and tokenizer of one commit; no weights of what is not a GPT-2."""
+    """Fetch configuration, weights and tokenizer of one commit; for other models only the configuration."""
     config = _hub_config(hub_id)
     if config is None:
-        raise WeightsError(f"{hub_id} has no {CONFIG}", "it is not a model of transformers")
+        raise WeightsError(f"{hub_id} has no {CONFIG}", "a model of transformers needs one")
     read_shape(read_json_object(config), hub_id)
     folder = config.parent
     fetch = partial(fetch_file, hub_id, revision=folder.name)
@@ -207,26 +205,26 @@ def _from_hub(hub_id: str) -> Path:
     if fetch(WHOLE) is None:
         fetch(VOCABULARY)
         fetch(MERGES)
-    with suppress(WeightsError):  # a cache that something else filled may lack them, and the hub be away
+    with suppress(WeightsError):  # a cache that other software filled may lack them while the hub is offline
         for name in (GENERATION_CONFIG, *SETTINGS):
             fetch(name)
     return folder
 
 
 def _shard_names(index: Path) -> list[str]:
-    """Return the safetensors files that an index names, all of them beside it. Raises WeightsError."""
+    """Return the safetensors files that an index names; all are in its folder. Raises WeightsError."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
-            raise WeightsError(f"{index} names {name!r}, which is not a safetensors file of its own folder")
+            raise WeightsError(f"{index} names {name!r}, which is not a safetensors file in its own folder")
     return names
 
 
 def _conversion(name: str) -> str:
-    """Return the command that makes safetensors of pickled weights, which explora never opens."""
+    """Return a hint with the command that converts pickled weights, which explora never opens."""
     return (
         "pickled weights can run code and are not read; if you trust them, convert them: python -c "
         f"\"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; p, q = '{name}', "

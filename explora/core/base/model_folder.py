@@ -1,7 +1,6 @@
 """Write a finished model as a folder that `transformers` opens: configuration, weights, tokenizer.
 
-A model that was trained from a base keeps the base's settings: its files are written again, and only what is
-about the weights and the head is changed.
+A model that was trained from a base keeps the base's settings, except those of the weights and the head.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from explora.core.files import replacing_files_in, write_atomically, write_tenso
 from explora.core.model.gpt2 import LAYER_NORM_EPSILON
 
 OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")
-OLD_DTYPE = "torch_dtype"  # what older versions of transformers call `dtype`
+OLD_DTYPE = "torch_dtype"  # the name of `dtype` in older versions of transformers
 
 
 def write_model(
@@ -37,10 +36,10 @@ def write_model(
 ) -> None:
     """Write a model folder that `transformers` opens: configuration, weights, tokenizer.
 
-    `tensors` have canonical names (`GPT2.state_dict()`). With `labels`, the class names, it is a
-    GPT2ForSequenceClassification and `tensors` must hold its `score.weight`; else a GPT2LMHeadModel.
-    `base` is the model whose settings stay, None for a new model.
-    A new folder appears whole or not at all; in a folder that exists each file is replaced whole.
+    `tensors` have canonical names (`GPT2.state_dict()`). With `labels`, the class names, the model is a
+    GPT2ForSequenceClassification and `tensors` must contain its `score.weight`; otherwise it is a
+    GPT2LMHeadModel. `base` is the model whose settings are kept, None for a new model. A new folder appears
+    whole or not at all; in an existing folder, each file is replaced whole.
     """
     assert (labels is None) == (SCORE not in tensors), "class names and a score head belong together"
     config, generation_config = _settings(base, shape, tokenizer.eos)
@@ -81,7 +80,7 @@ def _without_head(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_head(config: Mapping[str, Any], labels: Sequence[str], eos: int) -> dict[str, Any]:
-    """Add a head. A classifier finds the last token of a row by the padding, and needs a token for it."""
+    """Add a head. A classifier needs a padding token: it finds the last token of a row by the padding."""
     pad = config.get("pad_token_id")
     return _without_head(config) | {
         "architectures": ["GPT2ForSequenceClassification"],

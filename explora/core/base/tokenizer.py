@@ -1,7 +1,7 @@
 """GPT-2's byte-level BPE, by the `tokenizers` package: text to ids and back, loading, training, saving.
 
-A text has the ids that transformers' AutoTokenizer gives it: special and added tokens in a text are tokens,
-and a post-processor may begin a text with a start token. `<|endoftext|>` ends documents and fills padding.
+The ids of a text equal those of transformers' AutoTokenizer: special and added tokens in a text are tokens,
+and a post-processor may add a start token. `<|endoftext|>` ends documents and is used for padding.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from explora.errors import DataError, UsageError, WeightsError
 END_OF_TEXT = "<|endoftext|>"
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS = (CONFIG_FILE, MAP_FILE, ADDED_FILE, "chat_template.jinja")  # a tokenizer may lack any of them
-GPT2_CLASS = "GPT2Tokenizer"  # what transformers takes for a GPT-2 whose files name no class
+GPT2_CLASS = "GPT2Tokenizer"  # the class that transformers uses for a GPT-2 whose files name none
 
 # The cloze answers of the paraphrase task, with and without a space before: one token each.
 WHOLE_WORDS = (" yes", " no", "yes", "no")
 
-ENCODED_AT_ONCE = 1024  # texts: what `tokenizers` knows of each takes a hundred times the room of its ids
+ENCODED_AT_ONCE = 1024  # texts at a time: `tokenizers` needs a hundred times the memory of their ids
 
 Merge = tuple[str, str]
 
 
 class Tokenizer:
-    """Text to token ids and back. Any text has ids; nothing is padded or truncated.
+    """A tokenizer: text to token ids and back. Any text has ids; nothing is padded or truncated.
 
     `files` are those that it was read from, by name, which `save` writes again; empty for a new tokenizer.
     """
@@ -61,12 +61,12 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id: the rows that a model's embedding must at least have."""
+        """One more than the largest id: the minimum number of rows of a model's embedding."""
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what decides the ids: vocabulary, merges, added tokens, and how words are cut."""
+        """SHA-256 of everything that decides the ids: vocabulary, merges, added tokens, split into words."""
         state = json.loads(self._inner.to_str())
         deciding = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor")
         facts = {name: state[name] for name in deciding} | {
@@ -76,15 +76,15 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a whole text. Raises DataError for an unpaired surrogate: no byte spells it."""
+        """Return the ids of a whole text. Raises DataError for an unpaired surrogate, which has no bytes."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as `encode` would; much faster than one by one."""
+        """Return the ids of each text, as `encode` would; much faster than one call per text."""
         return self._encode(texts, whole=True)
 
     def encode_parts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each part of a text: without a start token, which only whole texts have."""
+        """Return the ids of each part of a text, without a start token, which only whole texts have."""
         return self._encode(texts, whole=False)
 
     def _encode(self, texts: Sequence[str], *, whole: bool) -> list[list[int]]:
@@ -97,22 +97,22 @@ class Tokenizer:
             ]
         except TypeError:
             raise DataError(
-                "the text holds an unpaired surrogate (half a character)",
+                "the text contains an unpaired surrogate (half a character)",
                 "the file was probably decoded with the wrong encoding; save it as UTF-8",
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, `eos` as `<|endoftext|>`.
+        """Return the text of `ids`, with `eos` as `<|endoftext|>`.
 
-        Ids beyond the vocabulary give nothing; bytes that are not UTF-8 give U+FFFD, so decode all ids
-        of a text together: a character may be spread over several.
+        Ids outside the vocabulary give no text. Bytes that are not UTF-8 give U+FFFD. Decode all ids of a
+        text together, because one character may take several ids.
         """
         return str(self._inner.decode(list(ids), skip_special_tokens=False))
 
     def save(self, folder: Path) -> None:
         """Write files for `transformers.AutoTokenizer`: those that it was read from, if there are any.
 
-        A new tokenizer.json comes last, so that it is never without its settings after a kill.
+        A new tokenizer.json is written last, so that it never exists without its settings, even after a kill.
         """
         for name, content in self.files.items():
             write_atomically(folder / name, content)
@@ -131,8 +131,8 @@ class Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read the tokenizer of a folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`.
 
-    The files of settings and of added tokens beside them are read too. Raises WeightsError when neither is
-    there or the files are not what they should be.
+    Files of settings and of added tokens in the folder are read, too. Raises WeightsError if there is no
+    tokenizer or a file is malformed.
     """
     files = {
         name: (folder / name).read_bytes()
@@ -141,7 +141,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     }
     if WHOLE not in files and not {VOCABULARY, MERGES} <= files.keys():
         raise WeightsError(
-            f"{folder} holds no tokenizer",
+            f"{folder} has no tokenizer",
             "expected tokenizer.json, or vocab.json and merges.txt; "
             "or name a folder that has them: --tokenizer FOLDER",
         )
@@ -149,7 +149,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer(_read(folder, files), files)
     except WeightsError as error:
         raise WeightsError(f"{folder}: {error.message}", error.hint) from None
-    except Exception as error:  # the package raises bare Exception for whatever is wrong in a file
+    except Exception as error:  # the package raises a bare Exception for any fault in a file
         raise WeightsError(
             f"{folder}: unreadable tokenizer: {error}", "fetch or write the files again"
         ) from None
@@ -166,7 +166,9 @@ def _read(folder: Path, files: Mapping[str, bytes]) -> tokenizers.Tokenizer:
         _read_as_gpt2(inner, settings)
     inner.encode_special_tokens = bool(settings.get("split_special_tokens"))
     inner.add_tokens(listed_tokens(files, settings))
-    if inner.token_to_id(END_OF_TEXT) is not None:  # else it is another family's, and must not get a new one
+    if (
+        inner.token_to_id(END_OF_TEXT) is not None
+    ):  # a tokenizer without it is of another family: no additions
         present = {token.content for token in inner.get_added_tokens_decoder().values()}
         inner.add_tokens([token for token in special_tokens(settings) if token.content not in present])
     if WHOLE not in files and (settings.get("add_bos_token") or settings.get("add_eos_token")):
@@ -175,7 +177,7 @@ def _read(folder: Path, files: Mapping[str, bytes]) -> tokenizers.Tokenizer:
 
 
 def _read_as_gpt2(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Cut text into words as transformers' GPT2Tokenizer does, whatever tokenizer.json says."""
+    """Split text into words as transformers' GPT2Tokenizer does, whatever tokenizer.json specifies."""
     inner.normalizer = None
     prefix = bool(settings.get("add_prefix_space"))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
@@ -183,7 +185,7 @@ def _read_as_gpt2(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> N
 
 
 def _post_processor(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Any:
-    """Return what adds the start and end tokens that add_bos_token and add_eos_token ask for."""
+    """Return the post-processor that adds start and end tokens for add_bos_token and add_eos_token."""
     start, end = (_added_end(settings, name) for name in ("bos", "eos"))
     return processors.TemplateProcessing(
         single=[f"{piece}:0" for piece in (start, "$A", end) if piece],
@@ -199,26 +201,26 @@ def _added_end(settings: Mapping[str, Any], name: str) -> str | None:
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE with GPT-2's pre-tokenisation on `documents`: exactly `vocab_size` tokens.
+    """Train a byte-level BPE with GPT-2's pre-tokenisation on `documents`, with exactly `vocab_size` tokens.
 
     Ids: the 256 bytes, the merged tokens by rank, `<|endoftext|>` last. " yes", " no", "yes" and "no" are
-    single tokens, whatever the text: where it does not teach them, their merges take the lowest ranks.
-    The same documents give the same tokenizer. Raises UsageError when `vocab_size` has no room for the
-    bytes and those words, DataError when the text is too short to fill it.
+    always single tokens; if the text does not contain them often enough, their merges get the lowest ranks.
+    The same documents give the same tokenizer. Raises UsageError if `vocab_size` is too small for the bytes
+    and these words, DataError if the text is too short for the vocabulary.
     """
     merges = _learn_merges(documents, max(0, vocab_size - 1))
-    for kept in range(len(merges), -1, -1):  # the rarest make room, where words had to be added
+    for kept in range(len(merges), -1, -1):  # the rarest merges make room for added words
         whole = _with_whole_words(merges[:kept])
         vocab = _vocabulary(whole)
         if len(vocab) < vocab_size:
             break
     size = len(vocab) + 1
     if size > vocab_size:
-        raise UsageError(f"a vocabulary of {vocab_size} is too small", f"it takes at least {size} tokens")
+        raise UsageError(f"a vocabulary of {vocab_size} is too small", f"use at least {size} tokens")
     if size < vocab_size:
         raise DataError(
             f"the text is too short for a vocabulary of {vocab_size}",
-            f"it gives {size} tokens; take a smaller vocabulary or more text",
+            f"it gives {size} tokens; use a smaller vocabulary or more text",
         )
     return Tokenizer(_byte_level(models.BPE({**vocab, END_OF_TEXT: len(vocab)}, whole)))
 
@@ -243,13 +245,13 @@ def _learn_merges(documents: Iterable[str], vocab_size: int) -> list[Merge]:
 
 
 def _vocabulary(merges: Sequence[Merge]) -> dict[str, int]:
-    """Number the bytes, then what the merges make; two merges may make the same token."""
+    """Number the bytes, then the results of the merges; two merges may have the same result."""
     tokens = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)])
     return {token: index for index, token in enumerate(tokens)}
 
 
 def _with_whole_words(merges: Sequence[Merge]) -> list[Merge]:
-    """Return `merges` and, after them, the ones that still join a word of WHOLE_WORDS into one token."""
+    """Return `merges`, followed by those that are missing to make each word of WHOLE_WORDS one token."""
     whole = list(merges)
     for word in WHOLE_WORDS:
         pieces = [

@@ -1,7 +1,7 @@
 """Read weights from safetensors in Hugging Face's GPT-2 layouts, with and without `transformer.`.
 
-Reading is strict: names and shapes are checked in the headers, all that is wrong in one error, before any
-number is read.
+Reading is strict: names and shapes are checked in the headers before any weight is read, and one error lists
+all problems.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PREFIX = "transformer."
 SCORE = "score.weight"
 DOES_NOT_FIT = f"are {CONFIG} and the weights of the same model?"
 TIED_HEAD = "lm_head.weight"
-# Causal masks that old files carry along. The only tensors that are passed over.
+# Causal masks in old files: the only tensors that are ignored.
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor in a safetensors file; `name` is canonical, `key` is what the file calls it."""
+    """A tensor in a safetensors file; `name` is canonical, `key` is its name in the file."""
 
     name: str
     file: Path
@@ -48,7 +48,7 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """Map the tensor from its file; the pages are given back when the tensor is let go."""
+        """Map the tensor from its file; its memory pages are released together with the tensor."""
         with _open(self.file) as handle:
             return handle.get_tensor(self.key)  # type: ignore[no-any-return]
 
@@ -65,12 +65,13 @@ def load_model(
 ) -> GPT2:
     """Return the model of `base` with weights of `dtype` on `device`.
 
-    With `with_head`, it has the `score` head of the files, if they hold one; else that head is dropped. The
-    head and the weights called `in_fp32` are in fp32.
+    With `with_head`, it has the `score` head of the files, if they contain one; otherwise the head is
+    dropped. The head and the weights named in `in_fp32` are in fp32.
 
-    A file of that dtype is mapped, not read; any other is cast tensor by tensor, so that a bf16 model never
-    holds its fp32 twin. A base without files gets random weights by `seed`. Raises WeightsError, listing
-    everything that is missing, unexpected or misshapen, and for a weight that is not finite in its dtype.
+    Tensors that are stored in that dtype are memory-mapped. Others are cast one by one, so that a bf16 model
+    never needs memory for all its weights in fp32. A base without files gets random weights by `seed`. Raises
+    one WeightsError for everything that is missing, unexpected or misshapen, and one for a weight that is not
+    finite in its dtype.
     """
     stored = stored_tensors(base)
     classes = _classes(stored) if with_head else 0
@@ -104,7 +105,7 @@ def read_weights(model: GPT2, base: Base) -> None:
 
 
 def stored_tensors(base: Base) -> dict[str, StoredTensor]:
-    """Return the tensors of a base by canonical name, without masks and without a head that is tied."""
+    """Return the tensors of a base by canonical name, without masks and without a tied head."""
     found: dict[str, StoredTensor] = {}
     for file in weight_files(base):
         with _open(file) as handle:
@@ -113,7 +114,7 @@ def stored_tensors(base: Base) -> dict[str, StoredTensor]:
                 if MASKS.fullmatch(name):
                     continue
                 if name in found:
-                    raise WeightsError(f"{base.label} holds {name} twice, as {found[name].key} and as {key}")
+                    raise WeightsError(f"{base.label} has {name} twice, as {found[name].key} and as {key}")
                 part = handle.get_slice(key)
                 found[name] = StoredTensor(
                     name=name, file=file, key=key, dtype=part.get_dtype(), shape=tuple(part.get_shape())
@@ -131,8 +132,8 @@ def head_classes(base: Base) -> int:
 def base_digest(base: Base) -> str:
     """Return the SHA-256 of a base's tensors: names without prefix, types, shapes and bytes.
 
-    It is the same for every layout of the same weights. Remembered by path, size and time of the files.
-    The digest of random weights is that of their name, from which they are made.
+    It is the same for every layout of the same weights, and is cached by path, size and time of the files.
+    For random weights, it is the digest of their name, which determines them.
     """
     if base.folder is None:
         return hashlib.sha256(base.name.encode()).hexdigest()
@@ -170,7 +171,7 @@ def _check_tied(head: StoredTensor, embedding: StoredTensor | None) -> None:
 
 
 def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> None:
-    """Compare the headers with the parameters of `model`. Raises one WeightsError for all that is wrong."""
+    """Compare the headers with the parameters of `model`. Raises one WeightsError for all problems."""
     expected = {name: tuple(value.shape) for name, value in model.named_parameters()}
     missing = [f"missing {name}" for name in expected.keys() - stored.keys()]
     unexpected = [f"unexpected {stored[name].key}" for name in stored.keys() - expected.keys()]
@@ -188,10 +189,10 @@ def _check_fit(base: Base, stored: Mapping[str, StoredTensor], model: GPT2) -> N
 def _read_all(
     stored: Sequence[StoredTensor], dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor in its dtype of `dtypes`: mapped where it is stored so, else cast.
+    """Yield every tensor in its dtype of `dtypes`: memory-mapped if it is stored so, else cast.
 
-    The pages of a file stay in memory as long as it is mapped, hence a mapping of its own for each tensor
-    that is cast, and the largest first, while there is little else.
+    The pages of a file stay in memory as long as it is mapped. Each tensor to cast therefore has a mapping of
+    its own, and the largest comes first, while memory use is still low.
     """
     mapped = [item for item in stored if STORED_DTYPES[item.dtype] is dtypes[item.name]]
     for file in {item.file: None for item in mapped}:
@@ -205,25 +206,25 @@ def _read_all(
 
 
 def _refuse_non_finite(tensors: Iterator[tuple[str, Tensor]], base: Base) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors. Raises WeightsError for the first that holds NaN or infinity.
+    """Yield the tensors. Raises WeightsError for the first that contains NaN or infinity.
 
-    The extremes are NaN where any number is. On GPT-2's 124M in fp32 they take 0.13 s on one core, and a mask
-    of all numbers takes 2.1 s.
+    The extremes are NaN if any number is. On GPT-2's 124M in fp32 they take 0.13 s on one core; a mask of all
+    numbers takes 2.1 s.
     """
     for name, tensor in tensors:
         if not all(end.isfinite() for end in tensor.aminmax()):
             raise WeightsError(
-                f"{base.label}: {name} holds NaN or infinity as {str(tensor.dtype).removeprefix('torch.')}",
-                "fetch or write the file again; a training that diverged leaves such weights",
+                f"{base.label}: {name} has NaN or infinity as {str(tensor.dtype).removeprefix('torch.')}",
+                "fetch or write the file again; a training that diverged can write such weights",
             )
         yield name, tensor
 
 
 def _draw_all(model: GPT2, dtypes: Mapping[str, torch.dtype], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield random weights, the same for every dtype, initialised as GPT-2's.
+    """Yield random weights with GPT-2's initialisation, the same for every dtype.
 
-    Normal with deviation 0.02; the projections into the residual stream are scaled by 1 / sqrt(2 n_layer)
-    (Radford et al. 2019, section 2.3).
+    They are normal with standard deviation 0.02. The projections into the residual stream are scaled by 1 /
+    sqrt(2 n_layer) (Radford et al. 2019, section 2.3).
     """
     generator = torch.Generator().manual_seed(seed)
     residual = 0.02 / (2 * model.shape.n_layer) ** 0.5

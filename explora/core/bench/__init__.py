@@ -1,1 +1,1 @@
-"""Methods side by side: each cell in a process of its own, contenders interleaved, a verdict in words."""
+"""Comparison of methods: each cell in a process of its own, contenders interleaved, a verdict in words."""

@@ -1,6 +1,7 @@
-"""Where the memory of a training step goes, by tensor accounting: each storage from its birth to its end.
+"""Accounting of a training step's memory by tensor: each storage from its creation to its release.
 
-A step of its own, not timed. What kernels take inside themselves is no tensor and not seen.
+It needs a step of its own, which is not timed. Memory inside kernels does not belong to a tensor and is not
+counted.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ TENSOR_PARTS = ("weights", "gradients", "optimizer", "activations", TEMPORARY)
 
 
 def runtime_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
-    """Return what the process holds between two steps beside weights, gradients and optimizer state.
+    """Return the memory of the process between two steps, without weights, gradients and optimizer state.
 
-    Call it before `tensor_parts`, which imports a compiler and takes another step: neither is part of the
-    measured peak. The known tensors are subtracted, not freed, so no tensor that something else holds too can
-    count twice.
+    Call it before `tensor_parts`, which imports a compiler and takes another step; the measured peak contains
+    neither. The known tensors are subtracted, not freed, so a tensor with several owners counts once.
     """
     device = next(model.parameters()).device
     tracker = _Tracker(device, Clock(device))
@@ -46,8 +46,8 @@ def tensor_parts(
 ) -> Counter[str]:
     """Return the bytes of each part at the moment of `step` when the tensors together are largest.
 
-    Activations are made in the clock's phase "forward" and outlive it; gradients end up in a parameter's
-    `.grad`; temporaries are the others, among them what checkpointing computes again.
+    Activations are created in the clock's phase "forward" and still exist after it. Gradients end up in a
+    parameter's `.grad`. Temporaries are all others, including what checkpointing recomputes.
     """
     tracker = _Tracker(next(model.parameters()).device, clock)
     tracker.claim([value for _, _, value in _held(model)], "weights")
@@ -72,7 +72,7 @@ def _state(optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    """Return module, name and value of every tensor that the model holds, parameter or not."""
+    """Return module, name and value of every tensor in the model, parameter or not."""
     return [
         (module, name, value)
         for module in model.modules()
@@ -93,13 +93,15 @@ class _Storage:
 
 
 class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While entered, notes every storage on `device` that an operation makes, and when it is freed."""
+    """Inside this context, records every storage that an operation creates on `device`, and its release."""
 
     def __init__(self, device: torch.device, clock: Clock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.clock = device, clock
-        self.alive: dict[int, _Storage] = {}  # by address, which is free to be used again after the end
-        self.changes: list[tuple[_Storage, int]] = []  # in order: a storage and +1 or -1
+        self.alive: dict[int, _Storage] = {}  # by address, which can be reused after the release
+        self.changes: list[
+            tuple[_Storage, int]
+        ] = []  # in order: a storage with +1 (created) or -1 (released)
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -109,7 +111,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def claim(self, tensors: Iterable[Tensor | None], part: str | None) -> None:
-        """Note storages that are new; with a `part`, say what they are for."""
+        """Record new storages; if `part` is given, also set their part."""
         for tensor in tensors:
             if tensor is None or tensor.device != self.device:
                 continue
@@ -125,7 +127,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.alive[address]
 
     def _of_packed(self, tensor: Tensor) -> _Storage:
-        """What oneDNN packs has no storage; it stays as long as the model does."""
+        """Record a tensor that oneDNN has packed: it has no storage, and exists as long as the model."""
         if id(tensor) not in self.alive:
             self.alive[id(tensor)] = self._begin(tensor.numel() * tensor.element_size())
         return self.alive[id(tensor)]
@@ -142,7 +144,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ended.part = "activations"
 
     def largest(self) -> Counter[str]:
-        """Return the bytes of each part when their sum was largest."""
+        """Return the bytes of each part at the moment when their sum was largest."""
         now, best, total, most = Counter[str](), Counter[str](), 0, 0
         for storage, sign in self.changes:
             now[storage.part] += sign * storage.size

@@ -1,6 +1,7 @@
 """The process of a cell: it measures the first steps of a real training, phase by phase.
 
-`python -m explora.core.bench.cell_process` reads a Cell as JSON on stdin and writes a Measurement on stdout.
+`python -m explora.core.bench.cell_process` reads a Cell as JSON from stdin and writes a Measurement to
+stdout.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NO_CHECKPOINT = Path("no-such-folder")
 
 
 class ClockedTraining:
-    """A training that is driven step by step under a clock, and counts its work; no evaluations, no files."""
+    """A training that takes single steps under a clock and counts its work, without evaluations and files."""
 
     def __init__(self, session: Session, run: TrainRun, examples: Sequence[Example]) -> None:
         self.clock = Clock(session.model.device)
@@ -67,18 +68,18 @@ class ClockedTraining:
 
     def _flop(self, done: StepDone) -> float:
         run, shape = self.training.run, self.training.model.shape
-        if TASKS[run.task].one_position:  # a row's answer needs a row or two of the head, at one position
+        if TASKS[run.task].one_position:  # an answer needs only one or two rows of the head, at one position
             return step_flop(shape, run.method, done.tokens, 0, answers=done.items)
         return step_flop(shape, run.method, done.tokens, done.items)
 
     def repeat_longest(self) -> None:
-        """Take the step with the longest batch, the very first one, again, without counting it."""
+        """Take the first step, which has the longest batch, once more without counting it."""
         epoch, rows = next(endless_batches(self.training.lengths, self.training.run))
         self.training.take_step(rows, epoch)
 
 
 def endless_batches(lengths: Sequence[int], run: TrainRun) -> Iterator[tuple[int, list[int]]]:
-    """Yield epoch and row numbers of each batch, as the training of `run` takes them, without end."""
+    """Yield epoch and row numbers of each batch in the order of the training of `run`, without end."""
     for epoch in count():
         for rows in epoch_batches(lengths, run.training.batch_size, run.training.seed, epoch):
             yield epoch, rows
@@ -115,7 +116,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     clocked = ClockedTraining(session, run, examples)
     started = time.perf_counter()
     losses = [clocked.step() for _ in range(WARMUP_STEPS)]
-    clocked.repeat_longest()  # now beside the optimizer's state, as in every later epoch: that is the peak
+    clocked.repeat_longest()  # the peak of later epochs includes the optimizer's state
     clocked.restart()
     while not _enough(cell, clocked.taken, time.perf_counter() - started):
         clocked.step()
@@ -150,7 +151,7 @@ def _enough(cell: Cell, steps: int, seconds: float) -> bool:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    """Return the trained parameters, those of the model, and the bytes of the saved file."""
+    """Return the numbers of trained and of all parameters, and the size of the saved file."""
     assert session.header is not None
     model = session.model
     header = with_digest(session.header.to_json(), {})

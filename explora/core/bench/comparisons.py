@@ -1,6 +1,6 @@
-"""Contenders beside each other: ratios of their costs, and differences of their scores, row by row.
+"""Comparison of contenders: ratios of their costs, and differences of their scores, row by row.
 
-Rows are compared with those of their own setting only: batch size, length, precision and checkpointing.
+Rows are compared only within their own setting: batch size, length, precision and checkpointing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from explora.core.tasks.paired import Estimate, compare
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One row's figure over another's: of the medians, and between the ends of their ranges."""
+    """The figure of one row divided by another's: ratio of the medians, and extremes of the ratio."""
 
     median: float
     low: float
@@ -26,13 +26,13 @@ class Ratio:
 
     @property
     def direction(self) -> int:
-        """Return 1 or -1 where all of one range is above or below the other, 0 where the ranges overlap."""
+        """1 or -1 if one range is completely above or below the other, 0 if the ranges overlap."""
         return (self.low > 1) - (self.high < 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The score of one row minus that of another, after `seconds` of training each; see `paired`."""
+    """The score of one row minus that of another, after `seconds` of training for each; see `paired`."""
 
     seconds: float
     estimate: Estimate
@@ -40,9 +40,9 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two rows of one setting: how many times the speed and the peak memory of `other` `row` has.
+    """Two rows of one setting: speed and peak memory of `row` divided by those of `other`.
 
-    `scores` are differences at the shares of equal time, empty where one of them has learned nothing.
+    `scores` are differences after the shares of equal time, empty if one of them has no scores.
     """
 
     row: BenchRow
@@ -57,7 +57,7 @@ class Comparison:
         return min(self.row.repeats, self.other.repeats) > 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data; the rows by their names and their setting."""
+        """Return the comparison as plain JSON data; rows are given by name and setting."""
         return {
             "name": self.row.name,
             "other": self.other.name,
@@ -69,7 +69,7 @@ class Comparison:
 
 
 def compare_rows(rows: Sequence[BenchRow]) -> list[Comparison]:
-    """Compare, in each setting, the subject of the bench with every other row that could be measured."""
+    """Compare the subject of each setting with every other row that was measured."""
     measured = [row for row in rows if row.spread is not None]
     found: list[Comparison] = []
     for setting in settings_of_rows(measured):
@@ -81,12 +81,12 @@ def compare_rows(rows: Sequence[BenchRow]) -> list[Comparison]:
 
 
 def settings_of_rows(rows: Sequence[BenchRow]) -> list[BenchSetting]:
-    """Return the settings of rows, each once."""
+    """Return the distinct settings of rows."""
     return list(dict.fromkeys(row.setting for row in rows))
 
 
 def subject_of(group: Sequence[BenchRow]) -> BenchRow | None:
-    """Return the row that a verdict is about: LoRA of the middle rank, else the first that is not full."""
+    """Return the row that a verdict is about: LoRA of the middle rank, else the first except full."""
     own = [row for row in group if row.stack == EXPLORA]
     adapters = sorted((row for row in own if row.method == DEFAULT_METHOD), key=lambda row: row.rank or 0)
     if adapters:
@@ -100,15 +100,15 @@ def is_full(row: BenchRow) -> bool:
 
 
 def is_better(learned: Learned, estimate: Estimate) -> bool:
-    """Return whether a difference is an improvement, and its 95 % interval holds improvements alone."""
+    """Return whether a difference is an improvement for every value in its 95 % interval."""
     return estimate.low > 0 if learned.higher_is_better else estimate.high < 0
 
 
 def beats_no_learning(learned: Learned, point: Point) -> bool:
-    """Return whether a score is better than the best trivial answer and than that before training.
+    """Return whether a score is better than the best trivial answer and than the score before training.
 
-    The rows' interval must be beyond the trivial score, and the paired difference to the untrained model
-    must be an improvement.
+    Its whole interval must be better than the trivial score, and the paired difference from the untrained
+    model must be an improvement.
     """
     if learned.trivial is not None:
         trivial = learned.trivial.value

@@ -40,7 +40,7 @@ def device_peak_bytes(device: torch.device) -> int:
 
 
 def settled_memory_bytes(device: torch.device) -> int:
-    """Return the memory in use on the device, in bytes, after freeing what is no longer referenced."""
+    """Return the memory in use on the device, in bytes, after freeing unreferenced objects."""
     gc.collect()
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
@@ -55,7 +55,7 @@ def synchronise(device: torch.device) -> None:
 
 
 class Clock:
-    """Seconds by phase. On a GPU a phase ends when its kernels have; `current` is the innermost phase."""
+    """Seconds by phase. On a GPU, a phase includes its queued kernels; `current` is the innermost phase."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.current = device, ""

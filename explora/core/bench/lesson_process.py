@@ -1,7 +1,8 @@
-"""The process of a lesson: it measures how well a method learns, by a training that is scored along the way.
+"""The process of a lesson: it measures how well a method learns, in a training that is scored several times.
 
-The learning rate stays constant after warm-up, as an early score would else be that of a training cut short.
-`python -m explora.core.bench.lesson_process` reads a Lesson as JSON on stdin and writes a Learned on stdout.
+The learning rate stays constant after warm-up; with decay, an early score would belong to an incomplete
+training. `python -m explora.core.bench.lesson_process` reads a Lesson as JSON from stdin and writes a Learned
+to stdout.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 from explora.errors import DataError
 
-SCORED_ROWS = 1000  # of dev at most, which give an accuracy to within 0.03
+SCORED_ROWS = 1000  # limit for dev rows; an accuracy of this many rows is within 0.03
 
 
 def learn(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and score, and return the Learned as JSON data."""
+    """Train and score; return the Learned as JSON data."""
     lesson = Lesson.from_json(request)
     run = _constant(lesson)
     session, train, dev = assemble_for_training(run)
     judges = _some(dev.examples, run.training.seed)
     with tempfile.TemporaryDirectory(prefix="explora-lesson-") as scratch:
         training = Training(session.model, session.task, run, train.examples, judges, Path(scratch))
-        training.steps = sys.maxsize  # the lesson ends itself; warm-up is still a share of its own steps
+        training.steps = sys.maxsize  # `_scores` ends the lesson; warm-up is still a share of its own steps
         training.plan_features()
         untrained = _evaluation(session, training, train.examples)
         curve = [_point(untrained, training), *_scores(session, training, lesson)]
@@ -54,7 +55,7 @@ def learn(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(session: Session, training: Training, lesson: Lesson) -> Iterator[Point]:
-    """Train, and yield the scores at the marks and as soon as each of the lesson's seconds is over."""
+    """Train, and yield scores at the marks and whenever one of the lesson's times is over."""
     waiting = list(lesson.seconds)
     for event in training.events():
         if not isinstance(event, StepDone):
@@ -78,7 +79,7 @@ def _constant(lesson: Lesson) -> TrainRun:
 
 
 def _some(examples: Sequence[Example], seed: int) -> Sequence[Example]:
-    """Return SCORED_ROWS examples drawn by the seed, or all if there are fewer."""
+    """Return SCORED_ROWS examples chosen by the seed, or all if there are fewer."""
     if len(examples) <= SCORED_ROWS:
         return examples
     chosen = sorted(random.Random(seed).sample(range(len(examples)), SCORED_ROWS))

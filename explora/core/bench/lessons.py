@@ -1,4 +1,4 @@
-"""What a contender is asked to learn and what became of it. Light: the parent process needs no torch."""
+"""A contender's training for scores, and its result. The parent process does not need torch for either."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from explora.core.config.run_config import TrainRun
 from explora.core.tasks.metrics import Score
 from explora.core.tasks.trivial import Trivial
 
-SHARES = (0.25, 0.5, 1.0)  # of the steps, and of the time, at which scores are read
+SHARES = (0.25, 0.5, 1.0)  # of the steps, and of the time, after which scores are computed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A training of at least `steps` steps and of the longest of `seconds`, scored at the shares of both.
+    """A training of at least `steps` steps and the longest of `seconds`, scored at the shares of both.
 
-    `seconds` are empty for the contender whose own time decides: see `Learned.seconds`.
+    `seconds` is empty for the contender whose own time sets the times of the others: see `Learned.seconds`.
     """
 
     run: TrainRun
@@ -26,27 +26,27 @@ class Lesson:
     seconds: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return the lesson as plain JSON data."""
         return {"run": self.run.to_json(), "steps": self.steps, "seconds": list(self.seconds)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Lesson:
-        """The inverse of `to_json`."""
+        """Build a lesson from the output of `to_json`."""
         return cls(
             run=TrainRun.from_json(value["run"]), steps=value["steps"], seconds=tuple(value["seconds"])
         )
 
 
 def marks(steps: int) -> list[int]:
-    """Return the steps of a lesson after which it is scored, the last at the end."""
+    """Return the steps of a lesson after which it is scored; the last is its end."""
     return [max(1, round(share * steps)) for share in SHARES]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """The dev score and its 95 % interval after so many steps and seconds of training alone.
+    """The dev score and its 95 % interval after some steps and seconds of training, evaluations not included.
 
-    `statistics` hold the score's counts of each dev row, so that two contenders can be paired row by row.
+    `statistics` has the score's counts of each dev row, so that two contenders can be paired row by row.
     """
 
     steps: int
@@ -57,7 +57,7 @@ class Point:
     statistics: Score
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data, with the statistics of every row."""
+        """Return the point as plain JSON data, with the statistics of every row."""
         return self.summary() | {"statistics": self.statistics.to_json()}
 
     def summary(self) -> dict[str, Any]:
@@ -66,17 +66,17 @@ class Point:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Point:
-        """The inverse of `to_json`."""
+        """Build a point from the output of `to_json`."""
         return cls(**{**value, "statistics": Score.from_json(value["statistics"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What a method learns on real rows, in one training with one seed.
+    """The scores of a method on real rows, in one training with one seed.
 
-    `curve` begins before the first step. `steps` are the same for every contender of a setting. `seconds`
-    are the shares of the time that the slowest of them took for these steps. `trivial` is the best trivial
-    answer to the `examples` dev rows.
+    `curve` begins before the first step. `steps` is the same for every contender of a setting. `seconds` are
+    the shares of the time that the slowest of them took for these steps. `trivial` is the best trivial answer
+    to the `examples` dev rows.
     """
 
     metric: str
@@ -94,12 +94,12 @@ class Learned:
 
     @property
     def equal_steps(self) -> Point:
-        """The score after as many steps as every other contender of the setting took."""
+        """The score after the same number of steps as every other contender of the setting."""
         return self.at_step(self.steps)
 
     @property
     def equal_time(self) -> Point:
-        """The score after all the time that the slowest contender took."""
+        """The score after the whole time that the slowest contender took."""
         return self.after(self.seconds[-1])
 
     def at_step(self, step: int) -> Point:
@@ -107,11 +107,11 @@ class Learned:
         return next(point for point in self.curve if point.steps == step)
 
     def after(self, seconds: float) -> Point:
-        """Return the first score after so many seconds of training."""
+        """Return the first score after `seconds` seconds of training."""
         return next(point for point in self.curve if point.seconds >= seconds)
 
     def timed_by_itself(self) -> Learned:
-        """Return the same with the shares of the time that this contender itself took."""
+        """Return the same with the shares of the time that this contender took."""
         return dataclasses.replace(
             self, seconds=tuple(self.at_step(mark).seconds for mark in marks(self.steps))
         )
@@ -127,13 +127,13 @@ class Learned:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Learned:
-        """The inverse of `to_json`."""
+        """Build a Learned from the output of `to_json`."""
         trivial = Trivial(**value["trivial"]) if value["trivial"] else None
         curve = tuple(Point.from_json(point) for point in value["curve"])
         return cls(**{**value, "seconds": tuple(value["seconds"]), "trivial": trivial, "curve": curve})
 
     def summary(self) -> dict[str, Any]:
-        """Return what `bench --json` has: the points by name, without the statistics of their rows."""
+        """Return the object in `bench --json`: the points by name, without the statistics of their rows."""
         return {
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,

@@ -1,4 +1,4 @@
-"""What a cell is asked and what it answers. Light: the parent process needs no torch for either."""
+"""The request to a cell and its answer. The parent process does not need torch for either."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from explora.core.config.run_config import TrainRun
 
 EXPLORA = "explora"
-WARMUP_STEPS = 2  # the first has the longest batch, which settles the peak memory
+WARMUP_STEPS = 2  # the first step has the longest batch, so that the peak memory is reached
 FEWEST_STEPS = 2
 
 
@@ -18,8 +18,8 @@ FEWEST_STEPS = 2
 class Cell:
     """One measurement of a run whose runtime is resolved.
 
-    `length`: every row is filled to so many tokens, None leaves them as they are. `steps`: how many are
-    timed after the warm-up, None for as many as fit into `seconds`, warm-up included.
+    `length`: every row is filled to this number of tokens; None leaves rows unchanged. `steps`: the number of
+    timed steps after the warm-up; None for as many as fit into `seconds`, warm-up included.
     """
 
     run: TrainRun
@@ -28,7 +28,7 @@ class Cell:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return the cell as plain JSON data."""
         return {
             "run": self.run.to_json(),
             "length": self.length,
@@ -38,16 +38,16 @@ class Cell:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Cell:
-        """The inverse of `to_json`."""
+        """Build a cell from the output of `to_json`."""
         return cls(**{**value, "run": TrainRun.from_json(value["run"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryParts:
-    """What peak memory is for, in bytes.
+    """Parts of the peak memory, in bytes.
 
-    `runtime` is measured: what the process holds after its steps, less the tensors that outlive a step. The
-    others are sums over the tensors, at the moment of the step with the longest batch when they are largest.
+    `runtime` is measured: the memory of the process after its steps, minus the tensors that outlive a step.
+    The others are sums over tensors at the moment when they are largest, in the step with the longest batch.
     """
 
     runtime: int
@@ -60,11 +60,11 @@ class MemoryParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a cell found. Seconds, examples, real tokens and FLOP are sums over the timed steps.
+    """Result of a cell. Seconds, examples, real tokens and FLOP are sums over the timed steps.
 
-    `flop` are those of the matrix products that the method needs for the real tokens; `matrix_peak` is what
-    a large product reaches in the same process in the same dtype, FLOP/s. `first_loss` is that of the first
-    batch before any update, per item; `rows` a digest of the token ids that were read.
+    `flop` counts the matrix products that the method needs for the real tokens. `matrix_peak` is the FLOP/s
+    of a large product in the same process and dtype. `first_loss` is the loss per item of the first batch
+    before any update. `rows` is a digest of the token ids of all steps.
     """
 
     steps: int
@@ -86,18 +86,18 @@ class Measurement:
     rows: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return the measurement as plain JSON data."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Measurement:
-        """The inverse of `to_json`."""
+        """Build a measurement from the output of `to_json`."""
         return cls(**{**value, "parts": MemoryParts(**value["parts"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSetting:
-    """What contenders have in common that are compared with each other. `length`: see Cell."""
+    """The common setting of contenders that are compared with each other. `length`: see Cell."""
 
     batch_size: int
     length: int | None
@@ -105,7 +105,7 @@ class BenchSetting:
     grad_checkpoint: bool
 
     def words(self) -> dict[str, str]:
-        """Return how output says each of the four."""
+        """Return the text of each of the four values in output."""
         return {
             "batch": f"{self.batch_size}",
             "length": "as it is" if self.length is None else f"{self.length}",
@@ -114,14 +114,14 @@ class BenchSetting:
         }
 
     def described(self, names: Sequence[str]) -> str:
-        """Return some of the words with their names: `batch 4, precision bf16`."""
+        """Return some of the values with their names: `batch 4, precision bf16`."""
         words = self.words()
         return ", ".join(f"{name} {words[name]}" for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What is compared: a run, the `length` of its rows (see Cell), its stack: ours or another's versions."""
+    """A compared run: the run, the `length` of its rows (see Cell), and its stack, explora or others."""
 
     run: TrainRun
     length: int | None = None
@@ -134,7 +134,7 @@ class Contender:
 
     @property
     def setting(self) -> BenchSetting:
-        """What it shares with those it is compared with."""
+        """The setting that it shares with the contenders it is compared with."""
         return BenchSetting(
             batch_size=self.run.training.batch_size,
             length=self.length,
@@ -144,7 +144,7 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """How output calls it."""
+        """Its name in output."""
         method = self.run.method
         if self.is_own:
             return method.label
@@ -152,6 +152,6 @@ class Contender:
 
 
 def varying(settings: Sequence[BenchSetting]) -> list[str]:
-    """Return which of a setting's words are not the same in all of them."""
+    """Return the names of the values that differ between settings."""
     said = [setting.words() for setting in settings]
     return [name for name in said[0] if len({words[name] for words in said}) > 1]

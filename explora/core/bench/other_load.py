@@ -1,4 +1,4 @@
-"""How busy everybody else keeps the machine while we measure. Light: no torch."""
+"""Load of the machine by other programs during a measurement. This module does not load torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import psutil
 
 
 class OtherLoad:
-    """Counts from its making on what the processors did that neither we nor our ended children asked for."""
+    """CPU time used by other processes since this object was created."""
 
     def __init__(self) -> None:
         self.started, self.busy, self.own = time.monotonic(), _busy_seconds(), _own_seconds()
 
     def processors(self) -> float:
-        """Return how many processors others kept busy, on average."""
+        """Return the mean number of processors that other processes kept busy."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         others = (_busy_seconds() - self.busy) - (_own_seconds() - self.own)
         return max(0.0, others) / seconds
 
 
 def _busy_seconds() -> float:
-    """Seconds of work of all processors since the system started; waiting for a disk is none."""
+    """Return the seconds of work of all processors since the system started, without waiting for disks."""
     times = psutil.cpu_times()
     work = ("user", "nice", "system", "irq", "softirq", "steal")
     return float(sum(getattr(times, name, 0.0) for name in work))

@@ -1,8 +1,8 @@
-"""The same work as a user of transformers and peft would do it: a cell's process without our model.
+"""The process of a cell that does the same work with transformers and peft, without explora's model.
 
-Random order, padded to the longest of each batch, language modelling over the whole vocabulary,
-autocast for bf16, AdamW, clipped gradients; adapters on whole modules, or all weights trained by transformers
-alone. Needs the extra `peer`.
+It works like a typical user's script: random order, padding to the longest row of each batch, language
+modelling over the whole vocabulary, autocast for bf16, AdamW, clipped gradients. Adapters are on whole
+modules, or transformers alone trains all weights. It needs the extra `peer`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Peer:
-    """A user's training loop."""
+    """The training loop of a user of transformers and peft."""
 
     def __init__(self, request: Mapping[str, Any], run: TrainRun) -> None:
         self.run, self.pad = run, request["pad"]
@@ -59,9 +59,9 @@ class Peer:
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Train on the rows of the request (see `reference`) and return the Measurement as JSON data.
+    """Train on the rows of the request (see `peer_reference`) and return the Measurement as JSON data.
 
-    `first_loss` is that of our definition on the first batch, in fp32 and before the first step.
+    `first_loss` is the loss as explora defines it, on the first batch, in fp32 and before the first step.
     """
     baseline, run = peak_memory_bytes(), TrainRun.from_json(request["run"])
     torch.set_num_threads(run.runtime.threads or torch.get_num_threads())
@@ -71,7 +71,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     for batch in request["batches"][:WARMUP_STEPS]:
         peer.step(batch)
     longest = request["batches"][0]
-    peer.step(longest)  # as in explora's cell
+    peer.step(longest)  # the same as in explora's cell
     peer.clock.seconds.clear()
     rows = [row for batch in request["batches"][WARMUP_STEPS:] for row in batch]
     batches = list(shuffled(rows, run.training.batch_size, run.training.seed))
@@ -104,15 +104,15 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(peer: Peer) -> dict[str, int]:
-    """Return the parameters that are trained, those of the base, and the bytes of what is saved."""
+    """Return the numbers of trained parameters and of the base's, and the size of the saved files."""
     trainable = sum(value.numel() for value in peer.trained)
     frozen = sum(value.numel() for value in peer.model.parameters()) - trainable
-    base = frozen or trainable  # the base is frozen, or it is what is trained
+    base = frozen or trainable  # either the base is frozen, or all of it is trained
     return {"trainable": trainable, "total": base, "checkpoint_bytes": _saved_bytes(peer.model)}
 
 
 def _flop(request: Mapping[str, Any], peer: Peer, run: TrainRun, rows: Rows) -> float:
-    """Return the FLOP that the method needs for the rows: those of explora's own cell."""
+    """Return the FLOP that the method needs for the rows, counted as in explora's own cell."""
     shape, tokens = _shape(peer.model.config), sum(row["tokens"] for row in rows)
     if request["candidates"]:  # a cloze needs two rows of the head, at one position
         return step_flop(shape, run.method, tokens, 0, answers=len(rows))
@@ -121,7 +121,7 @@ def _flop(request: Mapping[str, Any], peer: Peer, run: TrainRun, rows: Rows) -> 
 
 
 def _adapted(base: str, run: TrainRun) -> Any:
-    """Load the base as fp32 with the run's dropout; peft puts the method's adapters in, if it has any."""
+    """Load the base in fp32 with the run's dropout; peft adds the method's adapters, if there are any."""
     rate = run.training.dropout
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
@@ -145,7 +145,7 @@ def _groups(model: nn.Module, run: TrainRun) -> list[dict[str, Any]]:
 
 
 def collate(rows: Rows, pad: int) -> dict[str, Tensor]:
-    """Return input_ids, attention_mask and labels, each (B, T), padded on the right to the longest."""
+    """Return input_ids, attention_mask and labels, each (B, T), padded on the right to the longest row."""
     width = max(len(row["ids"]) for row in rows)
 
     def padded(values: Iterator[list[int]], filler: int) -> Tensor:
@@ -159,7 +159,7 @@ def collate(rows: Rows, pad: int) -> dict[str, Tensor]:
 
 
 def shuffled(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
-    """Yield batches of the rows in random order, as a plain data loader does."""
+    """Yield batches of the rows in random order, like an ordinary data loader."""
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     for start in range(0, len(order), size):
         yield [rows[row] for row in order[start : start + size]]
@@ -167,9 +167,9 @@ def shuffled(rows: Rows, size: int, seed: int) -> Iterator[Rows]:
 
 @torch.no_grad()
 def _first_loss(model: Any, request: Mapping[str, Any]) -> float:
-    """Our loss by the other stack: for a cloze the cross-entropy over the label words' logits alone.
+    """Return explora's loss, computed by the other stack; for a cloze, over the logits of the label words.
 
-    Adapters that have not been trained change nothing.
+    Untrained adapters do not change it.
     """
     rows = request["batches"][0]
     model.eval()
@@ -178,7 +178,7 @@ def _first_loss(model: Any, request: Mapping[str, Any]) -> float:
     model.train()
     if request["candidates"] is None:
         return float(output.loss)
-    last = torch.tensor([len(row["ids"]) - 2 for row in rows])  # the answer is the last token
+    last = torch.tensor([len(row["ids"]) - 2 for row in rows])  # the last token is the answer
     candidates = torch.tensor(request["candidates"])
     logits = output.logits.cpu()[torch.arange(len(rows)), last][:, candidates]
     answers = torch.tensor([request["candidates"].index(row["ids"][-1]) for row in rows])

@@ -1,6 +1,6 @@
-"""What another stack needs to do the same work: the rows, the base, and the loss that it must start from.
+"""The input for another stack to do the same work: the rows, the base, and the expected initial loss.
 
-`python -m explora.core.bench.peer_reference` writes them; the stack then runs without a line of our model.
+`python -m explora.core.bench.peer_reference` writes them; the stack then runs without explora's model.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from explora.core.bench.protocol import answer
 from explora.core.runs.assemble import Session
 from explora.core.tasks.contract import Batch, Example
 
-NO_LOSS = -100  # the label that transformers leaves out of its loss
+NO_LOSS = -100  # the label that transformers ignores in its loss
 
 
 def export(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows of the cell's batches as transformers takes them, and our loss on the first in fp32.
+    """Return the rows of the cell's batches in transformers' form, and explora's loss on the first in fp32.
 
-    The base is where it is, or, when it is random, written to the request's `folder`.
+    A base with files is used from its folder. A random base is written to the request's `folder`.
     """
     cell = Cell.from_json(request["cell"])
     assert cell.steps is not None
@@ -62,7 +62,7 @@ def _write_base(session: Session, folder: Path) -> Path:
 def _rows(session: Session, examples: Sequence[Example], batch: Batch) -> list[dict[str, Any]]:
     """Return ids, labels and the number of real tokens of each row.
 
-    A cloze becomes language modelling: the answer is one token more, and the only one with a label.
+    A cloze becomes language modelling: the answer is one more token, and the only one with a label.
     """
     if (candidates := session.task.candidates) is not None:
         answers = [candidates[target] for target in batch.targets.tolist()]
@@ -75,7 +75,7 @@ def _rows(session: Session, examples: Sequence[Example], batch: Batch) -> list[d
 
 
 def _row(ids: list[int], tokens: int, answers: int) -> dict[str, Any]:
-    """The labels are the ids themselves, of the last `answers` tokens; transformers shifts them."""
+    """Return a row whose labels are its last `answers` ids; transformers shifts them."""
     given = len(ids) - answers
     return {"ids": ids, "labels": [NO_LOSS] * given + ids[given:], "tokens": tokens}
 

@@ -1,4 +1,7 @@
-"""How a cell's process is asked and answers: one JSON object on stdin, one on stdout. Light: no torch."""
+"""Protocol between a bench and the process of a cell: one JSON object on stdin, one on stdout.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "MemoryError")
 
 
 def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
-    """Be the asked process: read the request, write what `respond` makes of it, or why it could not."""
+    """Read the request from stdin, and write the result of `respond` or its error to stdout."""
     _end_with(int(sys.argv[1]))
     request = json.load(sys.stdin)
     try:
@@ -30,26 +33,26 @@ def answer(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
 
 
 def _end_with(asker: int) -> None:
-    """Let Linux end this process as soon as the one that asked has ended, in whatever way."""
+    """Make Linux kill this process as soon as the process `asker` has ended, in whatever way."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != asker:
-        sys.exit(f"the process {asker} that asked has ended")
+        sys.exit(f"the parent process {asker} has ended")
 
 
 def ask(
     module: str, request: Mapping[str, Any], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run `module` in a fresh process and return its result.
+    """Run `module` in a new process and return its result.
 
-    `environment` is added to this process's own, which wins. Whatever interrupts the wait ends the process
-    too. Raises TrainingError when it failed.
+    `environment` is added to this process's own, which takes precedence. If the wait is interrupted, the
+    process is killed, too. Raises TrainingError if it failed.
     """
     command = [sys.executable, "-P", "-m", module, str(os.getpid())]
     pipe = subprocess.PIPE
-    # A process group of its own: Ctrl-C in a terminal reaches us alone, and we end the process. Not a
-    # session: Linux lets sessions compete as wholes, and the priority that we were given would be lost.
+    # With its own process group, Ctrl-C in a terminal reaches only this process, which ends the other one.
+    # A session of its own would lose this process's priority, because Linux schedules sessions as a whole.
     with subprocess.Popen(
         command,
         stdin=pipe,
@@ -73,7 +76,7 @@ def ask(
 
 
 def reason_of(code: int, err: str) -> str:
-    """Say in one line why a process with this exit code and stderr failed."""
+    """Return, in one line, why a process with this exit code and stderr failed."""
     if code == -signal.SIGKILL:
         return "out of memory: the system killed the process"
     if code < 0:

@@ -1,4 +1,4 @@
-"""From measurements to rows: medians over the repeats, with the smallest and the largest beside them."""
+"""Convert measurements to rows: medians over the repeats, with the smallest and the largest values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MinMax = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A contender, its measurements, and why it failed, if it did; another stack's reference loss."""
+    """A contender, its measurements, the reason of a failure, and another stack's reference loss."""
 
     contender: Contender
     found: tuple[Measurement, ...]
@@ -27,7 +27,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Where a step's time goes; `other` is making the batch and what is between the phases."""
+    """Time of a step by phase; `other` is making the batch and the time between the phases."""
 
     forward: float
     backward: float
@@ -37,14 +37,14 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredMemory(MemoryParts):
-    """The peak by part; `rest` is what no part explains: what the allocator keeps, what kernels take."""
+    """The peak by part; `rest` is not explained by the parts: memory of the allocator and of kernels."""
 
     rest: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """The smallest and the largest of the repeats."""
+    """The smallest and the largest values of the repeats."""
 
     tokens_per_second: MinMax
     examples_per_second: MinMax
@@ -53,12 +53,12 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow:
-    """One line of the bench: what was run, and its figures, None when the contender failed.
+    """One line of the bench: a contender and its figures, which are None if it failed.
 
-    Speeds, seconds a step and memory are medians of the repeats. `matrix_share` is the part of the
-    machine's matrix peak in that dtype, `matrix_peak` (the best of all cells, FLOP/s), that the needed
-    products reach. `first_loss` is the first batch's before any update; a row of another stack has
-    explora's, at equal settings in fp32, beside it.
+    Speeds, seconds per step and memory are medians of the repeats. `matrix_peak` is the machine's matrix peak
+    in that dtype in FLOP/s, the best of all cells; `matrix_share` is the share of it that the needed products
+    reach. `first_loss` is the loss of the first batch before any update. For another stack, `reference_loss`
+    is explora's loss with equal settings in fp32.
     """
 
     name: str
@@ -95,7 +95,7 @@ class BenchRow:
 
     @property
     def setting(self) -> BenchSetting:
-        """What it shares with the rows that it is compared with."""
+        """The setting that it shares with the rows it is compared with."""
         return BenchSetting(
             batch_size=self.batch_size,
             length=self.length,
@@ -104,13 +104,13 @@ class BenchRow:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        plain = asdict(replace(self, quality=None))  # the rows' statistics are not copied
+        """Return the row as plain JSON data."""
+        plain = asdict(replace(self, quality=None))  # the statistics of its rows are not copied
         return plain | {"quality": self.quality.summary() if self.quality else None}
 
 
 def summarise(outcomes: Sequence[Outcome], model: str) -> list[BenchRow]:
-    """Return a row for each contender; `model` is what to call the base."""
+    """Return a row for each contender; `model` is the name of the base in output."""
     peaks: dict[str, float] = {}
     for outcome in outcomes:
         amp = outcome.contender.run.runtime.amp
@@ -175,7 +175,7 @@ def _figures(outcome: Outcome, matrix_peak: float) -> dict[str, Any]:
 
 
 def _memory(found: Sequence[Measurement], peak: int) -> MeasuredMemory:
-    """Medians of the parts, so that with the rest they add up to the median of the peaks."""
+    """Return medians of the parts; with the rest they add up to the median of the peaks."""
     parts = {
         field.name: round(median(getattr(each.parts, field.name) for each in found))
         for field in fields(MemoryParts)
@@ -184,7 +184,7 @@ def _memory(found: Sequence[Measurement], peak: int) -> MeasuredMemory:
 
 
 def _seconds(found: Sequence[Measurement]) -> Seconds:
-    """Medians of the seconds a step."""
+    """Return the medians of the seconds per step."""
 
     def a_step(values: list[float]) -> float:
         return round(median(value / each.steps for value, each in zip(values, found, strict=True)), 6)

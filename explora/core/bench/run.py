@@ -1,4 +1,4 @@
-"""A whole bench: cell after cell, then what they learn, and what it adds up to. It prints nothing."""
+"""A whole bench: cells, then lessons, then comparisons and a verdict. It prints nothing."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ SAME_LOSS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class CellDone:
-    """A cell ended: how many of how many, whose, and its speed or why it failed.
+    """A cell has ended: its number, its contender, and its speed or the reason of its failure.
 
-    A contender that failed is not run again: `is_new` says that it failed just now.
+    A contender that failed is not run again; `is_new` means that it failed in this cell.
     """
 
     done: int
@@ -55,7 +55,7 @@ class CellDone:
 
 @dataclass(frozen=True, kw_only=True)
 class LessonDone:
-    """A training ended: how many of how many, whose, and what it gave, or why it failed."""
+    """A lesson has ended: its number, its contender, and its scores or the reason of its failure."""
 
     done: int
     lessons: int
@@ -66,7 +66,7 @@ class LessonDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All rows, what they show beside each other, the machine, and the verdict, one sentence each."""
+    """All rows, their comparisons, the machine, and the verdict as a list of sentences."""
 
     rows: list[BenchRow]
     comparisons: list[Comparison]
@@ -98,7 +98,7 @@ def open_bench(plan: Plan, scratch: Path) -> Bench:
 
 
 class Bench:
-    """A bench under way: iterate `measure()`, then `learn()` if the plan asks for it; then see `result()`.
+    """A bench in progress: iterate over `measure()`, then `learn()` if the plan has it; call `result()`.
 
     `examples` is the number of training examples, `data` the sample of them that every cell reads.
     """
@@ -120,17 +120,17 @@ class Bench:
         self.busy_elsewhere = 0.0
 
     def called(self, contender: Contender) -> str:
-        """Return the name of a contender, with what is not the same for all of its setting."""
+        """Return the name of a contender, with those values of its setting that differ in this bench."""
         setting = contender.setting.described(self.varying)
         return f"{contender.name}, {setting}" if setting else contender.name
 
     # speed and memory
 
     def measure(self) -> Iterator[CellDone]:
-        """Every contender once, then all again, every second time in reverse.
+        """Measure every contender once, then all again, every second time in reverse order.
 
-        Without a number of steps the repeats end when time is up, so that a machine that others slow down
-        midway keeps nobody waiting; every contender runs at least once.
+        Without a number of steps, the repeats end when time is up, so that load by other programs does not
+        delay the result. Every contender runs at least once.
         """
         started, self.load = time.monotonic(), OtherLoad()
         turns = [(group, each) for group in self.groups for each in group.standings]
@@ -141,7 +141,7 @@ class Bench:
                 yield self._cell_done(group, standing, repeat)
 
     def _time_is_up(self, seconds: float) -> bool:
-        """Whether a machine that became slow would keep somebody waiting who asked for nothing special."""
+        """Return whether to leave out the remaining repeats because the machine has become slow."""
         return self.plan.steps is None and not self.plan.peer and seconds > self.plan.most_seconds
 
     def _cell_done(self, group: Group, standing: Standing, repeat: int) -> CellDone:
@@ -170,7 +170,7 @@ class Bench:
             standing.error = error.message
 
     def _measure_own(self, group: Group, standing: Standing) -> None:
-        """The first cell of a group that ends decides how many steps its others take."""
+        """Measure a contender; the first finished cell of a group sets the number of steps of the others."""
         found = Measurement.from_json(ask(CELL, self._cell(group, standing.contender).to_json(), TUNABLES))
         earlier = [other.found[0].rows for other in group.own if other.found]
         if earlier and earlier[0] != found.rows:
@@ -184,7 +184,7 @@ class Bench:
 
     def _measure_peer(self, group: Group, standing: Standing) -> None:
         if group.steps is None:
-            raise TrainingError("there is nothing of ours to compare it with")
+            raise TrainingError("there is no measured contender of explora to compare it with")
         if not group.reference:
             cell = self._cell(group, standing.contender)
             group.reference = ask(REFERENCE, {"cell": cell.to_json(), "folder": str(self.scratch / "base")})
@@ -193,14 +193,15 @@ class Bench:
         ours = group.reference["loss"]
         if not abs(found.first_loss - ours) <= SAME_LOSS:
             raise TrainingError(
-                f"not compared: its loss on the first batch is {found.first_loss:.6f}, ours {ours:.6f} (fp32)"
+                f"not compared: its loss on the first batch is {found.first_loss:.6f}, "
+                f"explora's {ours:.6f} (fp32)"
             )
         standing.found.append(found)
 
     # what is learned
 
     def lessons(self) -> tuple[int, float]:
-        """Return how many trainings there will be, and about how many seconds they take, scores apart."""
+        """Return the number of lessons and their approximate duration in seconds, without scoring."""
         seconds = sum(
             len(group.timed) * (self.lesson_steps(group) * group.longest_step + START_SECONDS)
             for group in self.groups
@@ -208,7 +209,7 @@ class Bench:
         return sum(len(group.timed) for group in self.groups), seconds
 
     def lesson_steps(self, group: Group) -> int:
-        """As asked, or as many as fit into the time of a group, at most the epochs of the task."""
+        """Return the given number of steps, or as many as fit into a group's time and the task's epochs."""
         if self.plan.lesson_steps is not None:
             return self.plan.lesson_steps
         training = group.own[0].contender.run.training
@@ -217,7 +218,7 @@ class Bench:
         return max(1, min(whole, int(LEARNING_SECONDS / len(self.groups) / max(seconds, 1e-9))))
 
     def learn(self) -> Iterator[LessonDone]:
-        """Train the slowest of each group first: the others get its time. Failures are no scores."""
+        """Train the slowest of each group first, because its time applies to the others."""
         done, (lessons, _) = 0, self.lessons()
         for group in self.groups:
             steps, seconds = self.lesson_steps(group), tuple[float, ...]()
@@ -235,7 +236,7 @@ class Bench:
                 )
 
     def result(self) -> Result:
-        """Return what has been found. Raises TrainingError when no cell could be measured."""
+        """Return the results. Raises TrainingError if no cell could be measured."""
         standings = [each for group in self.groups for each in group.standings]
         if not any(standing.found for standing in standings):
             first = standings[0]
@@ -250,7 +251,7 @@ class Bench:
 
 
 def _teach(standing: Standing, lesson: Lesson) -> str:
-    """Train one contender; returns why it failed, if it did."""
+    """Train one contender; return the reason if it failed, else an empty string."""
     try:
         learned = Learned.from_json(ask(QUALITY, lesson.to_json(), TUNABLES))
     except TrainingError as error:
@@ -275,7 +276,7 @@ def _survey(plan: Plan) -> tuple[Base, Sequence[Example]]:
 
 
 def _on_this_machine(plan: Plan) -> Plan:
-    """Resolve every runtime once, so that all cells that ask for the same get the same."""
+    """Resolve every runtime once, so that cells with equal settings get equal values."""
     runtimes = {each.run.runtime for each in plan.contenders}
     resolved = {runtime: resolve_runtime(runtime) for runtime in runtimes}
     contenders = [
@@ -286,7 +287,7 @@ def _on_this_machine(plan: Plan) -> Plan:
 
 
 def _shared_data(examples: Sequence[Example], plan: Plan, folder: Path) -> DataConfig:
-    """Plain text is a mapped file, which costs nobody anything; of anything else a sample is written out."""
+    """Return the data for all cells: a sample written to `folder`, or the whole of a memory-mapped text."""
     first = plan.contenders[0].run
     if TASKS[first.task].stream:
         return first.data

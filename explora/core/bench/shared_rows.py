@@ -1,4 +1,4 @@
-"""The rows that every cell reads: a sample of the data, so that its size is nobody's time or memory."""
+"""The rows that every cell reads: a sample, so that the size of the data costs no time or memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from explora.core.tasks.contract import Example
 
 
 def sample(examples: Sequence[Example], runs: Sequence[TrainRun]) -> list[Row]:
-    """Return the rows of the first 64 batches of the training of each run, and one of each label.
+    """Return the rows of the first 64 batches of the training of each run, and one row of each label.
 
-    The batch that takes most memory is among them: it is the first.
+    The batch that needs most memory is the first, so it is among them.
     """
     lengths = [len(example.ids) for example in examples]
     chosen = [
@@ -32,7 +32,7 @@ def sample(examples: Sequence[Example], runs: Sequence[TrainRun]) -> list[Row]:
 
 
 def write_sample(rows: Sequence[Row], folder: Path) -> DataConfig:
-    """Write rows as a data folder of their own; its dev split, which no cell looks at, is one of them."""
+    """Write rows as a data folder. Its dev split, which cells do not use, is one of them."""
     _write(folder / "train.jsonl", rows)
     _write(folder / "dev.jsonl", rows[:1])
     return DataConfig(data=str(folder))

@@ -1,4 +1,4 @@
-"""Who stands where in a bench under way: contenders, and groups of those that are compared."""
+"""State of a bench in progress: contenders, and groups of contenders that are compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEERS = ("transformers", "peft")
 
 @dataclass(kw_only=True)
 class Standing:
-    """A contender and what is known of it so far."""
+    """A contender and its results so far."""
 
     contender: Contender
     found: list[Measurement] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Standing:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a timed step, the median of the cells."""
+        """Seconds per timed step, the median of the cells."""
         return median(each.seconds / each.steps for each in self.found)
 
 
@@ -39,7 +39,8 @@ class Standing:
 class Group:
     """The contenders of one setting, and what they share.
 
-    `steps` is how many each of their cells times; `reference` what the peer starts from, empty until known.
+    `steps` is the number of timed steps of each cell; `reference` is the input of the peer, empty until
+    known.
     """
 
     own: list[Standing]
@@ -49,23 +50,23 @@ class Group:
 
     @property
     def standings(self) -> list[Standing]:
-        """All; the peer last: it needs to know how many steps there are."""
+        """All standings; the peer comes last, because it needs the number of steps."""
         return [*self.own, *([self.peer] if self.peer else [])]
 
     @property
     def timed(self) -> list[Standing]:
-        """Ours that did not fail, the fastest first."""
+        """Explora's contenders that did not fail, the fastest first."""
         return sorted(
             (each for each in self.own if each.found and not each.error), key=lambda each: each.step_seconds
         )
 
     @property
     def longest_step(self) -> float:
-        """Seconds of a step of our slowest contender, 0 where none was timed."""
+        """Seconds per step of explora's slowest contender, 0 if none was timed."""
         return self.timed[-1].step_seconds if self.timed else 0.0
 
     def outcomes(self) -> list[Outcome]:
-        """Return how it stands with each."""
+        """Return the outcome of each contender."""
         return [
             Outcome(
                 contender=each.contender,
@@ -79,7 +80,7 @@ class Group:
 
 
 def groups_of(plan: Plan) -> list[Group]:
-    """Return the contenders by setting. Raises UsageError for a peer that cannot be."""
+    """Return the contenders by setting. Raises UsageError if a peer cannot be measured."""
     members = [[each for each in plan.contenders if each.setting == setting] for setting in plan.settings]
     return [
         Group(
@@ -92,11 +93,11 @@ def groups_of(plan: Plan) -> list[Group]:
 
 
 def _peer_of(group: Sequence[Contender]) -> Contender:
-    """Return the contender of the middle rank that PEFT can train too, on transformers and peft."""
+    """Return the contender of the middle rank that PEFT can train, too, with another stack."""
     shared = [each for each in group if each.run.method.peer_config() is not None]
     if not shared:
         raise UsageError(
-            "--peer compares with transformers + peft, which has none of these methods",
+            "--peer compares with transformers + peft, which do not have any of these methods",
             f"add {DEFAULT_METHOD} to --methods",
         )
     default = [each for each in shared if each.run.method.name == DEFAULT_METHOD] or shared
@@ -104,7 +105,7 @@ def _peer_of(group: Sequence[Contender]) -> Contender:
     middle = ranked[len(ranked) // 2]
     if TASKS[middle.run.task].own_head:
         raise UsageError(
-            f"--peer cannot compare {middle.run.task}: its fresh head cannot start from the same weights"
+            f"--peer cannot compare {middle.run.task}: its new head cannot start from the same weights"
         )
     if middle.run.runtime.amp == "fp16":
         raise UsageError("--peer runs in fp32 or bf16", "--amp off or --amp bf16")

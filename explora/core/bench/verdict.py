@@ -1,4 +1,4 @@
-"""What the rows show about this machine, in two sentences for each setting, and reasons for doubt."""
+"""The verdict of a bench on this machine: two sentences for each setting, and reasons for doubt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from explora.core.bench.rows import BenchRow
 from explora.core.config.registry import DEFAULT_METHOD
 from explora.core.tasks.metrics import FEW_EXAMPLES
 
-BUSY = 0.2  # of a processor: what a system does anyway
+BUSY = 0.2  # of a processor: the load of an idle system
 ENOUGH_REPEATS = 3
 SPEED = {1: "faster", 0: "neither faster nor slower", -1: "slower"}
 MEMORY = {1: "more memory", 0: "neither more nor less memory", -1: "less memory"}
@@ -28,9 +28,10 @@ MEMORY = {1: "more memory", 0: "neither more nor less memory", -1: "less memory"
 def verdict(
     rows: Sequence[BenchRow], comparisons: Sequence[Comparison], machine: Mapping[str, Any]
 ) -> list[str]:
-    """Return two sentences for each setting, and what makes the figures worth less.
+    """Return two sentences for each setting, and reasons why the figures may be unreliable.
 
-    `machine` is measure's description, with `busy_elsewhere`: the processors that others kept busy.
+    `machine` is the description of the machine, with `busy_elsewhere`: processors that other programs kept
+    busy.
     """
     measured = [row for row in rows if row.spread is not None]
     settings = settings_of_rows(measured)
@@ -48,7 +49,7 @@ def verdict(
 
 
 def _incomplete(group: Sequence[BenchRow]) -> str:
-    """Return why there is no verdict where full fine-tuning or everything else is missing."""
+    """Return why there is no verdict if full fine-tuning or everything else is missing."""
     subject = subject_of(group)
     if subject is None:
         return "No verdict: full fine-tuning was measured alone. Add a method: --methods full,lora"
@@ -57,7 +58,7 @@ def _incomplete(group: Sequence[BenchRow]) -> str:
 
 
 def _of_comparison(against_full: Comparison, machine: Mapping[str, Any]) -> list[str]:
-    """Return what the subject costs and learns beside full fine-tuning, in two sentences."""
+    """Return, in two sentences, the subject's costs and scores compared with full fine-tuning."""
     learned, other = against_full.row.quality, against_full.other.quality
     if learned is None and other is None:
         return [_costs(against_full, machine, ""), "What they learn was not measured: add --quality."]
@@ -89,7 +90,7 @@ def _costs(found: Comparison, machine: Mapping[str, Any], clause: str) -> str:
 
 
 def _clause(found: Comparison, learned: Learned) -> str:
-    """Return how the scores differ, as the end of a sentence."""
+    """Return the difference of the scores as the end of a sentence."""
     estimate = found.scores[-1].estimate
     if is_better(learned, estimate):
         return f", and its {learned.metric} after equal time is better here"
@@ -131,7 +132,7 @@ def _without_learning(learned: Learned) -> str:
 
 
 def _doubts(measured: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[str]:
-    """Return what makes the figures worth less."""
+    """Return reasons why the figures may be unreliable."""
     doubts = []
     learned = next((row.quality for row in measured if row.quality is not None), None)
     if learned is not None:
@@ -141,7 +142,7 @@ def _doubts(measured: Sequence[BenchRow], machine: Mapping[str, Any]) -> list[st
     busy, processors = machine["busy_elsewhere"], machine["processors"]
     if busy + (measured[0].threads or 1) > processors + BUSY:
         doubts.append(
-            f"Other programs kept {busy:.1f} of {processors} processors busy meanwhile: "
+            f"Other programs kept {busy:.1f} of {processors} processors busy during the measurement: "
             "measure again on a quiet machine."
         )
     return doubts

@@ -1,1 +1,1 @@
-"""Check that this installation computes what it should on this machine: every method, every shortcut."""
+"""Check that this installation computes correct results on this machine, for every method and shortcut."""

@@ -1,4 +1,4 @@
-"""Checks of what all methods share: losses, logits, sampling and decoding, against their plain formulas."""
+"""Checks of code that all methods share: losses, logits, sampling and decoding, against plain formulas."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from explora.core.model.gpt2 import GPT2
 COMBINED = SamplingConfig(temperature=0.7, top_k=12, top_p=0.9, repetition_penalty=1.2)
 SAMPLED = (
     SamplingConfig(),
-    SamplingConfig(repetition_penalty=1.5),  # alone: the others drop the unlikely tokens that it makes rarer
+    SamplingConfig(repetition_penalty=1.5),  # alone, because the other settings drop the penalised tokens
     SamplingConfig(top_k=5),
     SamplingConfig(temperature=1.5, top_p=0.8),
     COMBINED,
 )
 DRAWS, VOCABULARY = 256, 50
-PROMPT_LENGTHS, NEW_TOKENS = (5, 9, 3), (4, 8, 6)  # so that rows are padded, and leave the batch in turn
+PROMPT_LENGTHS, NEW_TOKENS = (5, 9, 3), (4, 8, 6)  # rows are padded, and leave the batch at different steps
 
 
 @check(
-    "The loss in chunks, and its gradients, are those of all logits at once.",
+    "The loss in chunks, and its gradients, equal those of all logits at once.",
     name="loss",
     tolerance=1e-4,
     reason="fp32 sums in another order differ by about 1e-6",
-    meaning="language modelling minimises, and perplexity reports, something else than the cross-entropy",
+    meaning="language modelling minimises, and perplexity reports, another quantity than the cross-entropy",
     remedy="do not use results of tasks that write text",
 )
 def chunked_loss(base: GPT2) -> float:
-    """Return the largest relative difference of losses and gradients, on one full chunk and a short one."""
+    """Return the largest relative difference of losses and gradients, for one full chunk and a short one."""
     weight, draws = base.wte.weight, torch.Generator().manual_seed(0)
     count = rows_at_once(weight) + 5
     hidden = torch.randn(count, weight.shape[1], generator=draws, requires_grad=True)
     targets = torch.randint(len(weight), (count,), generator=draws)
     chunked, plain = tied_cross_entropy(hidden, weight, targets), _plain_losses(hidden, weight, targets)
     single = token_losses(hidden, weight, targets)
-    # A step divides the sum by the items, so the gradient that arrives is not 1.
+    # A step divides the sum by the number of items, so the incoming gradient is not 1.
     found = {"losses": single, "loss": chunked, **_gradients(chunked / count, hidden, weight)}
     expected = {"losses": plain, "loss": plain.sum(), **_gradients(plain.mean(), hidden, weight)}
     return largest_difference(found, expected)
@@ -55,7 +55,7 @@ def _plain_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @check(
-    "Logits of a few words, and their gradients, are those of the whole vocabulary.",
+    "Logits of a few words, and their gradients, equal those of the whole vocabulary.",
     name="rows",
     tolerance=1e-4,
     reason="fp32 sums in another order differ by about 1e-6",
@@ -74,13 +74,13 @@ def pruned_rows(base: GPT2) -> float:
 
 
 def _gradients(loss: Tensor, hidden: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of hidden states and embedding; with the embedding's sparse one made dense."""
+    """Return the gradients of hidden states and embedding; a sparse gradient is made dense."""
     found = torch.autograd.grad(loss, (hidden, weight))
     return {name: dense(value) for name, value in zip(("of hidden", "of weight"), found, strict=True)}
 
 
 @check(
-    "Sampling draws the tokens that the plain formulas draw from the same random numbers.",
+    "Sampling chooses the same tokens as the plain formulas with the same random numbers.",
     name="sampling",
     tolerance=0,
     reason="tokens are counted",
@@ -90,7 +90,7 @@ def _gradients(loss: Tensor, hidden: Tensor, weight: Tensor) -> dict[str, Tensor
 def sampling(base: GPT2) -> float:
     """Return how many of DRAWS tokens differ, over all settings of SAMPLED."""
     draws = torch.Generator().manual_seed(0)
-    # Mostly negative: a penalty treats them in another way than positive ones.
+    # Mostly negative, because a penalty treats negative and positive logits differently.
     logits = 2 * torch.randn(DRAWS, VOCABULARY, generator=draws) - 3
     seen = torch.rand(DRAWS, VOCABULARY, generator=draws) < 0.3
     different = 0
@@ -106,9 +106,9 @@ def _generators(count: int) -> list[torch.Generator]:
 
 
 def _plain_draw(logits: Tensor, generator: torch.Generator, seen: Tensor, config: SamplingConfig) -> int:
-    """Draw a token from logits (V,) in fp64, step by step: penalty, temperature, top-k, top-p.
+    """Choose a token from logits (V,) in fp64, step by step: penalty, temperature, top-k, top-p.
 
-    The token whose exponential waiting time ends first is drawn, which is a draw from the distribution.
+    The token with the shortest exponential waiting time is chosen, which is a sample of the distribution.
     """
     scores, penalty = logits.double(), config.repetition_penalty
     scores[seen] = torch.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
@@ -122,15 +122,15 @@ def _plain_draw(logits: Tensor, generator: torch.Generator, seen: Tensor, config
 
 
 @check(
-    "Decoding with the key-value cache writes the tokens that reading everything again writes.",
+    "Decoding with the key-value cache writes the same tokens as decoding without a cache.",
     name="decoding",
     tolerance=0,
     reason="tokens are counted",
-    meaning="generate, and scores of generated text, depend on the batch or on what was cached",
+    meaning="generated text, and its scores, depend on the batch or on the cache",
     remedy="do not use generated text",
 )
 def decoding(base: GPT2) -> float:
-    """Return how many of the prompts, which are read in one batch, have another continuation."""
+    """Return how many prompts, read in one batch, have another continuation than without a cache."""
     draws = torch.Generator().manual_seed(0)
     vocabulary = base.shape.vocab_size
     ids = [torch.randint(vocabulary, (size,), generator=draws).tolist() for size in PROMPT_LENGTHS]
@@ -140,7 +140,7 @@ def decoding(base: GPT2) -> float:
     ]
     eos = vocabulary - 1
     written: list[list[int]] = [[] for _ in prompts]
-    # Each token counts as a line break, so each row ends after a number of tokens of its own.
+    # Each token counts as a line break, so each row ends after its own number of tokens.
     for step in stream(base, prompts, COMBINED, max(NEW_TOKENS), eos, lambda token: 1):
         for row, token in step:
             written[row].append(token)
@@ -150,7 +150,7 @@ def decoding(base: GPT2) -> float:
 
 @torch.no_grad()
 def _plain_continuation(base: GPT2, prompt: Prompt, eos: int) -> list[int]:
-    """Continue a prompt without a cache; lines are counted in tokens, and `eos` is never drawn."""
+    """Continue a prompt without a cache; lines are counted in tokens, and `eos` is never chosen."""
     (generator,) = row_generators([prompt.seed], base.device)
     ids: list[int] = [*prompt.ids]
     for _ in range(prompt.lines or 0):

@@ -1,4 +1,4 @@
-"""What a check is, and what it finds."""
+"""A check of the program, and its finding."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Measure = Callable[[S], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Generic[S]):
-    """One claim about the program, and how to measure how far it is from true.
+    """One claim about the program, and a function that measures the deviation from it.
 
     name: one word, for tables; claim: the claim as a sentence; tolerance: the largest figure that passes;
-    reason: why the tolerance is not smaller; meaning: what is wrong with results if the claim is false;
-    remedy: what to do until it is mended; measure: returns the figure, 0 at best, or None if the claim does
+    reason: why the tolerance is not smaller; meaning: the effect on results if the claim is false; remedy:
+    what to do until the fault is repaired; measure: returns the figure, 0 at best, or None if the claim does
     not apply to the subject.
     """
 
@@ -29,14 +29,14 @@ class Check(Generic[S]):
     measure: Measure[S]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the function."""
+        """Return all fields except the function."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "measure"}
 
 
 def check(
     claim: str, *, name: str, tolerance: float, reason: str, meaning: str, remedy: str
 ) -> Callable[[Measure[S]], Check[S]]:
-    """Return a decorator that makes a Check of the function that measures it."""
+    """Return a decorator that converts the measuring function to a Check."""
 
     def decorate(measure: Measure[S]) -> Check[S]:
         return Check(
@@ -54,7 +54,7 @@ def check(
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check found for a method; `method` is None for what all methods share.
+    """Result of a check for a method; `method` is None for code that all methods share.
 
     figure: None if the check does not apply, or if it stopped with `error`.
     """

@@ -1,4 +1,4 @@
-"""How far tensors are from what they should be."""
+"""Differences between tensors and their expected values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def relative_difference(found: Tensor, expected: Tensor) -> float:
     """Return ||found - expected|| / ||expected||, computed in fp64.
 
-    Infinity for other shapes, and where only `expected` is zero.
+    Infinity if the shapes differ, or if only `expected` is zero.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -23,7 +23,7 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 
 
 def largest_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """Return the largest relative difference of tensors by name; infinity if there are other names."""
+    """Return the largest relative difference of tensors by name; infinity if the names differ."""
     if found.keys() != expected.keys():
         return math.inf
     apart = [relative_difference(found[name], expected[name]) for name in expected]
@@ -31,5 +31,5 @@ def largest_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tenso
 
 
 def different_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
-    """Return how many of the tensors in `expected` have other bits in `found`."""
+    """Return how many tensors of `expected` have different bits in `found`."""
     return sum(not value.equal(found[name]) for name, value in expected.items())

@@ -1,4 +1,4 @@
-"""Checks of what a run keeps: its resume state, its weights, and the merged model."""
+"""Checks of a run's files: its resume state, its weights, and the merged model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from explora.core.runs.assemble import merge_in_memory
     name="resume",
     tolerance=0,
     reason="the same operations run in the same order",
-    meaning="a resumed run is another run than the one that was started",
+    meaning="a resumed run gives another result than an uninterrupted run",
     remedy="do not use --resume: start again with --overwrite",
 )
 def resuming(subject: Subject) -> float:
-    """Return the largest relative difference of a loss or of a trained tensor; with dropout."""
+    """Return the largest relative difference of a loss or of a trained tensor, with dropout."""
     first = subject.trial(subject.noisy())
     begun = first.train(TRAINED_STEPS // 2)
     first.training.save()
@@ -35,11 +35,11 @@ def resuming(subject: Subject) -> float:
 
 
 @check(
-    "The saved run computes what the trained model computes.",
+    "The saved run computes the same as the trained model.",
     name="saved",
     tolerance=1e-4,
     reason="the trained model may store frozen weights for other kernels, which add in another order",
-    meaning="the files of a run do not hold what was trained",
+    meaning="the files of a run do not contain the trained model",
     remedy="do not use run folders of this method",
 )
 def saving(subject: Subject) -> float:
@@ -49,7 +49,7 @@ def saving(subject: Subject) -> float:
 
 
 @check(
-    "The merged model computes what base and adapter compute, and is a plain GPT-2.",
+    "The merged model computes the same as base and adapter, and is a plain GPT-2.",
     name="merge",
     tolerance=1e-4,
     reason="fp32 sums in another order differ by about 1e-6",

@@ -1,4 +1,4 @@
-"""Run the checks: those of each method, then those of what all methods share."""
+"""Run the checks: those of each method, then those of code that all methods share."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ CHECKS: tuple[Check[Any], ...] = (*OF_METHODS, *SHARED)
 
 
 def check_installation(methods: Sequence[str], model: str, scratch: Path) -> Iterator[Finding]:
-    """Check each method on the base `model`, and what they share; files are written to `scratch`.
+    """Check each method on the base `model`, and the shared code; files are written to `scratch`.
 
-    Raises WeightsError for a base that cannot be opened. Everything else that goes wrong is a finding.
+    Raises WeightsError for a base that cannot be opened. Every other failure is a finding.
     """
     opened = open_base(model)
     base = load_model(opened, dtype=torch.float32, device=torch.device("cpu")).eval()
@@ -63,7 +63,7 @@ def check_installation(methods: Sequence[str], model: str, scratch: Path) -> Ite
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the products are so small that more threads take longer."""
+    """Compute on one thread, which is faster for such small products."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,7 +73,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def find(each: Check[S], subject: S, method: str | None = None) -> Finding:
-    """Measure one check. An exception in it is a finding, too: the other checks still have a meaning."""
+    """Measure one check. An exception in it becomes a finding, so that the other checks still run."""
     figure, error = None, ""
     # The random numbers of a check must not depend on the checks before it.
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Checks of what saves memory or time in training, against the same step without it."""
+"""Checks of options that save memory or time in training, against the same step without them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from explora.core.checking.differences import largest_difference
 from explora.core.checking.subject import ROWS, TRAINED_STEPS, Subject, with_losses
 from explora.core.config.values import Blocks
 
-ODD_ROWS = range(5)  # batches of 2, 2 and 1: a mean of their means would not be the mean of all rows
+ODD_ROWS = range(5)  # batches of 2, 2 and 1: the mean of their means differs from the mean of all rows
 
 
 @check(
@@ -15,7 +15,7 @@ ODD_ROWS = range(5)  # batches of 2, 2 and 1: a mean of their means would not be
     name="accumulation",
     tolerance=1e-4,
     reason="fp32 sums in another order differ by about 1e-6",
-    meaning="a run with --accumulate learns something else than one with a larger --batch-size",
+    meaning="a run with --accumulate learns differently from one with a larger --batch-size",
     remedy="train without --accumulate",
 )
 def accumulation(subject: Subject) -> float:
@@ -26,7 +26,7 @@ def accumulation(subject: Subject) -> float:
 
 
 @check(
-    "Gradient checkpointing gives the same bits, with dropout too.",
+    "Gradient checkpointing gives the same bits, also with dropout.",
     name="checkpointing",
     tolerance=0,
     reason="the same operations run in the same order",
@@ -41,7 +41,7 @@ def checkpointing(subject: Subject) -> float:
 
 
 @check(
-    "Training from cached features of the frozen blocks gives the gradient of training from the text.",
+    "Training from cached features of the frozen blocks gives the same gradient as training from the text.",
     name="cache",
     tolerance=1e-4,
     reason="features are computed in other batches, and fp32 sums in another order differ by about 1e-6",
@@ -51,7 +51,7 @@ def checkpointing(subject: Subject) -> float:
 def caching(subject: Subject) -> float | None:
     """Return the largest relative difference of a gradient.
 
-    None for a method that trains the first block whatever its settings, or where the disk is full.
+    None for a method that trains the first block with any settings, and if the disk is full.
     """
     trial = subject.trial({"max_steps": len(ROWS), **_on_the_last_block(subject)})
     training = trial.training

@@ -1,4 +1,4 @@
-"""A method on a small task, ready for its checks: ten short rows, fp32, on the CPU."""
+"""A method on a small task, prepared for its checks: ten short rows, fp32, on the CPU."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from explora.core.training.checkpoint import trained_tensors
 from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 
-TASK = "sentiment"  # each method can be trained for it, and LoRA and its relatives adapt all modules
-# Short, so that a check takes a moment; of two lengths, so that batches have padding.
+TASK = "sentiment"  # every method can be trained for it, and the LoRA family adapts all modules for it
+# Short, so that a check is fast; of different lengths, so that batches have padding.
 ROWS = (
     ("The plot goes nowhere.", "bad"),
     ("Great.", "good"),
@@ -40,7 +40,7 @@ ROWS = (
     ("The sound is poor.", "bad"),
     ("Wise.", "good"),
 )
-TRAINED_STEPS = 3  # LoRA's A moves from the second on, and an epoch has five
+TRAINED_STEPS = 3  # LoRA's A changes from the second step on; an epoch has five steps
 
 
 def write_rows(folder: Path) -> None:
@@ -60,23 +60,23 @@ class Trial:
 
     @property
     def model(self) -> GPT2:
-        """The model that is trained."""
+        """The trained model."""
         return self.session.model
 
     @contextmanager
     def watch(self, phase: str) -> Iterator[None]:
-        """Keep the gradients when the optimizer's phase begins. This is the `phase` of the training."""
+        """Keep the gradients when the phase "optimizer" begins. This is the `phase` of the training."""
         if phase == "optimizer":
             self.gradients = _gradients(self.model)
         yield
 
     def gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Take an optimizer step on these rows. Returns its gradients."""
+        """Take an optimizer step on these rows; return its gradients."""
         self.training.take_step(rows, epoch=0)
         return self.gradients
 
     def plain_gradients_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Return the gradients of the mean loss over these rows: one batch, read from the text."""
+        """Return the gradients of the mean loss over these rows, as one batch, without cached features."""
         examples = [replace(self.training.examples[row], features=None) for row in rows]
         batch = self.session.task.collate(examples, 0)
         loss = self.session.task.loss(self.model.train(), batch) / batch.weight
@@ -86,7 +86,7 @@ class Trial:
         return found
 
     def train(self, steps: int) -> list[float]:
-        """Train on for `steps` steps, as the loop does. Returns their losses."""
+        """Continue the training by `steps` steps with the training loop; return their losses."""
         losses: list[float] = []
         for event in self.training.events():
             if isinstance(event, StepDone):
@@ -102,7 +102,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained model and its way there.
+    """A trained model with its states before and after training.
 
     before: every parameter before the first step; first, last: `outputs` for `batch`, before the first step
     and after the last one.
@@ -131,11 +131,11 @@ class Subject:
     folder: Path
 
     def has_setting(self, name: str) -> bool:
-        """Tell whether the method has a setting."""
+        """Return whether the method has a setting."""
         return name in field_names(method_class(self.method))
 
     def run(self, settings: Mapping[str, Any]) -> TrainRun:
-        """Return a run of TRAINED_STEPS steps; `settings` by name overrule these here."""
+        """Return a run of TRAINED_STEPS steps; `settings`, by name, override the usual ones."""
         own = {
             "method": self.method,
             "model": self.model,
@@ -148,7 +148,7 @@ class Subject:
         return fit_learning_rate(*resolve(TASK, {**own, **settings}), self.base.shape.n_embd)[0]
 
     def trial(self, settings: Mapping[str, Any] | None = None) -> Trial:
-        """Assemble a training as `explora train` does, with the same seed each time."""
+        """Assemble a training in the same way as `explora train`, always with the same seed."""
         run = self.run(settings or {})
         session, train, dev = assemble_for_training(run, self.tokenizer)
         folder = self.folder / "checkpoint"
@@ -158,13 +158,13 @@ class Subject:
         return trial
 
     def noisy(self) -> dict[str, Any]:
-        """Return settings with dropout wherever the method has it."""
+        """Return settings with every kind of dropout that the method has."""
         own = {"lora_dropout": 0.1} if self.has_setting("lora_dropout") else {}
         return {"dropout": 0.1, **own}
 
     @cached_property
     def trained(self) -> Trained:
-        """A training without dropout, after its last step."""
+        """The model of a training without dropout, after its last step."""
         trial = self.trial()
         model, batch = trial.model, trial.batch()
         before, first = snapshot(model), outputs(model.eval(), batch)
@@ -175,13 +175,13 @@ class Subject:
 
     @cached_property
     def uninterrupted(self) -> dict[str, Tensor]:
-        """The losses of a training with dropout, and what it trained."""
+        """The losses and the trained tensors of a training with dropout."""
         trial = self.trial(self.noisy())
         return with_losses(trial.train(TRAINED_STEPS), trial.model)
 
     @cached_property
     def reopened(self) -> Session:
-        """Save the trained model, and open it as `explora eval` does."""
+        """The trained model, saved and opened again in the same way as `explora eval`."""
         folder = self.folder / "saved"
         save_trained(self.trained.session, folder, TRAINED_STEPS)
         runtime = RuntimeConfig(device="cpu", amp="off")
@@ -191,7 +191,7 @@ class Subject:
 
 
 def dense(value: Tensor) -> Tensor:
-    """Return a copy of a tensor, whatever its layout, as an ordinary one."""
+    """Return a copy of a tensor of any layout as a dense tensor."""
     plain = value.detach()
     return (plain if plain.layout is torch.strided else plain.to_dense()).clone()
 
@@ -219,6 +219,6 @@ def outputs(model: GPT2, batch: Batch) -> dict[str, Tensor]:
 
 
 def with_losses(losses: Sequence[float], model: GPT2) -> dict[str, Tensor]:
-    """Return copies of the trained tensors, with the losses of the steps that led to them."""
+    """Return copies of the trained tensors, together with the losses of their steps."""
     trained = {name: value.clone() for name, value in trained_tensors(model).items()}
     return {"losses": torch.tensor(losses), **trained}

@@ -1,1 +1,4 @@
-"""What a run is: models, methods and tasks by name, the settings, and which value wins. Light: no torch."""
+"""Configuration of a run: models, methods and tasks by name, settings, and their order of precedence.
+
+Importing this package does not load torch.
+"""

@@ -12,7 +12,7 @@ from explora.core.config.setting import FRACTION, POSITIVE, Range, at_least, set
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the rows come from. `data` is a file, a folder, a known name, or None for the samples."""
+    """Source of the rows: `data` is a file, a folder, a known name, or None for the sample data."""
 
     data: str | None = setting(
         None,
@@ -35,15 +35,15 @@ class DataConfig:
     )
     encoding: str = setting(
         "auto",
-        "Text encoding, such as cp1252. auto: UTF-8, or UTF-16 or UTF-32 where the file shows it.",
+        "Text encoding, such as cp1252. auto: UTF-8, or UTF-16 or UTF-32 if the file shows it.",
         metavar="NAME",
     )
-    skip_bad: bool = setting(False, "Skip and count bad rows instead of stopping at the first.")
+    skip_bad: bool = setting(False, "Skip and count bad rows instead of stopping at the first one.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """How a row becomes token ids; stored with the adapter and enforced when it is used."""
+    """Conversion of a row to token ids; stored with the adapter and enforced when the adapter is used."""
 
     template: str | None = setting(
         None,
@@ -65,10 +65,10 @@ class EncodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer and its schedule. `warmup` is a fraction of all steps.
+    """The optimizer and its schedule. `warmup` is a share of all steps, from 0 to 1.
 
-    `muon` orthogonalises the updates of the blocks' matrices (Jordan et al. 2024) and leaves the rest
-    to AdamW.
+    `muon` orthogonalises the updates of the weight matrices in the blocks (Jordan et al. 2024) and uses AdamW
+    for all other parameters.
     """
 
     optimizer: str = setting("adamw", "Optimizer.", choices=("adamw", "muon"))
@@ -76,7 +76,7 @@ class OptimizerConfig:
         1e-3, "Peak learning rate.", metavar="LR", default="by task, method and width", range=POSITIVE
     )
     weight_decay: float = setting(
-        0.01, "Weight decay on the base's matrices; adapters have none.", range=at_least(0)
+        0.01, "Weight decay on the base's weight matrices; adapters have none.", range=at_least(0)
     )
     beta1: float = setting(0.9, "Adam's decay of the first moment.", range=FRACTION)
     beta2: float = setting(0.999, "Adam's decay of the second moment.", range=FRACTION)
@@ -93,9 +93,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and in what portions. `eval_every` counts steps; None means once an epoch.
+    """Length of the training, batches, and the steps between scores and saves.
 
-    With `max_minutes` and without `max_steps` as many steps are taken as fit into that time, and recorded.
+    `eval_every` and `save_every` count optimizer steps; None means once per epoch. With `max_minutes` and
+    without `max_steps`, a rehearsal measures how many steps fit into that time, and the run records the
+    number.
     """
 
     epochs: int = setting(3, "Passes over the training set.", default="by task, else 3", range=at_least(1))
@@ -104,7 +106,7 @@ class TrainingConfig:
     )
     max_minutes: float | None = setting(
         None,
-        "Take as many steps as fit into M minutes here, evaluation included.",
+        "Take as many steps as fit into M minutes on this machine, evaluation included.",
         metavar="M",
         default="no limit",
         range=POSITIVE,
@@ -132,26 +134,26 @@ class TrainingConfig:
     )
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Return the optimizer steps of a pass over `rows` rows."""
+        """Return the number of optimizer steps in a pass over `rows` rows."""
         return math.ceil(rows / (self.batch_size * self.accumulate))
 
     def steps(self, rows: int) -> int:
-        """Return the optimizer steps of a whole run on `rows` rows."""
+        """Return the number of optimizer steps in a whole run on `rows` rows."""
         return self.max_steps or self.epochs * self.steps_per_epoch(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """What the machine contributes. `auto` and None are resolved once and recorded as resolved.
+    """Device, precision, threads and caches. `auto` and None are resolved once per run and then recorded.
 
-    `feature_cache` is how many bytes the features of frozen blocks may take on disk; `plain_attention` up to
-    how many tokens attention is computed by unfused products on a CPU.
+    `feature_cache` is the limit in bytes for the features of frozen blocks on disk. `plain_attention` is the
+    longest row, in tokens, for which a CPU computes attention by unfused products.
     """
 
     device: str = setting("auto", "Where to compute.", metavar="auto|cpu|cuda|mps")
     amp: str = setting(
         "auto",
-        "Mixed precision. auto: bf16 in training where it is faster, else fp32.",
+        "Mixed precision. auto: bf16 in training if it is faster, else fp32.",
         choices=("auto", "off", "bf16", "fp16"),
     )
     grad_checkpoint: bool = setting(
@@ -161,19 +163,19 @@ class RuntimeConfig:
         None,
         "CPU threads.",
         metavar="N",
-        default="the fastest number here, or OMP_NUM_THREADS",
+        default="the fastest number on this machine, or OMP_NUM_THREADS",
         range=at_least(1),
     )
     plain_attention: int | None = setting(
         None,
         "Use unfused attention for rows of up to TOKENS tokens, and torch's fused kernel for longer rows.",
         metavar="TOKENS",
-        default="what is faster here",
+        default="the faster choice on this machine",
         range=at_least(0),
     )
     feature_cache: int = setting(
         4_000_000_000,
-        "Disk space for the output of frozen blocks, which is then computed once instead of in every epoch.",
+        "Disk space for the output of frozen blocks, which is then computed once and not in every epoch.",
         metavar="SIZE|off",
         range=at_least(0),
         parse=values.parse_size,

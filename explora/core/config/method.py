@@ -1,8 +1,9 @@
-"""What a method is: the whole of what someone who adds one must supply. Light: torch is loaded by `apply`.
+"""The interface of a training method: everything that a new method must supply.
 
-A method is a frozen dataclass. Its fields are its settings (`setting`): the options of `train`, `params` and
-`bench`, the keys of config files, validation and the dry run are made from them. Its methods answer all that
-the rest of the program asks. Tensor names are those of Hugging Face's GPT2Model: `h.0.attn.c_attn.weight`.
+A method is a frozen dataclass. Its fields are its settings (`setting`). The options of `train`, `params` and
+`bench`, the keys of config files, validation and the dry run are all generated from them. The rest of the
+program calls its methods. Tensor names are those of Hugging Face's GPT2Model: `h.0.attn.c_attn.weight`.
+Importing this module does not load torch; `apply` does.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from explora.core.model.gpt2 import GPT2
 
 Tensors = dict[str, tuple[int, ...]]  # shapes by name
-Place = tuple[int, str]  # a block, and a module of it: (3, "mlp.c_fc")
-ModuleNames = Mapping[str, Place]  # by the full name that PEFT knows it under
+Place = tuple[int, str]  # the number of a block, and a module in it: (3, "mlp.c_fc")
+ModuleNames = Mapping[str, Place]  # by the full name of the module in PEFT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """One matrix product of a block in a training step, for the prediction of memory.
+    """One matrix product of a block in a training step, as input to the prediction of memory.
 
-    `module` is its name in the block (`attn.c_attn`), `rows` how many rows of `fan_in` numbers it reads and
-    `number_bytes` the size of a number. `input_is_kept`: its input is held until the backward pass where a
-    gradient needs it; elsewhere the input is recomputed, or held by another operation. `output_is_kept`: what
-    follows holds the output, whatever the method.
+    `module` is its name in the block (`attn.c_attn`). The product reads `rows` rows of `fan_in` numbers of
+    `number_bytes` bytes each. `input_is_kept`: the input stays in memory until the backward pass if a
+    gradient needs it; otherwise it is recomputed, or another operation keeps it. `output_is_kept`: a later
+    operation keeps the output, whatever the method.
     """
 
     layer: int
@@ -45,21 +46,21 @@ class Product:
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of the input."""
+        """Size of the input in bytes."""
         return self.rows * self.fan_in * self.number_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A way to train. The class attributes say what holds for every run of the method:
+    """A way to train. The class attributes hold for every run of the method:
 
-    name             how the command line, files and tables call it
+    name             its name on the command line, in files and in tables
     summary          what it does, in one line
     learning_rate    the default for a base of GPT-2's width, 768
     task_defaults    defaults of any setting for some tasks, by the task's name
     trains_base      every weight of the base is trained, and the result is a model folder
-    needs_head       it trains nothing but the task's linear head, so the task must have one
-    untrained        how to see that an adapter leaves the base as it is; see `is_untrained`
+    needs_head       it trains only the task's linear head, so the task must have one
+    untrained        how to recognise an adapter that leaves the base unchanged; see `is_untrained`
     """
 
     name: ClassVar[str]
@@ -77,112 +78,113 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """The method in a few words, for tables: `lora r=8`."""
+        """Short name of the method with its main setting, for tables: `lora r=8`."""
         return self.name
 
     @property
     def description(self) -> str:
-        """The method with its settings in one phrase: `lora r=8 (scale 2) on key, value`."""
+        """One phrase with the method and its settings: `lora r=8 (scale 2) on key, value`."""
         return self.label
 
     def validate(self) -> None:  # noqa: B027 (most methods have nothing to check)
-        """Raise UsageError for settings that exclude each other; ranges are checked elsewhere."""
+        """Raise UsageError for settings that exclude each other; `setting` checks the ranges."""
 
     def check_fit(self, shape: Shape) -> None:  # noqa: B027
-        """Raise UsageError where a base of this shape lacks what the settings ask for."""
+        """Raise UsageError if the settings need a part that a base of this shape does not have."""
 
     def check_use(self, shape: Shape) -> None:  # noqa: B027
-        """Raise UsageError for settings of a new run that make no sense on a base of this shape."""
+        """Raise UsageError for settings of a new run that are pointless on a base of this shape."""
 
     @abstractmethod
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of what is trained, by names that begin like the module's; without the head."""
+        """Return the shapes of all trained tensors but the head, by names that begin like the module's."""
 
     @abstractmethod
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of what its file holds, by the names in it without prefix; without the head."""
+        """Return the shapes of the tensors in the adapter file by name, without prefix and head."""
 
     @abstractmethod
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the lowest block that trains anything; `shape.n_layer` where none does."""
+        """Return the lowest block with trained parameters; `shape.n_layer` if no block has any."""
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the bytes that autograd holds for what the method adds to a product, by tensor.
+        """Return the bytes that autograd keeps for the method's part of a product, by tensor.
 
-        Empty where the method adds nothing. What autograd holds for trained weights and biases of the base
-        follows from `trained_shapes`.
+        Empty if the method adds nothing to the product. The bytes for trained weights and biases of the base
+        follow from `trained_shapes`.
         """
         return {}
 
     def backward_bytes(self, product: Product) -> int:
-        """Return what the backward pass of the method's part of a product takes beside a frozen product's."""
+        """Return the temporary bytes that the method adds to the backward pass of a product."""
         return 0
 
     @property
     def reads_norms(self) -> bool:
-        """Whether gradients need the norms' outputs, which are then recomputed instead of held."""
+        """Whether gradients need the outputs of the norms, which are recomputed instead of kept."""
         return True
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Return whether weight decay applies to a trained tensor: to the base's own matrices alone."""
+        """Return whether weight decay applies to a trained tensor; adapters have none."""
         return False
 
     def rate_factor(self, name: str) -> float:
-        """Return what the learning rate is multiplied by for a trained tensor."""
+        """Return the factor on the learning rate of a trained tensor."""
         return 1.0
 
     @abstractmethod
     def apply(self, model: GPT2) -> None:
-        """Prepare a model for training: freeze what stays, add what is new; the task's head is trained."""
+        """Freeze what is not trained and add the method's parameters. The task's head is always trained."""
 
     @abstractmethod
     def merge(self, model: GPT2) -> None:
-        """Fold what was trained into the base's weights, so that a plain model computes the same.
+        """Merge the trained parameters into the base's weights, so that a plain model computes the same.
 
-        Raises AdapterError, with the reason, where that is impossible.
+        Raises AdapterError, with the reason, if that is impossible.
         """
 
     def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return a weight of the base as it must be after merging: what `merge` is checked against.
+        """Return a weight of the base as it must be after merging, to check `merge` against it.
 
-        `name` is the base's, `weight` its fp32 tensor, `stored` holds the adapter's tensors by the names in
-        its file. It is the formula of the source, computed in fp64, and must not call what `merge` calls.
+        `name` is the base's name of the weight, `weight` its fp32 tensor, and `stored` holds the adapter's
+        tensors by their names in the file. The formula is that of the paper, computed in fp64. It must not
+        call the code that `merge` uses.
         """
         return stored.get(name, weight)
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return trained tensors by the names in the file, in the form that PEFT gives them."""
+        """Return the trained tensors by their names in the file, in PEFT's form."""
         return dict(trained)
 
     def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
-        """Return the tensors of a file by the model's own names; `shapes` are those that the model trains.
+        """Return the tensors of a file by the model's own names; `shapes` are the model's trained shapes.
 
-        Names and shapes have been checked. What a file holds beyond what this returns is found by the caller,
-        which writes the result again and compares.
+        The caller has checked names and shapes. To find data in the file that this function ignores, the
+        caller writes the result with `to_file` and compares.
         """
         return dict(stored)
 
     def is_untrained(self, trained: Mapping[str, Tensor]) -> bool:
-        """Return whether these tensors leave the base as it is, so that they cannot have been trained."""
+        """Return whether these tensors leave the base unchanged, so that they cannot have been trained."""
         return False
 
     def peft_config(self) -> dict[str, Any] | None:
-        """Return the method's fields of `adapter_config.json`; None where PEFT has no such method."""
+        """Return the method's fields of `adapter_config.json`; None if PEFT has no such method."""
         return None
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
-        """Return the method that an `adapter_config.json` of PEFT describes; None where it is another.
+        """Return the method that PEFT's `adapter_config.json` describes; None if it is another method.
 
-        `modules` are the modules of the base that can have an adapter. The method has adapters at least where
-        PEFT's has them. Raises UsageError, naming the fields, for an adapter of this method that cannot be
-        represented.
+        `modules` are the modules of the base that can have an adapter. The result has adapters on at least
+        the modules that PEFT's has. Raises UsageError, naming the fields, for an adapter of this method that
+        cannot be represented.
         """
         return None
 
     def peer_config(self) -> dict[str, Any] | None:
-        """Return PEFT's configuration for the same method as its users write it.
+        """Return the configuration with which a PEFT user trains the same method.
 
-        Empty where transformers alone trains the base; None where neither has such a method.
+        Empty if transformers alone trains the base; None if neither library has such a method.
         """
         return None

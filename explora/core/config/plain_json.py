@@ -1,4 +1,4 @@
-"""Dataclasses as plain JSON data and back, exactly; what does not fit is refused with its place."""
+"""Exact conversion of dataclasses to plain JSON data and back; errors name the place of unexpected data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from explora.errors import UsageError, did_you_mean
 
 
 def to_plain(value: Any) -> Any:
-    """Return lists, dicts, numbers and strings."""
+    """Convert a value to lists, dicts, numbers and strings."""
     if isinstance(value, Blocks):
         return str(value)
     if dataclasses.is_dataclass(value):
@@ -53,7 +53,7 @@ def _dataclass(kind: type[Any], value: Any, where: str) -> Any:
     refuse_unknown(value, [item.name for item in fields], where)
     for item in fields:
         if item.default is MISSING and item.default_factory is MISSING and item.name not in value:
-            raise UsageError(f"{where} does not say its {item.name}")
+            raise UsageError(f"{where} has no value for {item.name}")
     return kind(**{name: from_plain(hints[name], each, f"{where}.{name}") for name, each in value.items()})
 
 
@@ -70,7 +70,7 @@ def _require_mapping(value: Any, where: str) -> None:
 
 
 def refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise UsageError, with the nearest known one, for a key that is not known."""
+    """Raise UsageError for the first key that is not known, and suggest the nearest known key."""
     known = list(known)
     for key in keys:
         if key not in known:

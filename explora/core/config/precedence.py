@@ -1,4 +1,4 @@
-"""Where a run's settings come from: option > config file > task with method > task > default of the field."""
+"""Order of precedence for settings: option, config file, task with method, task, default of the field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from explora.core.config.validation import validate
 from explora.core.config.values import Blocks
 from explora.errors import UsageError
 
-DEFAULTS_WIDTH = 768  # the width (n_embd) that the methods' learning rates are for
+DEFAULTS_WIDTH = 768  # the width (n_embd) for which the methods' learning rates were chosen
 
 
 def resolve(
@@ -33,8 +33,9 @@ def resolve(
 ) -> tuple[TrainRun, dict[str, str]]:
     """Combine options, the settings of a config file and the defaults of task and method into a TrainRun.
 
-    `options` holds only what the user gave, by setting name, `from_file` what the file names. Returns the
-    run and, by setting name, where each value came from. Raises UsageError for what cannot be.
+    `options` holds only what the user gave, by setting name; `from_file` holds what the config file names.
+    Returns the run and the origin of each value, by setting name. Raises UsageError for settings that are
+    unknown, out of range or in conflict.
     """
     from_file = _of_same_method(options, from_file or {})
     name = options.get("method", from_file.get("method", DEFAULT_METHOD))
@@ -64,7 +65,8 @@ def resolve(
 def _of_same_method(options: Mapping[str, Any], from_file: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of a config file, without the learning rate if an option chooses another method.
 
-    A recorded learning rate is that of its method. Settings that both methods have stay, for a comparison.
+    A recorded learning rate fits its own method only. Settings that both methods have stay, so that the two
+    runs can be compared.
     """
     recorded = from_file.get("method")
     if recorded is None or options.get("method", recorded) == recorded:
@@ -73,7 +75,7 @@ def _of_same_method(options: Mapping[str, Any], from_file: Mapping[str, Any]) ->
 
 
 def _typed(setting: Setting | None, value: Any) -> Any:
-    """Return a value as the configuration holds it: text is parsed, and a list of blocks becomes Blocks.
+    """Convert a value to its type in the configuration: parse text, and make Blocks of a list of blocks.
 
     Raises UsageError for a value of another type.
     """
@@ -101,9 +103,10 @@ def _build(task: str, method: type[Method], values: Mapping[str, Any]) -> TrainR
 def fit_learning_rate(
     run: TrainRun, origins: Mapping[str, str], width: int
 ) -> tuple[TrainRun, dict[str, str]]:
-    """Fit a default learning rate, made for GPT-2's width of 768, to a base of another width.
+    """Scale a default learning rate, chosen for GPT-2's width of 768, to a base of another width.
 
-    Adam's best rate is proportional to 1 / width (Yang et al. 2022, table 3). A rate that was given stays.
+    The best learning rate of Adam is proportional to 1 / width (Yang et al. 2022, table 3). A learning rate
+    from an option or a config file does not change.
     """
     if origins["learning_rate"] in ("option", "config file") or width == DEFAULTS_WIDTH:
         return run, dict(origins)
@@ -116,17 +119,17 @@ def _refuse_pointless(task: str, method: type[Method], options: Mapping[str, Any
     """Raise UsageError for an option that this task or this method would ignore."""
     row = TASKS[task]
     if {"epochs", "max_minutes"} <= options.keys():
-        raise UsageError("--epochs and --max-minutes both say how long to train", "leave one of them out")
+        raise UsageError("--epochs and --max-minutes exclude each other", "leave one of them out")
     if reason := row.refuses(method):
         raise UsageError(f"{task} cannot be trained by {method.name}: {reason}")
     for name in foreign_settings(method, options):
         users = methods_with(name)
         raise UsageError(
-            f"{method.name} does not take --{spelled(name)}, which belongs to {', '.join(users)}",
+            f"{method.name} does not take --{spelled(name)}, an option of {', '.join(users)}",
             f"leave it out, or choose another method: --method {users[0]}",
         )
     for name in ("template", "label_words"):
         if name in options and name not in row.defaults:
             raise UsageError(
-                f"{task} does not take --{spelled(name)}", "templates and label words belong to paraphrase"
+                f"{task} does not take --{spelled(name)}", "only paraphrase has a template and label words"
             )

@@ -1,6 +1,6 @@
-"""Everything known by name: models, methods, tasks. Light: implementations are strings.
+"""Registry of models, methods and tasks by name. Implementations are strings, so that importing it is fast.
 
-To add a task, a method or a model size, add a row here and the file it names.
+To add a task, a method or a model size, add a row here and the file that the row names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The shape of a GPT-2: all that its parameter count depends on (HF field names)."""
+    """The shape of a GPT-2: everything that determines its parameter count (Hugging Face's field names)."""
 
     n_layer: int
     n_head: int
@@ -30,7 +30,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
-    """A model known by a short name: where the hub keeps it and its shape."""
+    """A model with a short name: its id on the Hugging Face hub and its shape."""
 
     hub_id: str
     shape: Shape
@@ -52,7 +52,7 @@ MODELS: dict[str, ModelRow] = {
 
 
 DEFAULT_METHOD = "lora"
-FULL_METHOD = "full"  # what adapters are compared with; plain models open as its results
+FULL_METHOD = "full"  # adapters are compared with it, and plain models open as its results
 
 METHODS: dict[str, str] = {
     "lora": "explora.core.methods.lora:LoRA",
@@ -72,13 +72,13 @@ def method_class(name: str) -> type[Method]:
     """Return the class of a method; see `config.method`. Raises UsageError for an unknown name."""
     if name not in METHODS:
         known = ", ".join(METHODS)
-        nearest = did_you_mean(name.replace("+", "-plus"), METHODS)  # as the paper writes LoRA+
+        nearest = did_you_mean(name.replace("+", "-plus"), METHODS)  # the paper writes LoRA+
         raise UsageError(f"method {name!r} is not one of {known}{nearest}")
     found: type[Method] = load_implementation(METHODS[name])
     return found
 
 
-# How a file is read: functions `(source, row, config)` that yield parsed lines.
+# Readers of files: functions `(source, row, config)` that yield parsed lines.
 ROWS = "explora.core.data.readers:read_rows"
 POEMS = "explora.core.data.readers:read_poems"
 DOCUMENTS = "explora.core.data.readers:read_documents"
@@ -86,27 +86,24 @@ DOCUMENTS = "explora.core.data.readers:read_documents"
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """Describe a task: what its files hold, how it answers, and its defaults by method.
+    """Description of a task: the contents of its files, its kind of answer, and its default settings.
 
-    Files:
-    `columns` are the required columns, `label` is the column of the label, `aliases` are other names of both.
-    `reader` is how a file is read. `split_files` names, by split and in order of preference, the files of a
-    folder that has one of the train files; other folders are searched for the name of the split.
-    `samples` is the folder of the sample data (default: the one inside the package).
-    `stream` says that the files are plain text, joined into one stream of tokens and cut into rows: the rows
-    are memory-mapped, evaluation uses the longest rows that the model reads, and a base can be trained from
+    Files: `columns` are the required columns, `label` is the column of the label, `aliases` are other names
+    of both. `reader` is the function that reads a file. `split_files` names, by split and in order of
+    preference, the files of a folder that has one of the train files; other folders are searched for the name
+    of the split. `samples` is the folder of the sample data (default: the one inside the package). `stream`
+    means that the files are plain text, joined into one stream of tokens and cut into rows. The rows are
+    memory-mapped, evaluation uses the longest rows that the model reads, and a base can be trained from
     scratch.
 
-    Answers:
-    `classes` is the number of classes (a default where the data decides), None for language modelling.
-    `own_head` says that a classification head answers, whatever the method; otherwise the tied head does.
-    `sampling` are defaults of `generate`, by option (else 1). `floor_needs_train` says that some trivial
-    answers are scored from training rows.
+    Answers: `classes` is the number of classes (a default if the data decides), None for language modelling.
+    `own_head` means that a classification head answers, whatever the method; otherwise the tied head does.
+    `sampling` holds defaults of `generate`, by option (1 for the others). `floor_needs_train` means that some
+    trivial answers are scored from training rows.
 
-    Settings:
-    `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a method
-    that trains nothing but a linear head makes no sense here, empty where one does. `course_ids` are the
-    labels as CS224N's code writes them, if these are token ids.
+    Settings: `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a
+    method that trains only a linear head makes no sense for this task, or empty if it does. `course_ids` are
+    the labels as CS224N's code writes them, if these are token ids.
     """
 
     summary: str
@@ -127,7 +124,7 @@ class TaskRow:
     course_ids: Mapping[str, str] = field(default_factory=dict)
 
     def refuses(self, method: type[Method]) -> str:
-        """Return why the task cannot be trained by a method; empty where it can."""
+        """Return why the task cannot be trained by a method; empty if it can."""
         return self.no_head if method.needs_head else ""
 
     @property
@@ -138,7 +135,8 @@ class TaskRow:
     def head_classes(self, needs_head: bool, classes: int | None = None) -> int:
         """Return the number of classes of the linear head that a method trains, 0 for no head.
 
-        `needs_head` is that of the method. `classes` is how many classes the data has, where that is known.
+        `needs_head` is that of the method. `classes` is the number of classes in the data, or None if
+        unknown.
         """
         if self.classes is None or not (self.own_head or needs_head):
             return 0
@@ -184,12 +182,12 @@ TASKS: dict[str, TaskRow] = {
         implementation="explora.core.tasks.sonnet:Sonnet",
         columns=("text",),
         reader=POEMS,
-        split_files={  # CS224N's: whole poems where there are some, not the first lines of the same ones
+        split_files={  # CS224N's: whole poems come before files with only the first lines of the same poems
             "train": ("sonnets.txt",),
             "dev": ("TRUE_sonnets_held_out_dev.txt",),
             "test": ("TRUE_sonnets_held_out.txt", "sonnets_held_out.txt"),
         },
-        # chosen in benchmarks/results/decoding-2026-11-26.md: no repeated lines, and metre
+        # chosen for metre, without repeated lines: benchmarks/results/decoding-2026-11-26.md
         sampling={"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2},
         floor_needs_train=True,
         defaults={
@@ -198,10 +196,10 @@ TASKS: dict[str, TaskRow] = {
             "max_length": 512,
         },
         no_head="a sonnet is written by the tied language-model head; "
-        "a fresh linear head over the whole vocabulary would have to learn every word from nothing",
+        "a new linear head over the whole vocabulary would have to learn every word from the start",
     ),
     "text": TaskRow(
-        summary="language modelling on plain text: adapt a base to your own, or train one",
+        summary="language modelling on plain text: adapt a base to your text, or train a new base",
         implementation="explora.core.tasks.text:Text",
         columns=("text",),
         reader=DOCUMENTS,
@@ -212,7 +210,7 @@ TASKS: dict[str, TaskRow] = {
             "batch_size": 8,
             "max_length": 512,
         },
-        no_head="language modelling uses the tied head, not a fresh one",
+        no_head="language modelling uses the tied head, not a new one",
     ),
 }
 

@@ -1,7 +1,7 @@
-"""What a run is: `TrainRun`, the sum of its method and its concerns, with an exact JSON round trip.
+"""The complete configuration of a run, `TrainRun`, with an exact conversion to JSON and back.
 
-Setting names are unique across the concerns, so an option, a key of a config file and a task default all name
-a setting by its own name alone. `precedence` decides which of them counts, `validation` what is allowed.
+Setting names are unique across all parts, so options, keys of config files and task defaults use the name of
+a setting alone. `precedence` chooses among several values, and `validation` checks the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _default_method() -> Method:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
-    """One training run, complete: with the same data it gives the same bits."""
+    """One complete training run. The same run on the same data and machine gives the same bits."""
 
     task: str
     model: str = setting(
@@ -69,14 +69,14 @@ class TrainRun:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, dicts, numbers, strings."""
+        """Convert the run to plain lists, dicts, numbers and strings."""
         plain: dict[str, Any] = to_plain(self)
         plain["method"] = method_to_json(self.method)
         return plain
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainRun:
-        """The inverse of `to_json`; a key that no field has raises UsageError."""
+        """Build a run from the output of `to_json`. Raises UsageError for an unknown key."""
         if not isinstance(value, Mapping):
             raise UsageError(f"run should be an object, not {value!r}")
         method = _method_from_json(value.get("method", {}))
@@ -86,11 +86,11 @@ class TrainRun:
 
 
 def method_to_json(method: Method) -> dict[str, Any]:
-    """Return the name of a method and its settings."""
+    """Return the name of a method and its settings as plain JSON data."""
     return {"method": method.name, **to_plain(method)}
 
 
-# The settings of every run before format 2, whatever its method.
+# Before format 2, every run recorded these settings, whatever its method.
 _FORMAT_1 = {"method", "rank", "alpha", "lora_dropout", "targets", "layers"}
 
 
@@ -115,11 +115,11 @@ CONCERNS: dict[str, type[Any]] = {
     "training": TrainingConfig,
     "runtime": RuntimeConfig,
 }
-WHOLE = ("model", "tokenizer", "from_scratch", "from_run")  # settings that stand in TrainRun itself
+WHOLE = ("model", "tokenizer", "from_scratch", "from_run")  # settings that are fields of TrainRun itself
 
 
 def field_names(kind: type[Any]) -> list[str]:
-    """Return the settings of a concern or a method."""
+    """Return the names of the settings of a concern or a method."""
     return [item.name for item in dataclasses.fields(kind)]
 
 
@@ -130,7 +130,7 @@ def all_settings(method: type[Method]) -> dict[str, Setting]:
 
 
 def method_settings() -> dict[str, Setting]:
-    """Return the settings that any method has, by name; of two methods with the same the first counts."""
+    """Return the settings of all methods by name; for a name of several methods, the first method's."""
     found: dict[str, Setting] = {}
     for name in METHODS:
         for item in settings_of_class(method_class(name)):
@@ -144,13 +144,13 @@ def methods_with(name: str) -> list[str]:
 
 
 def foreign_settings(method: type[Method], names: Iterable[str]) -> Iterator[str]:
-    """Yield which of these settings belong to other methods than this one."""
+    """Yield the names of those settings that belong only to other methods."""
     known = method_settings().keys() - set(field_names(method))
     return (name for name in names if name in known)
 
 
 def settings_of(run: TrainRun) -> dict[str, Any]:
-    """Return every setting of a run by its name alone."""
+    """Return every setting of a run by its name alone, without the name of its part."""
     flat: dict[str, Any] = {name: getattr(run, name) for name in WHOLE}
     flat |= {"method": run.method.name}
     for part in (run.method, *(getattr(run, concern) for concern in CONCERNS)):
@@ -159,9 +159,9 @@ def settings_of(run: TrainRun) -> dict[str, Any]:
 
 
 def settings_in(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by name alone, the settings that a run's JSON names; it may leave any out.
+    """Return the settings that a run's JSON contains, by name alone; the JSON may be incomplete.
 
-    Raises UsageError for a key that no field has and for a value of another type.
+    Raises UsageError for an unknown key and for a value of another type.
     """
     flat = settings_of(TrainRun.from_json(value))
     sections = {"method", *CONCERNS}

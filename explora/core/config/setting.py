@@ -1,6 +1,6 @@
-"""Describe settings where they are declared: help, range, choices and text form, in fields of dataclasses.
+"""Description of settings where they are declared: help, range, choices and text form of a dataclass field.
 
-Options, config files, validation and the dry run are all made from these descriptions.
+Options, config files, validation and the dry run are all generated from these descriptions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KEY = "setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers from `low` to below `high`; `text` completes the sentence "it must be ..."."""
+    """The numbers from `low` to just below `high`; `text` completes the sentence "it must be ..."."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Range:
 
 
 def at_least(low: int) -> Range:
-    """Return the range of all finite numbers from `low` on."""
+    """Return the range of all finite numbers of `low` and more."""
     return Range(low=low, high=math.inf, text=f"at least {low}")
 
 
@@ -37,10 +37,10 @@ FRACTION = Range(low=0.0, high=1.0, text="in [0, 1)")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a setting means, and which values it takes.
+    """Meaning, range and text form of a setting.
 
-    `help` says it without the default; `default` is how help shows a default that the field does not hold.
-    `parse` reads the text of an option; `show` writes a value as `parse` reads it.
+    `help` leaves out the default. `default` is the text for a default that the field does not contain.
+    `parse` reads the text of an option; `show` writes a value so that `parse` can read it.
     """
 
     help: str
@@ -83,11 +83,11 @@ class Setting:
 
     @property
     def spelled(self) -> str:
-        """The name as options spell it."""
+        """The setting's name as an option, without the dashes before it."""
         return spelled(self.name)
 
     def check(self, value: Any) -> None:
-        """Raise UsageError for a value that is out of range or no choice; None is always allowed."""
+        """Raise UsageError for a value that is out of range or not a choice; None is always valid."""
         if value is None:
             return
         choices, allowed = self.about.choices, self.about.range
@@ -101,7 +101,7 @@ class Setting:
             raise UsageError(f"--{self.spelled} must be {allowed.text}, not {value!r}", hint)
 
     def check_type(self, value: Any) -> None:
-        """Raise UsageError for a value whose type is not the setting's. A whole number is a float too."""
+        """Raise UsageError for a value of the wrong type. A float setting takes integers too."""
         if self.kind not in (bool, int, float, str):
             return
         allowed = (int, float) if self.kind is float else self.kind
@@ -112,7 +112,7 @@ class Setting:
         raise UsageError(f"{self.name} is of type {self.kind.__name__}, not {found}", example)
 
     def show(self, value: Any) -> str:
-        """Write a value as the option takes it."""
+        """Return a value as text that the option accepts."""
         if value is None:
             return "none"
         if self.about.show is not None:
@@ -131,7 +131,7 @@ def _plain(value: Any) -> str:
 
 
 def settings_of_class(kind: type[Any]) -> Iterator[Setting]:
-    """Yield the settings that a configuration dataclass declares, in their order."""
+    """Yield the settings that a configuration dataclass declares, in the order of its fields."""
     hints = typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
         if (about := item.metadata.get(_KEY)) is None:
@@ -153,5 +153,5 @@ def check_settings(config: Any) -> None:
 
 
 def spelled(name: str) -> str:
-    """Return a setting's name as options spell it."""
+    """Return the name of a setting as an option, without the dashes before it."""
     return "from" if name == "from_run" else name.replace("_", "-")  # `from` cannot name a field in Python

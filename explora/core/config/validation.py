@@ -1,4 +1,4 @@
-"""Which values a run may have: the range of each setting, then what must fit together."""
+"""Validation of a run: first the range of each setting, then combinations of settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def validate(run: TrainRun) -> None:
         check_settings(part)
     run.method.validate()
     if run.encoding.label_words is not None and len(set(run.encoding.label_words)) != 2:
-        raise UsageError("label words are two different words: --label-words yes,no")
+        raise UsageError("label words must be two different words: --label-words yes,no")
     if run.encoding.template is not None:
         _validate_template(run.encoding.template, set(task_row(run.task).columns))
     if run.from_scratch is None:
@@ -35,7 +35,7 @@ def _validate_template(template: str, columns: set[str]) -> None:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise UsageError(f"the template {template!r} is broken: {error}", "write {{ for a brace") from None
+        raise UsageError(f"the template {template!r} is malformed: {error}", "write {{ for a brace") from None
     fields = {name for _, name, _, _ in parts if name is not None}
     if fields != columns or any(form or conversion for _, _, form, conversion in parts):
         wanted = " and ".join(f"{{{name}}}" for name in sorted(columns))

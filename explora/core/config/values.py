@@ -1,4 +1,4 @@
-"""The text forms of settings that are more than one number or word, and back."""
+"""Conversion of settings to text and back, for settings that are more than one number or word."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SHAPE_FIELDS = {
 
 
 class Blocks(tuple[int, ...]):
-    """Blocks of a model by number, from 0: sorted and distinct. The text form is `0-3,7`."""
+    """Numbers of a model's blocks, from 0: sorted and distinct. The text form is `0-3,7`."""
 
     __slots__ = ()
 
     def __new__(cls, numbers: Iterable[int]) -> Blocks:
-        """Sort the numbers and drop repetitions."""
+        """Sort the numbers and remove duplicates."""
         return super().__new__(cls, sorted(set(numbers)))
 
     def __str__(self) -> str:
-        """Return ranges with both ends included, separated by commas."""
+        """Return ranges, both ends included, separated by commas."""
         if not self:
             return "none"
         runs = [
@@ -46,12 +46,12 @@ class Blocks(tuple[int, ...]):
 
     @classmethod
     def parse(cls, text: str) -> Blocks:
-        """Read `6-11`, `6` or `0,2,5-7`, both ends included. Raises UsageError."""
+        """Parse `6-11`, `6` or `0,2,5-7`, both ends included. Raises UsageError."""
         return cls(number for part in text.split(",") for number in _block_range(part, text))
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Blocks:
-        """Read the text form, or the pair `[first, last]` of files before format 2. Raises UsageError."""
+        """Parse the text form, or the pair `[first, last]` of files before format 2. Raises UsageError."""
         if isinstance(value, str):
             return cls.parse(value)
         is_pair = isinstance(value, (list, tuple)) and len(value) == 2
@@ -74,15 +74,15 @@ def _block_range(part: str, text: str) -> range:
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """`query,attn_out` -> ("query", "attn-out"); unknown targets are refused with the configuration."""
+    """Parse `query,attn_out` to ("query", "attn-out"). Validation refuses unknown targets later."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError("--targets names at least one target", f"--targets {','.join(TARGETS)}")
+        raise UsageError("--targets needs at least one target", f"--targets {','.join(TARGETS)}")
     return tuple(name if name in TARGETS else name.replace("_", "-") for name in names)
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`label=is_dup,sentence1=q1` -> {"label": "is_dup", "sentence1": "q1"} (ours -> the file's)."""
+    """Parse `label=is_dup,sentence1=q1` to {"label": "is_dup", "sentence1": "q1"} (ours: the file's)."""
     columns: dict[str, str] = {}
     for part in text.split(","):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
@@ -95,7 +95,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def parse_numbers_by_module(text: str) -> dict[str, float]:
-    """`mlp.c_fc=16,h.3.attn.c_attn=4` -> {"mlp.c_fc": 16.0, "h.3.attn.c_attn": 4.0}; `none` -> {}."""
+    """Parse `mlp.c_fc=16,h.3.attn.c_attn=4` to {"mlp.c_fc": 16.0, "h.3.attn.c_attn": 4.0}; `none` to {}."""
     if text.strip() == "none":
         return {}
     numbers: dict[str, float] = {}
@@ -108,15 +108,15 @@ def parse_numbers_by_module(text: str) -> dict[str, float]:
 
 
 def parse_ranks_by_module(text: str) -> dict[str, int]:
-    """`mlp.c_fc=16` -> {"mlp.c_fc": 16}. Raises UsageError for a rank that is no whole number."""
+    """Parse `mlp.c_fc=16` to {"mlp.c_fc": 16}. Raises UsageError for a rank that is not a whole number."""
     numbers = parse_numbers_by_module(text)
     if broken := [f"{module}={number:g}" for module, number in numbers.items() if number % 1]:
-        raise UsageError(f"a rank is a whole number, not {', '.join(broken)}")
+        raise UsageError(f"a rank must be a whole number, not {', '.join(broken)}")
     return {module: int(number) for module, number in numbers.items()}
 
 
 def parse_label_words(text: str) -> tuple[str, str]:
-    """`yes,no` -> ("yes", "no"): the word for label 1, then the word for label 0."""
+    """Parse `yes,no` to ("yes", "no"): the word for label 1, then the word for label 0."""
     words = [word.strip() for word in text.split(",")]
     if len(words) != 2 or not all(words) or words[0] == words[1]:
         raise UsageError(f"--label-words {text!r} is not two different words", "--label-words yes,no")
@@ -124,17 +124,17 @@ def parse_label_words(text: str) -> tuple[str, str]:
 
 
 def parse_size(text: str) -> int:
-    """`4GB` -> 4,000,000,000 bytes; `1KiB` -> 1,024; `off` -> 0."""
+    """Parse a size in bytes: `4GB` is 4,000,000,000, `1KiB` is 1,024, `off` is 0."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|[kMGT]i?B)?", text.strip(), re.IGNORECASE)
     if text.strip().lower() == "off":
         return 0
     if match is None:
-        raise UsageError(f"{text!r} is no size in bytes", "a number with its unit, 500MB or 4GB")
+        raise UsageError(f"{text!r} is not a size in bytes", "write a number with its unit: 500MB or 4GB")
     return round(float(match[1]) * SIZES[(match[2] or "B").upper()])
 
 
 def parse_shape(text: str) -> Shape:
-    """`layers=6,heads=4,width=256,context=512,vocabulary=8192` -> Shape. Raises UsageError."""
+    """Parse `layers=6,heads=4,width=256,context=512,vocabulary=8192` to a Shape. Raises UsageError."""
     example = "--from-scratch layers=6,heads=4,width=256,context=512,vocabulary=8192"
     values: dict[str, int] = {}
     for part in text.split(","):
@@ -148,7 +148,7 @@ def parse_shape(text: str) -> Shape:
         values[SHAPE_FIELDS[name]] = int(number)
     missing = [name for name, key in SHAPE_FIELDS.items() if key not in values]
     if missing:
-        raise UsageError(f"--from-scratch does not say {', '.join(missing)}", example)
+        raise UsageError(f"--from-scratch lacks {', '.join(missing)}", example)
     shape = Shape(**values)
     if shape.n_embd % shape.n_head:
         raise UsageError(
@@ -158,11 +158,11 @@ def parse_shape(text: str) -> Shape:
 
 
 def show_size(count: int) -> str:
-    """Write bytes as `parse_size` reads them: `4GB`, `off`."""
+    """Write a number of bytes as text for `parse_size`: `4GB`, `off`."""
     unit = next((unit for unit in ("TB", "GB", "MB", "KB") if count >= SIZES[unit]), "B")
     return f"{count / SIZES[unit]:g}{unit}" if count else "off"
 
 
 def show_shape(shape: Shape) -> str:
-    """Write a shape as `parse_shape` reads it."""
+    """Write a shape as text for `parse_shape`."""
     return ",".join(f"{name}={getattr(shape, key)}" for name, key in SHAPE_FIELDS.items())

@@ -1,4 +1,4 @@
-"""Which rows make a batch: similar lengths together, order drawn anew each epoch from the seed alone."""
+"""Batches of rows with similar lengths, in an order that depends on seed and epoch only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-WINDOW = 64  # batches that are sorted by length together: little padding, much shuffling
+WINDOW = 64  # number of batches sorted by length together: little padding, much shuffling
 
 
 def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
     """Return the row numbers of each batch of an epoch.
 
-    Rows are shuffled, sorted by length inside windows of 64 batches, cut into batches of `size`, and the
-    batches are shuffled. In epoch 0 the batch with most padded tokens comes first, so that memory fails
-    early.
+    Rows are shuffled, sorted by length inside windows of 64 batches, and cut into batches of `size`; then the
+    batches are shuffled. In epoch 0 the batch with the most tokens, padding included, comes first, so that a
+    lack of memory shows at once.
     """
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(lengths)))
@@ -33,7 +33,7 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
 def in_length_order(
     lengths: Sequence[int], size: int, rows: Sequence[int] | None = None
 ) -> Iterator[list[int]]:
-    """Yield batches of similar length; `rows` defaults to all."""
+    """Yield batches of rows of similar length; `rows` defaults to all rows."""
     ordered = sorted(range(len(lengths)) if rows is None else rows, key=lengths.__getitem__)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -1,4 +1,4 @@
-"""Which column of a file is which of a task's: by name, by alias or by position."""
+"""Match the columns of a file with those of a task: by name, by alias or by position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Columns = dict[str, str]  # the task's column -> its name in the file
 
 
 class RecordedColumns(dict[str, str]):
-    """The mapping that a run was trained with: it applies where a file has these columns."""
+    """The column mapping of an earlier training: a pair applies only if the file has its column."""
 
 
 def match_columns(
@@ -20,9 +20,10 @@ def match_columns(
 ) -> Columns:
     """Find the columns of a task among those of a file.
 
-    Required are the task's columns and those in `given`; the label and the id are taken if they are there. A
-    canonical name goes before an alias. With `by_position`, `given` may name a column by its number, from 1.
-    Raises DataError that lists all missing columns, UsageError if `given` names no column of the task.
+    The task's columns and those in `given` are required; the label and the id are optional. A canonical name
+    takes precedence over an alias. With `by_position`, `given` may refer to a column by its number, from 1.
+    Raises one DataError for all missing columns, and UsageError if `given` names a column that the task does
+    not have.
     """
     named, is_recorded = orient(given, row), isinstance(given, RecordedColumns)
     required = {*row.columns, *(() if is_recorded else named)}
@@ -49,7 +50,7 @@ def match_columns(
 
 
 def orient(given: Mapping[str, str], row: TaskRow) -> Columns:
-    """Return `given` as a mapping from the task's columns; the two sides of a pair may be exchanged.
+    """Return `given` as a mapping from the task's columns, whichever side of a pair they are on.
 
     Raises UsageError for a pair without a column of the task.
     """
@@ -70,16 +71,16 @@ def orient(given: Mapping[str, str], row: TaskRow) -> Columns:
 
 
 def count_known(names: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> int:
-    """Return how many of `names` are columns of the task: its own names, its aliases and those in `given`."""
+    """Return how many of `names` are columns of the task: its own names, aliases, or names in `given`."""
     mapped = (name for name in orient(given, row).values() if not name.isdecimal())
     known = {name.casefold() for name in (*_wanted(row), *row.aliases, *mapped)}
     return len(known & {name.strip().casefold() for name in names})
 
 
 def numbered_header(first: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> list[str] | None:
-    """Return the columns' numbers as their names if `given` has only positions and `first` is a row of data.
+    """Return column numbers as names, if `given` has only positions and `first` is a row of data.
 
-    A first line that names a column of the task is a header, and so is one that has all these numbers.
+    A first line with a column name of the task, or with all these numbers, is a header: the result is None.
     """
     numbers = orient(given, row).values()
     by_number = bool(given) and all(number.isdecimal() for number in numbers)
@@ -102,15 +103,15 @@ def _no_columns(
     lacking = [*missing, *_missing_label(missing, found, row)]
     hint = f"name {_them(lacking)}: --columns {','.join(f'{name}=NAME' for name in lacking)}"
     if len(lacking) > len(missing):
-        hint += f" (leave {row.label} out where the rows have none)"
+        hint += f" (leave {row.label} out if the rows have no labels)"
     if by_position and not found:  # perhaps there is no header
         shown = [f"{number} {name}" for number, name in enumerate(shown, 1)]
-        hint += f"; if line 1 is a row and no header, give positions: --columns {_positions(there, row)}"
+        hint += f"; if line 1 is a row of data, give positions: --columns {_positions(there, row)}"
     return DataError(f"no {what}{near} (there are {', '.join(shown)})", hint, file=file, line=1)
 
 
 def _missing_label(missing: Columns, found: Columns, row: TaskRow) -> list[str]:
-    """Return the column of the label where the file has none of its names: training would ask for it next."""
+    """Return the label's column if the file has none of its names, because training would need it next."""
     return [row.label] if row.label and row.label not in {*missing, *found} else []
 
 

@@ -1,4 +1,4 @@
-"""Documents of plain text, one at a time, so that memory does not grow with the file."""
+"""Documents of plain text, read one at a time, so that memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Numbered = Iterator[tuple[int, str]]
 
 
 def stream_documents(path: str | Path, encoding: str = text_files.AUTO) -> Iterator[str]:
-    r"""Yield the documents of a text: runs of lines that are not blank, joined with \n.
+    """Yield the documents of a text: groups of consecutive non-blank lines, joined with \n.
 
-    A file named .jsonl has one object with `text` a line instead, one named .json may have an array of them.
-    A file may be packed by xz or gzip; "-" is standard input. Memory holds one document, or a whole array.
-    Raises DataError with file and line.
+    Instead, a .jsonl file has one object with `text` per line, and a .json file may have an array of them. A
+    file may be compressed by xz or gzip; "-" is standard input. Memory use is one document, or the whole
+    array. Raises DataError with file and line.
     """
     return (text for _, text in numbered_documents(path, encoding))
 
@@ -77,7 +77,7 @@ def _texts(objects: Iterator[json_rows.Item], file: str) -> Numbered:
 
 
 def _lines(source: str, file: str, encoding: str) -> Numbered:
-    """Yield the lines of a text, packed or not, with their numbers and without their ends."""
+    """Yield the lines of a text, compressed or not, with their numbers and without line ends."""
     try:
         with _open(source) as stream:
             unpacked = _unpacked(stream)
@@ -87,13 +87,13 @@ def _lines(source: str, file: str, encoding: str) -> Numbered:
                     raise DataError("a NUL byte in the text", file=file, line=number)
                 yield number, line.removeprefix("\ufeff") if number == 1 else line
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"the packed file is damaged or cut off: {error}", file=file) from None
+        raise DataError(f"the compressed file is damaged or cut off: {error}", file=file) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=file) from None
 
 
 def _decoded(stream: io.BufferedReader, file: str, codec: str) -> Numbered:
-    """Yield decoded lines. UTF-16 and UTF-32 have no lines of bytes: the codec has to find them."""
+    """Yield decoded lines. In UTF-16 and UTF-32, the codec must find the line ends."""
     if codec.lower().startswith(("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")):
         yield from _lines_of_wide_characters(stream, file, codec)
         return
@@ -122,7 +122,7 @@ def _open(source: str) -> AbstractContextManager[io.BufferedReader]:
 
 
 def _unpacked(stream: io.BufferedReader) -> io.BufferedReader:
-    """Return the unpacked stream; the first bytes tell how it is packed, whatever its name."""
+    """Return the decompressed stream; its first bytes decide the format, whatever the file's name."""
     start = stream.peek(len(_XZ))
     if start.startswith(_GZIP):
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, stream))))

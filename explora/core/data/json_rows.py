@@ -1,4 +1,4 @@
-"""Rows as JSON objects: one a line (JSON Lines), or all in one array."""
+"""Rows as JSON objects: one per line (JSON Lines), or all in one array."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from explora.core.data.records import SKIP_HINT, Parsed, checked
 from explora.errors import DataError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_FORM_HINT = 'write one object a line, or an array of objects: [{"sentence": ...}, ...]'
+_FORM_HINT = 'write one object per line, or an array of objects: [{"sentence": ...}, ...]'
 _TOO_DEEP = "invalid JSON: lists or objects are nested too deeply"
 
-Item = tuple[int, dict[str, Any] | DataError]  # the line where an object starts, and the object
+Item = tuple[int, dict[str, Any] | DataError]  # the line where an object starts; the object or its error
 
 
 def is_json(text: str) -> bool:
-    """Tell whether a text begins as an object or as an array of objects does."""
+    """Return whether a text starts like an object or like an array of objects."""
     return re.match(r'\s*(\{\s*["}]|\[\s*[{\]])', text) is not None
 
 
 def parse_json(text: str, row: TaskRow, given: Mapping[str, str], file: str) -> Parsed:
     """Yield the rows of JSON Lines or of an array, and a DataError for each bad one.
 
-    Raises DataError for a broken array, and when no object has a required column.
+    Raises DataError for a malformed array, and if no object has a required column.
     """
     objects = list(numbered_objects(text, file))
     keys: dict[str, None] = {}
@@ -47,20 +47,20 @@ def parse_json(text: str, row: TaskRow, given: Mapping[str, str], file: str) -> 
 
 
 def _refuse_wrapped(objects: Sequence[Item], file: str) -> None:
-    """Raise DataError for a file that is one object with the rows in a list of its own."""
+    """Raise DataError for a file that is one object with the rows in a list inside it."""
     only = objects[0][1]
     if len(objects) > 1 or isinstance(only, DataError):
         return
     for name, value in only.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            hint = f"take them out: jq -c '.[{json.dumps(name)}][]' {file} > rows.jsonl"
+            hint = f"extract them: jq -c '.[{json.dumps(name)}][]' {file} > rows.jsonl"
             raise DataError(f"the rows are in the list {name!r} of one object", hint, file=file)
 
 
 def numbered_objects(text: str, file: str) -> Iterator[Item]:
-    """Yield each object with its line, or what is wrong with it; blank lines do not count.
+    """Yield each object, or its error, with its line number; blank lines are ignored.
 
-    Raises DataError for a broken array: where its next object starts cannot be known.
+    Raises DataError for a malformed array, because the start of its next object is unknown.
     """
     if text.lstrip().startswith("[") and is_json(text):
         return _of_array(text, file)
@@ -69,7 +69,7 @@ def numbered_objects(text: str, file: str) -> Iterator[Item]:
 
 
 def object_of_line(number: int, line: str, file: str) -> Iterator[Item]:
-    """Yield the object of a line of JSON Lines, or what is wrong with it; nothing for a blank line."""
+    """Yield the object of a line of JSON Lines, or its error; nothing for a blank line."""
     if line.strip():
         yield number, _object(line, file, number)
 
@@ -131,13 +131,13 @@ def _no_object(value: object, file: str, line: int) -> DataError:
 
 
 def _no_keys(file: str) -> DataError:
-    return DataError("the objects have no keys", "a row is an object: {...}", file=file, line=1)
+    return DataError("the objects have no keys", "a row must be an object: {...}", file=file, line=1)
 
 
 def _strings(
     item: Mapping[str, Any], columns: Mapping[str, str], row: TaskRow, file: str, line: int
 ) -> dict[str, str] | DataError:
-    """Return the values as strings: texts must be ones; a label or an id may be a number or a boolean."""
+    """Return the values as strings; a label or an id may also be a number or a boolean."""
     values = {}
     for canonical, name in columns.items():
         value = item.get(name)

@@ -1,8 +1,8 @@
 """Data sets known by name: in $EXPLORA_DATA, else from a pinned public source on the Hugging Face hub.
 
-`EXPLORA_DATA` is a folder with the folders quora, sst, cfimdb and sonnets, holding CS224N's files. The
-hub is asked through huggingface_hub: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and the timeouts
-HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT mean what they mean everywhere else.
+`EXPLORA_DATA` is a folder with the folders quora, sst, cfimdb and sonnets, which contain CS224N's files.
+Downloads go through huggingface_hub: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and the timeouts
+HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT have their usual meaning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARIABLE = "EXPLORA_DATA"
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file of a public source and what it must be, byte for byte."""
+    """A file of a public source, with its exact size and checksum."""
 
     name: str
     size: int
@@ -28,7 +28,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a data set comes from; without `repo` there is no public source to fetch it from."""
+    """The source of a data set; without `repo` there is no public download."""
 
     origin: str
     licence: str
@@ -39,7 +39,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A data set on this machine: a folder or its only file, and under which licence it is."""
+    """A data set on this machine: a folder or its only file, and its licence."""
 
     path: Path
     licence: str
@@ -50,8 +50,8 @@ _COURSE = (
     "the default project of Stanford's CS224N (https://github.com/cfifty/public_cs224n_gpt, folder data)"
 )
 
-# The build machine reaches no hub: sizes and checksums are those that public copies of these
-# repositories' metadata state (for Quora two independent ones), and no download of the real files was tried.
+# The build machine cannot reach the hub. Sizes and checksums come from public copies of the metadata of
+# these repositories (for Quora, two independent ones). No download of the real files was tried.
 SOURCES: dict[str, Source] = {
     "quora": Source(
         origin="Quora's first data set release, 404,290 question pairs in one file",
@@ -97,10 +97,10 @@ SOURCES: dict[str, Source] = {
 
 
 def locate(name: str) -> Located:
-    """Find a data set of `SOURCES`, fetching it if need be; huggingface_hub draws the progress bar.
+    """Find a data set of `SOURCES`, and download it if needed; huggingface_hub draws the progress bar.
 
-    Fetched files are checked byte for byte each time. Raises DataError when the data set is neither here
-    nor to be had, and when what arrived is not what was pinned; it is deleted then.
+    Downloaded files are checked byte for byte each time. Raises DataError if the data set cannot be found or
+    downloaded. A file that differs from its pinned checksum is deleted and raises DataError, too.
     """
     source = SOURCES[name]
     local = _local_folder(name)
@@ -120,36 +120,36 @@ def _local_folder(name: str) -> Path | None:
         return None
     if not Path(root).is_dir():
         raise DataError(
-            f"{VARIABLE} names no folder: {root}", f"unset {VARIABLE}, or let it name the data folder"
+            f"{VARIABLE} is not a folder: {root}", f"unset {VARIABLE}, or set it to the data folder"
         )
     folder = Path(root) / name
     return folder if folder.is_dir() else None
 
 
 def _fetch(name: str, source: Source, file: RemoteFile) -> Path:
-    """Return the path of a file in the cache, downloaded if need be, and checked."""
+    """Return the path of a file in the cache, downloaded if needed, and checked."""
     from huggingface_hub import constants, hf_hub_download
 
     where = f"{source.repo}/{file.name} on {constants.ENDPOINT}"
     try:
         fetched = hf_hub_download(source.repo, file.name, repo_type="dataset", revision=source.revision)
-    except Exception as error:  # network, proxy, disk: each release of the client has its own kinds
+    except Exception as error:  # network, proxy, disk: the exceptions differ between versions of the client
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
         hint = f"check the network, HF_ENDPOINT, HF_HUB_OFFLINE; or set {VARIABLE} to a folder with {name}/"
-        raise DataError(f"{name} cannot be fetched ({where}): {reason}", hint) from None
+        raise DataError(f"{name} cannot be downloaded ({where}): {reason}", hint) from None
     path = Path(fetched)
     wrong = _difference(path, file)
     if wrong:
         blob = path.resolve()
         path.unlink()
         blob.unlink(missing_ok=True)
-        hint = f"what came was deleted; try again, or set {VARIABLE} to a folder with {name}/"
-        raise DataError(f"{name} is not what it must be ({where}): {wrong}", hint)
+        hint = f"the file was deleted; try again, or set {VARIABLE} to a folder with {name}/"
+        raise DataError(f"{name} differs from its pinned version ({where}): {wrong}", hint)
     return path
 
 
 def _difference(path: Path, file: RemoteFile) -> str:
-    """Return how a file differs from what was pinned, "" when it does not."""
+    """Return how a file differs from its pinned size and checksum; "" if it does not."""
     size = path.stat().st_size
     if size != file.size:
         return f"{file.size:,} bytes expected, {size:,} found"

@@ -1,4 +1,4 @@
-"""Poems as text: numbered ones under a header, as CS224N's sonnets, or just blank lines between them."""
+"""Poems as text: numbered ones below a header, as in CS224N's sonnets, or poems between blank lines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NUMBER = re.compile(r"(\d{1,4}|[IVXLCDM]+)\.?")
 def parse_poems(lines: list[str], file: str) -> Parsed:
     """Yield the poems of a text as rows with `id` and `text`, and a DataError for each bad one.
 
-    Where numbers stand alone and ascend, a poem is what follows its number, and what comes before the
-    first is a header; its id is the number, its line the number's. Otherwise a poem is a run of lines
-    that are not blank; its id is its first line's number.
+    If ascending numbers stand alone on lines, each number starts a poem, and the text before the first is a
+    header. The poem's id is its number, and its line is the line of the number. Otherwise a poem is a group
+    of consecutive non-blank lines, and its id is the number of its first line.
     """
     numbers = _numbers(lines)
     starts = list(numbers) or _first_lines(lines)
@@ -36,7 +36,7 @@ def parse_poems(lines: list[str], file: str) -> Parsed:
 
 
 def poem(lines: Iterable[str]) -> str:
-    r"""Join verse lines with \n: without blank lines and what all are indented by."""
+    """Join verse lines with \n, without blank lines and without common indentation."""
     return textwrap.dedent("\n".join(line.rstrip() for line in lines if line.strip())).strip()
 
 
@@ -46,10 +46,10 @@ def _first_lines(lines: list[str]) -> list[int]:
 
 
 def _numbers(lines: list[str]) -> dict[int, str]:
-    """Return the numbers of the poems by the index of their line; none when they are not numbered.
+    """Return the numbers of the poems by the index of their line; empty if the poems are not numbered.
 
-    A single number counts only on top, and numbers only where they ascend: the title "1914" or the
-    stanza "II" of some poem must not make a header of all the poems before it.
+    A single number counts only at the top, and several only if they ascend. Otherwise the title "1914" or the
+    stanza "II" of one poem would make all poems before it a header.
     """
     found = {
         i: lines[i].strip().rstrip(".") for i in _first_lines(lines) if _NUMBER.fullmatch(lines[i].strip())

@@ -1,4 +1,4 @@
-"""The first lines of a row's text, given to whoever continues it."""
+"""The first lines of a row's text, as a prompt for a continuation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PROMPT_LINES = 3  # as in the CS224N course
 
 
 def first_lines_of(row: Row) -> str:
-    """Return the first lines of a row's text, as a prompt."""
+    """Return the first lines of a row's text as a prompt."""
     return "\n".join(row.values["text"].split("\n")[:PROMPT_LINES]) + "\n"
 
 
 def first_lines(table: Table) -> Iterator[tuple[Row, str]]:
-    """Yield each row with the first lines of its text, as a prompt."""
+    """Yield each row with the first lines of its text as a prompt."""
     for row in table.rows:
         yield row, first_lines_of(row)

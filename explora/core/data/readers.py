@@ -1,4 +1,4 @@
-"""Read a file in whichever format it has: one function for each kind of content that a task can have."""
+"""Read a file in any supported format: one function for each kind of content that a task can have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_poems(source: str, row: TaskRow, config: DataConfig) -> Parsed:
 
 
 def read_documents(source: str, row: TaskRow, config: DataConfig) -> Parsed:
-    """Yield the documents of plain text, which may be compressed, or the rows of a file named as a table."""
+    """Yield the documents of plain text, compressed or not, or the rows of a file named as a table."""
     if _suffix(source) in (*DELIMITED_SUFFIXES, *JSON_SUFFIXES):
         return read_rows(source, row, config)
     numbered = documents.numbered_documents(source, config.encoding)
@@ -44,7 +44,7 @@ def _table_rows(source: str, text: str, row: TaskRow, config: DataConfig) -> Par
     msr = config.format == "msr" or tables.is_msr(lines[0])
     delimiter = tables.separator_line(lines[0])
     if delimiter:
-        lines[0] = "\n"  # a blank line: the others keep their numbers
+        lines[0] = "\n"  # a blank line, so that the other lines keep their numbers
     elif msr:
         delimiter = "\t"
     else:
@@ -58,7 +58,7 @@ def _is_json(source: str, text: str) -> bool:
 
 
 def _as_poem(parsed: ParsedLine | DataError) -> ParsedLine | DataError:
-    """Give a poem of a table the form of one of a text."""
+    """Convert a poem from a table to the form of a poem from a text."""
     if isinstance(parsed, DataError):
         return parsed
     line, values = parsed

@@ -1,4 +1,4 @@
-"""A row as a file has it: its line and its values by column of the task, or what is wrong with it."""
+"""A row in a file: its line and its values by column of the task, or its error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from explora.core.data.text_files import what_is_wrong
 from explora.errors import DataError
 
 ID = "id"
-SKIP_HINT = "correct the row, or leave bad rows out with --skip-bad"
+SKIP_HINT = "correct the row, or skip bad rows with --skip-bad"
 
-# Where a row starts (1-based physical line), and its values by canonical column.
+# The line where a row starts, from 1, and the row's values by canonical column.
 ParsedLine = tuple[int, dict[str, str]]
 Parsed = Iterator[ParsedLine | DataError]
 
@@ -19,7 +19,7 @@ Parsed = Iterator[ParsedLine | DataError]
 def checked(
     values: Mapping[str, str], columns: Mapping[str, str], row: TaskRow, file: str, line: int
 ) -> ParsedLine | DataError:
-    """Return the record with its values stripped, or what is wrong with the first bad one.
+    """Return the record with its values stripped, or the error of its first bad value.
 
     `columns` maps the task's columns to the file's. A label or an id may be empty.
     """

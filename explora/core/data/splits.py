@@ -1,4 +1,4 @@
-"""Rows of a task's files, with the file and line of each, and the split that a file stands for."""
+"""Rows of a task's files, with the file and line of each, and the file of each split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_SUFFIXES, ".txt", ".xz", ".gz")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One example: where it stands and its values by canonical column, the label absent when unlabelled."""
+    """One example: its place in a file and its values by canonical column; the label may be absent."""
 
     file: str
     line: int
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The rows of a file or a split, and a message for each bad row that was left out."""
+    """The rows of a file or a split, and a message for each bad row that was skipped."""
 
     rows: list[Row]
     skipped: list[str]
@@ -43,9 +43,9 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFile:
-    """The file of a split; not `whole` when train and dev both come from it.
+    """The file of a split; not `whole` if train and dev both come from it.
 
-    `pinned` files belong to a data set known by name: nobody can mend them.
+    `pinned` files belong to a data set known by name, so the user cannot correct them.
     """
 
     file: str
@@ -56,9 +56,9 @@ class SplitFile:
 def read_table(source: str, task: str, config: DataConfig) -> Table:
     """Read the rows of `task` in a file, or in standard input for "-".
 
-    A file in which no row has a label is for prediction: its rows have none. In any other file, a row without
+    A file without any label is for prediction, and its rows have no labels. In any other file, a row without
     a label is a bad row. Raises DataError for a file that cannot be read and for the first bad row; with
-    `config.skip_bad` bad rows are left out and reported in `skipped`.
+    `config.skip_bad`, bad rows are skipped and reported in `skipped`.
     """
     file, row = text_files.name_of(source), TASKS[task]
     parsed_lines: Parsed = load_implementation(row.reader)(source, row, config)
@@ -73,7 +73,9 @@ def read_table(source: str, task: str, config: DataConfig) -> Table:
         else:
             raise parsed
     if not rows:
-        raise DataError("no rows" if not skipped else f"no good row; the first: {skipped[0]}", file=file)
+        raise DataError(
+            "no rows" if not skipped else f"no usable row; the first problem: {skipped[0]}", file=file
+        )
     table = Table(rows=rows, skipped=skipped)
     return _with_labels(table, row.label, skip_bad=config.skip_bad) if row.label else table
 
@@ -97,18 +99,18 @@ def _with_labels(table: Table, label: str, *, skip_bad: bool) -> Table:
 def _no_label(row: Row, label: str) -> DataError:
     found = row.values.get(label, "")
     what = f"{found!r} is a missing value, not a label" if found else "the label is empty"
-    hint = "fill it in, or leave such rows out with --skip-bad"
+    hint = "fill it in, or skip such rows with --skip-bad"
     if found in ("None", "NA"):
-        hint += f"; a class of this name is written {found.lower()}"
+        hint += f"; to use a class of this name, write {found.lower()}"
     return DataError(what, hint, file=row.file, line=row.line, column=label)
 
 
 def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
     """Read the rows of a split: "train", "dev" or "test".
 
-    Where train and dev share a file, a tenth of its rows (at least one), chosen by `seed`, is dev; both
-    keep the file's order. Bad rows of a data set known by name are always left out and reported. Raises
-    DataError where the split has no file, and for unlabelled train rows.
+    If train and dev share a file, the dev set is a tenth of its rows, at least one, chosen by `seed`; both
+    keep the file's order. Bad rows of a data set known by name are always skipped and reported. Raises
+    DataError if the split has no file, and for train rows without labels.
     """
     found = find_split(task, config, split)
     if found.pinned:  # Quora's file has three empty questions
@@ -119,31 +121,32 @@ def load_split(task: str, config: DataConfig, split: str, seed: int) -> Table:
     label = TASKS[task].label
     if split == "train" and label and label not in table.rows[0].values:
         hint = f"name the column of the labels: --columns {label}=NAME"
-        raise DataError("no row has a label: there is nothing to learn from", hint, file=found.file)
+        raise DataError("no row has a label, so there is nothing to learn", hint, file=found.file)
     return table
 
 
 def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
-    """Return the file that a split of `config` is in.
+    """Return the file of a split of `config`.
 
-    `config.data` without a separator is first a known name (known_datasets.py), then a path: `./quora` is the
-    folder, `quora` the data set. Without `config.data` it is the package's samples. Raises DataError.
+    A `config.data` without a path separator is first looked up as a known name (known_datasets.py), then as a
+    path: `./quora` is the folder, `quora` the data set. Without `config.data`, it is the package's sample
+    data. Raises DataError.
     """
     if config.data == text_files.STDIN:
         raise UsageError(
-            "--data -: rows that a run is made of are read again, which standard input cannot be",
-            "write them to a file; explora eval TASK --data - can score them",
+            "--data -: a run reads its rows several times, and standard input can be read only once",
+            "write the rows to a file; explora eval TASK --data - can score them",
         )
     if split == "dev" and config.dev is not None:
         return SplitFile(file=config.dev)
     path, pinned = _root(task, config.data)
     if path.is_dir():
         return SplitFile(file=str(_file_of(path, task, split)), pinned=pinned)
-    if not path.exists() and config.data == path.stem:  # a bare word
+    if not path.exists() and config.data == path.stem:  # one word, without separator or suffix
         raise DataError(
-            f"{config.data!r} is no data set, file or folder"
+            f"no data set, file or folder is called {config.data!r}"
             f"{did_you_mean(config.data, known_datasets.SOURCES)}",
-            f"known data sets: {', '.join(known_datasets.SOURCES)}; files and folders by their path",
+            f"known data sets: {', '.join(known_datasets.SOURCES)}; give files and folders by their path",
         )
     text_files.check_is_file(path)
     if split == "test":
@@ -153,7 +156,7 @@ def find_split(task: str, config: DataConfig, split: str) -> SplitFile:
 
 
 def _root(task: str, data: str | None) -> tuple[Path, bool]:
-    """Return the folder or file of the data, and whether it was fetched and is pinned."""
+    """Return the folder or file of the data, and whether it was downloaded and is pinned."""
     if data is None:
         return TASKS[task].samples or _packaged_samples(task), False
     if data in known_datasets.SOURCES:
@@ -169,7 +172,7 @@ def _packaged_samples(task: str) -> Path:
 def _file_of(folder: Path, task: str, split: str) -> Path:
     """Return the file of a split: by the task's own names, else the one file named after the split.
 
-    The name of the split is looked for as a word, then as a part of one.
+    The name of the split must be a word of the file's name or, if there is no such file, a part of it.
     """
     files = (item for item in folder.iterdir() if item.is_file() and not item.name.startswith("."))
     names = sorted(item.name for item in files if item.suffix.lower() in _SUFFIXES)
@@ -186,7 +189,7 @@ def _file_of(folder: Path, task: str, split: str) -> Path:
 
 
 def _own_name(task: str, split: str, names: list[str]) -> str | None:
-    """Return the file that has one of the task's own names for a split, where its train file is there."""
+    """Return the file with one of the task's own names for a split, if the folder has its train file."""
     own = TASKS[task].split_files
     if not any(name in names for name in own.get("train", ())):
         return None
@@ -201,6 +204,6 @@ def _part(rows: list[Row], split: str, seed: int, file: str) -> list[Row]:
 
 
 def dev_indices(count: int, seed: int) -> frozenset[int]:
-    """Choose the tenth of `count` rows (at least one) that is dev; the same for a seed on every machine."""
+    """Choose a tenth of `count` rows, at least one, for the dev set; it depends on the seed only."""
     ranked = sorted(range(count), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
     return frozenset(ranked[: max(1, round(count * DEV_SHARE))])

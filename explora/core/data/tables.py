@@ -1,11 +1,10 @@
 """Delimited tables as text, row by row: CSV, TSV, and the files of CS224N and MSR.
 
-How the files of CS224N were written. They are tab-separated in csv quoting (a field is quoted only
-where it must be), one row a line: parsed strictly and written again they give the same bytes. But
-some had been csv before, and were read then without undoing the quotes, once or twice; there a field,
-read correctly, still is the csv writing of a text: `"What is ""Chajja""?"`. `_unquoted` undoes these
-inner layers too. Read without quoting, or with one layer only, every quote would stay doubled. (CFIMDB's
-reviews were tokenized while still in quotes: `" " Goodfellas " "` is what is left of those, and stays.)
+The files of CS224N are tab-separated with minimal quoting, one row per line: strict parsing and writing gives
+the same bytes. Some of them were converted once or twice from CSV without undoing the quotes. A field of
+these, parsed correctly, still is CSV text: `"What is ""Chajja""?"`. `_unquoted` undoes these inner layers,
+too; otherwise every quote would stay doubled. CFIMDB's reviews were tokenized while they were in quotes, so
+`" " Goodfellas " "` stays as it is.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ DELIMITERS = "\t,;|"
 
 _CS224N_ID = re.compile(r"[0-9a-f]{25}")
 _MSR_HEADER = "Quality\t#1 ID\t"
-_UNCLOSED = "unexpected end of data"  # the csv module's words for a quote that is open at the end
-_SAMPLE = 20  # lines that tell which delimiter a file has
+_UNCLOSED = "unexpected end of data"  # the csv module's message for a quote that is still open at the end
+_SAMPLE = 20  # number of lines from which the delimiter is determined
 
 
 def is_msr(text: str) -> bool:
-    """Whether a text begins as the files of the Microsoft Research Paraphrase Corpus do."""
+    """Return whether a text starts like the files of the Microsoft Research Paraphrase Corpus."""
     return text.startswith(_MSR_HEADER)
 
 
 def find_delimiter(lines: Sequence[str], row: TaskRow, given: Mapping[str, str]) -> str:
-    """Return the sign that separates the columns: the one that gives the first line most of the task's.
+    """Return the delimiter with which the first line has the most columns of the task.
 
-    In case of a tie, it is a sign that gives the first lines the same number of fields. A file with a single
-    column has a tab.
+    Among equals, it is one that gives the first lines the same number of fields. The result is a tab for a
+    file with a single column.
     """
     first = list(itertools.islice((line for line in lines if line.strip()), _SAMPLE))
     signs = [sign for sign in DELIMITERS if sign in first[0]]
@@ -53,7 +52,7 @@ def find_delimiter(lines: Sequence[str], row: TaskRow, given: Mapping[str, str])
 
 
 def separator_line(line: str) -> str | None:
-    """Return the sign that Excel's first line `sep=;` names, None for another line."""
+    """Return the delimiter that Excel's first line `sep=;` names, None for any other line."""
     found = re.fullmatch(r'"?sep=(.)"?[,;\s]*', line, re.IGNORECASE | re.DOTALL)
     return found[1] if found else None
 
@@ -70,7 +69,7 @@ def parse_delimited(
     """Yield the rows of a delimited table, and a DataError for each bad one.
 
     `lines` keep their line ends; `given` maps canonical columns to the file's names or positions. Empty
-    fields after the last column do not count. Raises DataError when the header is unusable.
+    fields after the last column are ignored. Raises DataError if the header is unusable.
     """
     rows: Iterator[tuple[int, list[str] | csv.Error]] = (
         (number, fields) for number, fields in _split(lines, delimiter, quoted) if fields
@@ -102,7 +101,7 @@ def parse_delimited(
 
 
 def _without_empty_end(fields: list[str], least: int) -> list[str]:
-    """Return `fields` without empty ones at the end, as trailing commas make them; at least `least` stay."""
+    """Return `fields` without empty ones at the end, such as trailing commas give; at least `least` stay."""
     end = len(fields)
     while end > least and not fields[end - 1].strip():
         end -= 1
@@ -110,7 +109,7 @@ def _without_empty_end(fields: list[str], least: int) -> list[str]:
 
 
 def _cs224n_header(first: list[str], row: TaskRow) -> list[str] | None:
-    """Return the columns of a CS224N file without a header, None when `first` is no such row."""
+    """Return the columns of a CS224N file without a header, None if `first` is not a row of such a file."""
     if len(first) < 2 or not _CS224N_ID.fullmatch(first[1]):
         return None
     labelled = ["index", ID, *row.columns, *([row.label] if row.label else [])]
@@ -120,7 +119,7 @@ def _cs224n_header(first: list[str], row: TaskRow) -> list[str] | None:
 def _split(
     lines: list[str], delimiter: str, quoted: bool
 ) -> Iterator[tuple[int, list[str]] | tuple[int, csv.Error]]:
-    """Yield (first line, fields) of each record; after a broken one go on at the very next line.
+    """Yield (first line, fields) of each record; after a malformed record, continue at the very next line.
 
     So an opening quote that is never closed costs its own line, not the rest of the file.
     """
@@ -133,7 +132,7 @@ def _split(
         try:
             for fields in reader:
                 if delimiter == "\t" and any("\t" in field and "\n" in field for field in fields):
-                    raise csv.Error("a quoted field has swallowed the next row")
+                    raise csv.Error("a quoted field contains the next row")
                 yield start + 1, fields
                 start = offset + reader.line_num
         except csv.Error as error:
@@ -143,17 +142,17 @@ def _split(
 
 def _broken_quoting(error: csv.Error, file: str, line: int, delimiter: str) -> DataError:
     problem = "a quote opens in this row and is not closed" if str(error) == _UNCLOSED else str(error)
-    hint = 'close the quote, or write "" for a quote within a quoted field; or leave bad rows out: --skip-bad'
+    hint = 'close the quote, or write "" for a quote within a quoted field; or skip bad rows: --skip-bad'
     if delimiter == "\t":
         hint += "; if the file has no quoting: --format msr"
     return DataError(f"the quoting is broken: {problem}", hint, file=file, line=line)
 
 
 def _unquoted(cell: str) -> str:
-    """Undo the csv quoting that a cell still has, layer by layer (see above).
+    """Undo the CSV quoting that a cell still has, layer by layer (see the module's docstring).
 
-    A layer is a pair of quotes around the whole, with every quote between them doubled; a text that
-    just stands between quotes, or has some, is left as it is.
+    A layer is a pair of quotes around the whole text in which every quote is doubled. A text that merely
+    is in quotes, or contains quotes, does not change.
     """
     text = cell.strip()
     while len(text) > 3 and text[0] == text[-1] == '"':

@@ -1,4 +1,4 @@
-"""Bytes to text: the encoding of a file is found or named; what is no text is refused, with the reason."""
+"""Conversion of bytes to text: detect the encoding, and refuse files that are not text, with the reason."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import BinaryIO
 from explora.errors import DataError, UsageError
 
 STDIN = "-"
-AUTO = "auto"  # as encoding: UTF-8, or UTF-16 or UTF-32 where the first bytes show it
+AUTO = "auto"  # the encoding UTF-8, or UTF-16 or UTF-32 if the first bytes show it
 UTF_8 = "utf-8"
 
-# Longer marks first: the one of UTF-32 begins with the one of UTF-16.
+# Longer marks come first, because the mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
@@ -31,15 +31,15 @@ _MAGIC = {
     b"%PDF": "a PDF",
 }
 _DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".xz", ".gz")
-SAMPLE = 4096  # bytes that show what a file is
+SAMPLE = 4096  # number of bytes from which the kind of file is determined
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONG_RUN = re.compile(rb"[\x80-\xff]{4}")
 
 
 def read_text(source: str, encoding: str = AUTO) -> str:
-    """Return the text of a file, or of standard input for "-"; a byte-order mark is dropped.
+    """Return the text of a file, or of standard input for "-", without a byte-order mark.
 
-    Raises DataError when there is no such file, when it is empty, or when it is no text in this encoding.
+    Raises DataError if the file does not exist, is empty, or is not text in this encoding.
     """
     data = _read_standard_input() if source == STDIN else read_bytes(Path(source))
     file = name_of(source)
@@ -57,7 +57,7 @@ def read_text(source: str, encoding: str = AUTO) -> str:
 def standard_input() -> BinaryIO:
     """Return standard input as bytes. Raises DataError if the process was started without it."""
     if sys.stdin is None:
-        raise DataError("standard input is closed", "pipe something in, or name a file", file=name_of(STDIN))
+        raise DataError("standard input is closed", "pipe data in, or name a file", file=name_of(STDIN))
     return sys.stdin.buffer
 
 
@@ -69,20 +69,20 @@ def _read_standard_input() -> bytes:
 
 
 def name_of(source: str) -> str:
-    """Return what to call a source in a message."""
+    """Return the name of a source for messages."""
     return "<stdin>" if source == STDIN else source
 
 
 def check_is_file(path: Path) -> None:
-    """Raise DataError unless `path` is there and no folder."""
+    """Raise DataError unless `path` exists and is not a folder."""
     if path.is_dir():
-        raise DataError("this is a folder, a file is expected", file=str(path))
+        raise DataError("this is a folder; give a file", file=str(path))
     if not path.exists():
         raise DataError("no such file", _neighbours(path), file=str(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file; DataError when it is not there or not readable."""
+    """Return the bytes of a file. Raises DataError if it does not exist or is not readable."""
     check_is_file(path)
     try:
         return path.read_bytes()
@@ -91,9 +91,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def find_encoding(start: bytes, file: str, encoding: str = AUTO) -> str:
-    """Return the codec of a text from its first bytes: by its mark, as asked, or by its zeros.
+    """Return the codec of a text, from its byte-order mark, the option, or the zeros in its first bytes.
 
-    Raises DataError when the bytes show that the file is no text, UsageError for an unknown encoding.
+    Raises DataError if the bytes are not text, UsageError for an unknown encoding.
     """
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
@@ -105,7 +105,7 @@ def find_encoding(start: bytes, file: str, encoding: str = AUTO) -> str:
         return _known(encoding)
     if start.count(0) <= len(start) // 4:
         return UTF_8
-    # UTF-16 without its mark: in Western text every other byte is zero.
+    # UTF-16 without a mark: in Western text every other byte is zero.
     high, low = start[::2].count(0), start[1::2].count(0)
     if min(high, low) > 0:
         raise DataError("this is a binary file, not text", file=file)
@@ -114,15 +114,15 @@ def find_encoding(start: bytes, file: str, encoding: str = AUTO) -> str:
 
 def _known(encoding: str) -> str:
     try:
-        b"    ".decode(encoding, "ignore")  # codecs of no text, such as base64, are refused here too
+        b"    ".decode(encoding, "ignore")  # codecs that are not for text, such as base64, fail here, too
     except (LookupError, UnicodeError):
         hint = "such as utf-8, cp1252 (Windows, Western Europe), latin-1, utf-16, gb18030 or shift_jis"
-        raise UsageError(f"--encoding {encoding!r} is no text encoding", hint) from None
+        raise UsageError(f"--encoding {encoding!r} is not a text encoding", hint) from None
     return encoding
 
 
 def undecodable(data: bytes, error: UnicodeDecodeError, file: str, line: int, codec: str) -> DataError:
-    """Return the error for bytes that `codec` cannot decode: of another encoding, or no text at all."""
+    """Return the error for bytes that `codec` cannot decode: they have another encoding, or are not text."""
     if codec == UTF_8 and 0 in data[:SAMPLE]:
         return DataError("this is a binary file, not text", file=file)
     byte = error.object[error.start]
@@ -137,10 +137,10 @@ def _other_encoding(data: bytes) -> str:
 
 
 def likely_encoding(data: bytes) -> str:
-    """Return the encoding that bytes other than UTF-8 probably have; "" when they do not tell.
+    """Return the probable encoding of bytes that are not UTF-8; "" if it is unclear.
 
-    Windows-1252 includes what is printable of Latin-1. Four bytes beyond ASCII in a row are not Western
-    European text.
+    Windows-1252 includes the printable characters of Latin-1. Western European text does not have four
+    consecutive bytes outside of ASCII.
     """
     try:
         data.decode("cp1252")
@@ -150,18 +150,18 @@ def likely_encoding(data: bytes) -> str:
 
 
 def what_is_wrong(text: str) -> str:
-    """Return why a text cannot be used, "" when it can."""
+    """Return why a text cannot be used; "" if it can."""
     if not text:
-        return "empty, a value is expected"
+        return "the value is empty"
     if "\0" in text:
-        return "a NUL byte in the text"
+        return "the text has a NUL byte"
     if _SURROGATE.search(text):
         return "half a surrogate pair: this is not Unicode text"
     return ""
 
 
 def _may_be_data(path: Path) -> bool:
-    """Tell whether a path is named like a data file, or is a folder with such files that is no run."""
+    """Return whether a path has the name of a data file, or is a folder with such files that is not a run."""
     if path.name.startswith("."):
         return False
     if path.is_dir() and os.access(path, os.R_OK):

@@ -1,8 +1,8 @@
-"""What a training step makes besides weights, gradients and optimizer state: closed forms, without torch.
+"""Activations and temporaries of a training step in bytes: closed forms, without torch.
 
-A block has two halves, attention and feed-forward. Each line is a tensor of `model.py`, `attention.py`,
-`onednn.py` or a method's layers, in bytes: where one of them changes, its line changes with it. A test
-compares them with what autograd keeps.
+A block has two halves, attention and feed-forward. Each line stands for a tensor of `model.py`,
+`attention.py`, `onednn.py` or a method's layers; if one of them changes, its line must change with it. A test
+compares them with the tensors that autograd keeps.
 
 Shapes: B rows, T tokens, N = B T, C = n_embd, H = n_head, r an adapter's rank.
 """
@@ -17,20 +17,20 @@ from explora.core.config.method import Method, Product
 from explora.core.config.registry import Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
 
-# attention.py: up to so many keys, by bytes of a number, plain products replace torch's fused kernel; up to
-# so many they keep the probabilities.
+# attention.py: longest row, by bytes of a number, for which plain products replace torch's fused kernel; and
+# longest row for which plain attention keeps its probabilities.
 PLAIN_UP_TO = {2: 512, 4: 128}
 KEPT_UP_TO = 128
-# gelu.py: in bf16, so many numbers at once have fp32 copies; fewer than these in all have none.
+# gelu.py: in bf16, this many numbers at a time have fp32 copies; tensors below the second value have none.
 GELU_AT_ONCE, GELU_FEWEST = 1 << 19, 1 << 16
-MAPPED_FROM = 32 << 20  # as in allocating.py
+MAPPED_FROM = 32 << 20  # the threshold in malloc.py
 
 
 @dataclass(frozen=True, kw_only=True)
 class Half:
-    """Bytes of one half of a block: what autograd keeps, by name, and what the backward pass adds at most.
+    """Bytes of one half of a block: tensors that autograd keeps, by name, and the peak of the backward pass.
 
-    `passes` says that a gradient flows out of its lower end, so that something below may be kept.
+    `passes` means that a gradient continues to the blocks below, so that these may keep tensors, too.
     """
 
     kept: dict[str, int]
@@ -39,23 +39,23 @@ class Half:
 
     @property
     def size(self) -> int:
-        """All that is kept."""
+        """All bytes that autograd keeps."""
         return sum(self.kept.values())
 
     @property
     def in_heap(self) -> int:
-        """What of it glibc keeps in its heap; larger pieces are mapped, each for itself."""
+        """The part of them in glibc's heap; larger tensors are memory-mapped one by one."""
         return sum(size for size in self.kept.values() if size < MAPPED_FROM)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A micro-batch on a model: all that the size of activations depends on.
+    """A micro-batch on a model, with everything that determines the size of activations.
 
-    `number` is the bytes of a number in the compute dtype; `one_position`: the task asks for one position a
-    row, so that the last block computes nothing else; `checkpointed`: what blocks keep is all made again, and
-    for that nothing else is; `plain_up_to`: as the runtime has it; `on_gpu`: torch's fused kernels compute
-    attention, with dropout too, and GELU.
+    `number` is the size in bytes of a number in the compute dtype. `one_position`: the task needs one
+    position per row, so the last block computes nothing else. `checkpointed`: everything inside blocks is
+    recomputed, so nothing else is recomputed to save memory. `plain_up_to`: the runtime's setting. `on_gpu`:
+    torch's fused kernels compute attention, also with dropout, and GELU.
     """
 
     shape: Shape
@@ -71,22 +71,22 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """N."""
+        """The number of tokens, N."""
         return self.batch_size * self.length
 
     @property
     def states(self) -> int:
-        """Bytes of hidden states, (B, T, C)."""
+        """Size in bytes of hidden states, (B, T, C)."""
         return self.tokens * self.shape.n_embd * self.number
 
     @property
     def scores(self) -> int:
-        """Bytes of attention scores, (B, H, T, T)."""
+        """Size in bytes of attention scores, (B, H, T, T)."""
         return self.tokens * self.length * self.shape.n_head * self.number
 
     @property
     def is_plain(self) -> bool:
-        """Whether attention is made of plain products."""
+        """Whether attention is computed by plain products."""
         limit = PLAIN_UP_TO[self.number] if self.plain_up_to is None else self.plain_up_to
         return self.length <= limit and not self.on_gpu
 
@@ -102,11 +102,11 @@ class Work:
 
     @cached_property
     def trained(self) -> frozenset[str]:
-        """The names of what the method trains, the base's own tensors among them."""
+        """The names of the tensors that the method trains, including the base's own tensors."""
         return frozenset(self.method.trained_shapes(self.shape))
 
     def is_asked_once(self, layer: int) -> bool:
-        """Whether a block computes only one position a row after its keys and values."""
+        """Return whether a block computes only one position per row after its keys and values."""
         return self.one_position and layer == self.shape.n_layer - 1
 
 
@@ -115,7 +115,7 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     once = work.is_asked_once(layer)
     rows = work.batch_size if once else work.tokens
     is_fused = not (once or work.is_plain or work.drops_scores)
-    # Plain attention keeps copies of queries, keys and values; elsewhere they are views of the projection.
+    # Plain attention keeps copies of queries, keys and values; otherwise they are views of the projection.
     is_viewed = is_fused or (once and not _copies_keys(work))
     c_attn = _product(
         work,
@@ -133,7 +133,7 @@ def attention(work: Work, layer: int, passes: bool) -> Half:
     kept |= _kept_for(work, c_proj)
     if passes or kept:
         kept |= _dropped(work, rows)
-    # Beside an adapter's gradients there is the norm's output, made again.
+    # The recomputed output of the norm exists at the same time as an adapter's gradients.
     again = work.states if _makes_again(work, c_attn) and not _trains_weight(work, c_attn) else 0
     adds = bool(work.method.kept_bytes(c_attn))
     backward = _attention_backward(work, once, adds) + again + work.method.backward_bytes(c_attn)
@@ -150,22 +150,23 @@ def feed_forward(work: Work, layer: int, passes: bool) -> Half:
     kept = _norm(work, layer, "ln_2", rows, passes or _makes_again(work, c_fc)) | _kept_for(work, c_fc)
     if passes or kept or down:
         kept |= {"gelu's input": 4 * states} | down | _dropped(work, rows)
-    # The gradients of the output, of gelu's output and of its input; or that output made again for the last.
+    # The gradients of the output, of GELU's output and of its input, or the recomputed output for the last.
     backward = (1 + 4 + 4) * states + max(map(work.method.backward_bytes, (c_fc, c_proj)))
     if _trains_weight(work, c_proj):
         half = work.number if work.number < FLOAT32_BYTES else 0
         gradient = prod(block_modules(work.shape.n_embd)["mlp.c_proj"]) * (half + FLOAT32_BYTES)
         backward = (1 + 4 + (0 if work.checkpointed else 4)) * states + gradient
-    # Before that, GELU's output is made again, beside gradients of the output, the residual and their sum.
+    # Before that, GELU's output is recomputed, beside gradients of the output, the residual and their sum.
     again = (3 + 4) * states + _gelu_copies(work, rows)
     return Half(kept=kept, backward=max(backward, again), passes=passes or bool(kept))
 
 
 def frozen_forward(work: Work) -> int:
-    """Return what a block needs while it computes, where nothing of it is kept.
+    """Return the peak in bytes of a block's forward pass if autograd keeps nothing.
 
-    Embedded tokens, the block's input, its norm and the projection, copied, with two sets of scores; or the
-    first two, what attention gave, their sum, its norm, and gelu's input and output.
+    At the first moment it has embedded tokens, the block's input, its norm and the projection, copied, with
+    two sets of scores. At the second it has the first two, attention's output, their sum, its norm, and
+    GELU's input and output.
     """
     feeding = (5 + 4 + 4) * work.states + _gelu_copies(work, work.tokens)
     if work.is_plain:
@@ -174,7 +175,7 @@ def frozen_forward(work: Work) -> int:
 
 
 def _gelu_copies(work: Work, rows: int) -> int:
-    """Return the bytes of the two fp32 copies of a part of its input that GELU in bf16 makes."""
+    """Return the bytes of the two fp32 copies that GELU makes of a part of its input in bf16."""
     numbers = 4 * rows * work.shape.n_embd
     if work.number == FLOAT32_BYTES or numbers < GELU_FEWEST or work.on_gpu:
         return 0
@@ -182,12 +183,12 @@ def _gelu_copies(work: Work, rows: int) -> int:
 
 
 def _trains_weight(work: Work, product: Product) -> bool:
-    """Whether the base's own weight is trained."""
+    """Return whether the base's own weight is trained."""
     return f"h.{product.layer}.{product.module}.weight" in work.trained
 
 
 def _kept_for(work: Work, product: Product) -> dict[str, int]:
-    """Return what is kept for a product's own gradients; empty if nothing of it is trained.
+    """Return the tensors kept for a product's own gradients; empty if none of its parameters is trained.
 
     The gradient of the weight needs the input, that of the bias needs nothing; the method may add more.
     """
@@ -200,7 +201,7 @@ def _kept_for(work: Work, product: Product) -> dict[str, int]:
 
 
 def _makes_again(work: Work, product: Product) -> bool:
-    """Whether gradients need a product's input, the norm's output, which is then made again."""
+    """Return whether gradients need a product's input, the norm's output, which is then recomputed."""
     if work.checkpointed:
         return False
     reads = work.method.reads_norms and bool(work.method.kept_bytes(product))
@@ -208,7 +209,7 @@ def _makes_again(work: Work, product: Product) -> bool:
 
 
 def _norm(work: Work, layer: int, norm: str, rows: int, is_needed: bool) -> dict[str, int]:
-    """What a norm keeps: its input with mean and deviation, and casts of its trained weight and bias."""
+    """Return the tensors that a norm keeps: input, mean, deviation, and casts of trained parameters."""
     own = sum(f"h.{layer}.{norm}.{name}" in work.trained for name in ("weight", "bias"))
     if not is_needed and not own:
         return {}
@@ -240,10 +241,10 @@ def _product(
 
 
 def _attended(work: Work, once: bool) -> dict[str, int]:
-    """What softmax(Q K^T) V keeps, by the way it is computed."""
-    if once:  # keys and values are copied, or kept beside the queries
+    """Return the tensors that softmax(Q K^T) V keeps, depending on how it is computed."""
+    if once:  # keys and values are copied, or kept together with the queries
         return {"query, key, value": (2 if _copies_keys(work) else 3) * work.states}
-    if work.drops_scores:  # probabilities, what falls out, what is left; long rows are computed in fp32
+    if work.drops_scores:  # probabilities, dropped ones, remaining ones; long rows are computed in fp32
         wide = 1 if work.is_plain else FLOAT32_BYTES // work.number
         return {"query, key, value": 3 * wide * work.states, "probabilities": 3 * wide * work.scores}
     if work.is_plain:
@@ -254,7 +255,7 @@ def _attended(work: Work, once: bool) -> dict[str, int]:
 
 
 def _copies_keys(work: Work) -> bool:
-    """Whether attention for one position a row copies keys and values, as it does in half precision."""
+    """Return whether attention for one position per row copies keys and values, as in half precision."""
     return work.number < FLOAT32_BYTES and work.is_plain
 
 
@@ -263,9 +264,9 @@ def _dropped(work: Work, rows: int) -> dict[str, int]:
 
 
 def _attention_backward(work: Work, once: bool, adds: bool) -> int:
-    """Gradients of residual, output and its copy; of queries, keys and values, twice; and scores.
+    """Return the bytes for gradients of residual, output and its copy; of queries, keys, values; and scores.
 
-    With one position a row the peak is at c_attn's gradients; `adds`: the method adds some of its own there.
+    With one position per row, the peak is at c_attn's gradients; `adds`: the method adds gradients there.
     """
     if once:
         return (8 if adds else 5) * work.states

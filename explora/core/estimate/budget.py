@@ -1,4 +1,4 @@
-"""Which batch size, accumulation and checkpointing fit into a memory budget, with the same rows to a step."""
+"""Batch size, accumulation and checkpointing for a memory budget, with equally many rows per step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import Memory, predict
 
-# Products of at least so many rows are about as fast as larger ones: down to there, smaller batches cost less
-# time than checkpointing, which computes a third more.
+# Products of at least this many rows are about as fast as larger ones. Down to this size, smaller batches
+# cost less time than checkpointing, which computes a third more.
 EFFICIENT_TOKENS = 512
 MOST_ROWS = 4096  # of a batch
-HEADROOM = 0.1  # kept free: predictions were up to a tenth too low (benchmarks/results/memory.md)
+HEADROOM = 0.1  # stays free, because predictions were up to a tenth too low (benchmarks/results/memory.md)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A run in some portions, the tokens of its longest rows, and the memory it takes."""
+    """A run with some batch size, the tokens of its longest rows, and its predicted memory."""
 
     run: TrainRun
     length: int
@@ -29,11 +29,11 @@ class Choice:
 
     @property
     def needs(self) -> int:
-        """The bytes that it should have: what is predicted, and the headroom."""
+        """The bytes that should be available: the prediction plus the headroom."""
         return round(self.memory.peak * (1 + HEADROOM))
 
     def to_json(self, *, is_chosen: bool) -> dict[str, Any]:
-        """Return the prediction as `params --json` has it; `options` where a budget chose them."""
+        """Return the prediction as in `params --json`; `options` only if a budget chose them."""
         training, runtime = self.run.training, self.run.runtime
         return {
             "batch_size": training.batch_size,
@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def options(self) -> str:
-        """What to give to `train`."""
+        """The options of this choice for `train`."""
         training = self.run.training
         words = f"--batch-size {training.batch_size} --accumulate {training.accumulate}"
         return words + (" --grad-checkpoint" if self.run.runtime.grad_checkpoint else "")
@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortage:
-    """A run will need more bytes than it can have; `choice` is what would fit, None where nothing does."""
+    """A run that needs more bytes than available; `choice` fits instead, None if nothing fits."""
 
     needed: int
     limit: int
@@ -66,12 +66,12 @@ class Shortage:
 def find_shortage(
     run: TrainRun, shape: Shape, length: int, *, classes: int | None, resident: int, available: int
 ) -> Shortage | None:
-    """Compare a run that is about to take its first step with what it can have; None where that is enough.
+    """Compare the needs of a run before its first step with the available memory; None if it is enough.
 
-    `resident` is what the process has taken by now, `available` what it may still take, in bytes.
+    `resident` are the bytes in use by the process, `available` those that it may still get.
     """
     loaded = predict(run, shape, length, classes=classes)
-    runtime = max(loaded.runtime, resident - loaded.weights)  # the rows are in it
+    runtime = max(loaded.runtime, resident - loaded.weights)  # it contains the rows
     needed, limit = loaded.peak - loaded.runtime + runtime, resident + available
     if needed <= limit:
         return None
@@ -88,7 +88,7 @@ def fit(
     classes: int | None = None,
     runtime: int | None = None,
 ) -> Choice | None:
-    """Return the fastest choice for which `budget` bytes are enough, None where none is; see `predict`."""
+    """Return the fastest choice that fits into `budget` bytes, None if there is none; see `predict`."""
     choices = _choices(run, shape, length, classes, runtime)
     return next((choice for choice in choices if choice.needs <= budget), None)
 
@@ -96,9 +96,9 @@ def fit(
 def smaller(
     run: TrainRun, shape: Shape, length: int, budget: int | None, *, classes: int | None
 ) -> Choice | None:
-    """Return the fastest choice that takes less than the run, which ran out of memory, and fits a budget.
+    """Return the fastest choice that needs less memory than a run that failed, and fits into a budget.
 
-    `budget` is in bytes, None if it is not known. Returns None where there is no such choice.
+    `budget` is in bytes, None if it is not known. Returns None if there is no such choice.
     """
     peak = predict(run, shape, length, classes=classes).peak
     choices = (each for each in _choices(run, shape, length, classes, None) if each.memory.peak < peak)
@@ -108,7 +108,7 @@ def smaller(
 def least(
     run: TrainRun, shape: Shape, length: int, *, classes: int | None = None, runtime: int | None = None
 ) -> Choice:
-    """Return the choice that takes least memory."""
+    """Return the choice that needs least memory."""
     return min(_choices(run, shape, length, classes, runtime), key=lambda choice: choice.memory.peak)
 
 
@@ -134,7 +134,7 @@ def _with_batch(run: TrainRun, rows: int) -> TrainRun:
 def _choices(
     run: TrainRun, shape: Shape, length: int, classes: int | None, runtime: int | None
 ) -> Iterator[Choice]:
-    """Yield what the run may be instead, the fastest first; no batch is larger than one before it."""
+    """Yield the alternatives to a run, the fastest first; batch sizes never increase."""
     rows = run.training.batch_size * run.training.accumulate
     for size in range(rows, 0, -1):
         if rows % size:
@@ -146,7 +146,7 @@ def _choices(
 
 
 def _checkpointing(run: TrainRun, tokens_of_half: int) -> tuple[bool, ...]:
-    """Return what to try before half the batch: only without it while that is better."""
+    """Return the values of checkpointing to try before half the batch: False only, while that is faster."""
     if run.runtime.grad_checkpoint:
         return (True,)
     return (False,) if tokens_of_half >= EFFICIENT_TOKENS else (False, True)

@@ -1,4 +1,4 @@
-"""How many floating-point operations a training step needs: closed forms, without torch."""
+"""Number of floating-point operations of a training step: closed forms, without torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def step_flop(
 ) -> float:
     """Return the FLOP of the matrix products with the weights, for `tokens` real tokens.
 
-    2 for each weight and token forward, 2 for the gradient of its input from the lowest trained block up,
-    2 for its own gradient where it is trained (Kaplan et al. 2020, section 2.1). `head_tokens` of
-    them meet the tied head over the whole vocabulary. `answers` is the number of positions at which the last
-    block's output is read (None: all of them): its c_attn needs every token, all else only these
-    positions. Adapters (about 1 %) and attention scores (3 % at 256 tokens of GPT-2) are left out, so that
-    the figure depends on nothing but tokens.
+    Per weight and token, it counts 2 for the forward pass, 2 for the gradient of the input from the lowest
+    trained block up, and 2 for the weight's own gradient if it is trained (Kaplan et al. 2020, section 2.1).
+    `head_tokens` of the tokens are multiplied by the tied head over the whole vocabulary. `answers` is the
+    number of positions at which the last block's output is used (None: all of them): its c_attn needs every
+    token, its other products only these positions. Adapters (about 1 %) and attention scores (3 % at 256
+    tokens of GPT-2) are left out, so that the figure depends only on tokens.
     """
     answers = tokens if answers is None else answers
     block = 2.0 * 12 * shape.n_embd**2 * tokens  # c_attn 3, c_proj 1, c_fc 4, c_proj 4
@@ -38,6 +38,6 @@ def step_flop(
 
 
 def _positions(name: str, shape: Shape, tokens: int, answers: int) -> int:
-    """Return at how many positions a matrix of a block is needed."""
+    """Return the number of positions at which a matrix of a block is needed."""
     everywhere = not name.startswith(f"h.{shape.n_layer - 1}.") or "c_attn" in name
     return tokens if everywhere else answers

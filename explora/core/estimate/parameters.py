@@ -1,4 +1,4 @@
-"""Count the parameters that a base holds, a method trains and a file stores: closed forms, without torch.
+"""Count the parameters of a base, of a method and of its file: closed forms, without torch.
 
 Names are those of Hugging Face's GPT-2. A part sums one module over all blocks: `attn.c_attn`, `ln_1`.
 """
@@ -23,7 +23,7 @@ PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One kind of module: how many parameters of the model it has, and how many a method trains there."""
+    """One kind of module: its number of parameters, and how many of them a method trains."""
 
     total: int
     trainable: int
@@ -31,24 +31,24 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What a method trains on a base, by part, and the size of the file that keeps it."""
+    """Parameters by part for a method on a base, and the size of the file with the trained ones."""
 
     parts: dict[str, Part]
     adapter_bytes: int
 
     @property
     def total(self) -> int:
-        """Parameters of the base, where the tied head counts once, and of the task's own head."""
+        """Parameters of the base, whose tied head counts once, and of the task's own head."""
         return sum(part.total for part in self.parts.values())
 
     @property
     def trainable(self) -> int:
-        """Parameters that the method trains, a task's own head included."""
+        """Parameters that the method trains, including a task's own head."""
         return sum(part.trainable for part in self.parts.values())
 
     @property
     def share(self) -> float:
-        """`trainable` as a fraction of `total`."""
+        """Trained parameters as a share of all."""
         return self.trainable / self.total
 
     def to_json(self) -> dict[str, Any]:
@@ -63,10 +63,10 @@ class Count:
 
 
 def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> Count:
-    """Count for a base of this shape; `classes` is the width of the task's linear head, 0 for none.
+    """Count the parameters for a base of this shape; `classes` is the width of the linear head, 0 for none.
 
-    `header` is the adapter's own description (`adapter.Header.to_json`), which is part of the file. Raises
-    UsageError for settings that the base does not fit.
+    `header` is the adapter's description (`adapter.Header.to_json`), which is part of the file. Raises
+    UsageError for settings that do not fit the base.
     """
     held = _by_part(model_tensors(shape, classes))
     trained = _by_part(trained_shapes(shape, method, classes))
@@ -79,7 +79,7 @@ def count(shape: Shape, method: Method, classes: int = 0, header: str = "") -> C
 
 
 def base_tensors(shape: Shape) -> Tensors:
-    """The shapes of all weights by name, as in transformers' GPT2Model: matrices of a block are (in, out)."""
+    """Return the shapes of all weights by the names of GPT2Model; matrices in blocks are (in, out)."""
     width = shape.n_embd
     tensors: Tensors = {"wte.weight": (shape.vocab_size, width), "wpe.weight": (shape.n_positions, width)}
     modules = {
@@ -98,9 +98,9 @@ def model_tensors(shape: Shape, classes: int) -> Tensors:
 
 
 def file_tensors(shape: Shape, method: Method, classes: int = 0) -> Tensors:
-    """Return the shapes of the tensors that a run keeps, by the names in its file.
+    """Return the shapes of the tensors that a run saves, by their names in its file.
 
-    Where the base is trained it is a transformers model, else it has PEFT's names.
+    If the base is trained, the names are those of a transformers model, else PEFT's.
     """
     prefix = "" if method.trains_base else PEFT_PREFIX
     own = {f"{prefix}transformer.{name}": size for name, size in method.file_shapes(shape).items()}
@@ -108,7 +108,7 @@ def file_tensors(shape: Shape, method: Method, classes: int = 0) -> Tensors:
 
 
 def file_bytes(tensors: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> int:
-    """The size of a safetensors file of these fp32 tensors.
+    """Return the size of a safetensors file with these fp32 tensors.
 
     The format: 8 bytes for the header's length, the header, the numbers. The header is compact JSON of
     metadata and tensors, padded with spaces.
@@ -124,7 +124,7 @@ def file_bytes(tensors: Mapping[str, tuple[int, ...]], metadata: Mapping[str, st
 
 
 def block_modules(width: int) -> Tensors:
-    """The shapes of the weights of one block, in the order in which it computes."""
+    """Return the shapes of the weights of one block, in the order of computation."""
     return {
         "ln_1": (width,),
         "attn.c_attn": (width, 3 * width),
@@ -136,7 +136,7 @@ def block_modules(width: int) -> Tensors:
 
 
 def trained_shapes(shape: Shape, method: Method, classes: int) -> Tensors:
-    """Return the shapes of what receives gradients: what the method trains, and the task's head."""
+    """Return the shapes of all tensors with gradients: those that the method trains, and the task's head."""
     return method.trained_shapes(shape) | _head_tensor(shape, classes)
 
 

@@ -1,6 +1,6 @@
-"""Decoding: read the prompts once, then one token a row and step, with a KV cache.
+"""Decoding with a key-value cache: read the prompts once, then generate one token per row and step.
 
-Rows that are finished leave the batch. A row's tokens depend on its own prompt and seed alone.
+Finished rows leave the batch. The tokens of a row depend only on its own prompt and seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from explora.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Token ids to continue, the seed of the draws, and after how many more line breaks to stop."""
+    """Token ids to continue, the random seed, and the number of line breaks after which to stop."""
 
     ids: Sequence[int]
     seed: int
@@ -29,13 +29,13 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """The new tokens of a prompt, the end-of-text that may have closed them left out."""
+    """The new tokens of a prompt, without a final end-of-text token."""
 
     ids: list[int]
 
 
 class LineCounter:
-    """How many line breaks a token holds, remembered."""
+    """Counter of the line breaks in a token, with a cache."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -49,18 +49,18 @@ class LineCounter:
 
 
 def check_prompt(ids: Sequence[int], context: int, file: str = "prompt", line: int = 0) -> None:
-    """Raise DataError for a prompt that is empty or leaves no room in the model's context."""
+    """Raise DataError for a prompt that is empty or fills the model's context."""
     if not ids:
         raise DataError(
             "the prompt is empty, and the base has no start token",
-            "give at least a word",
+            "give at least one word",
             file=file,
             line=line,
         )
     if len(ids) >= context:
         raise DataError(
             f"the prompt has {len(ids)} tokens, and this model reads at most {context - 1} before it writes",
-            "shorten it",
+            "shorten the prompt",
             file=file,
             line=line,
         )
@@ -75,10 +75,10 @@ def stream(
     eos: int,
     line_breaks: Callable[[int], int],
 ) -> Iterator[list[tuple[int, int]]]:
-    """Yield, step by step, (row, token) of every prompt that is still going on.
+    """Yield the (row, token) pairs of all unfinished prompts, step by step.
 
-    A row ends after its line breaks where it has a number of them, else with `eos` (not yielded); in any
-    case at `max_new_tokens` or at the end of the model's context.
+    A row with a number of line breaks ends after these, any other row at `eos` (not yielded). Every row ends
+    at `max_new_tokens` or at the end of the model's context.
     """
     lengths = [len(prompt.ids) for prompt in prompts]
     capacity = min(model.shape.n_positions, max(lengths) + max_new_tokens)
@@ -118,12 +118,12 @@ def stream(
 
 
 def _cache_dtype(model: GPT2) -> torch.dtype:
-    """On a CPU attention to one token is up to four times as fast in fp32 as in bf16 (docs/LOG.md)."""
+    """Return the dtype of the cache; fp32 is up to four times as fast as bf16 on a CPU (docs/LOG.md)."""
     return torch.float32 if model.device.type == "cpu" else model.compute_dtype
 
 
 def _seen(prompts: Sequence[Prompt], model: GPT2) -> torch.Tensor:
-    """Mark the tokens of each prompt: (B, V)."""
+    """Return a mask (B, V) of the tokens of each prompt."""
     seen = torch.zeros(len(prompts), model.shape.vocab_size, dtype=torch.bool, device=model.device)
     for row, prompt in enumerate(prompts):
         seen[row, torch.tensor(prompt.ids, device=model.device)] = True
@@ -138,7 +138,7 @@ def generate(
     tokenizer: Tokenizer,
     batch_size: int = 32,
 ) -> list[Continuation]:
-    """Continue every prompt, in batches of similar length; the order is kept."""
+    """Continue every prompt, in batches of similar length; return the results in the given order."""
     continuations = [Continuation(ids=[]) for _ in prompts]
     counter = LineCounter(tokenizer)
     for rows in in_length_order([len(prompt.ids) for prompt in prompts], batch_size):

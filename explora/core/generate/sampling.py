@@ -1,6 +1,6 @@
-"""Sampling the next token: pure functions on logits (B, V), in the order of transformers.
+"""Sampling of the next token: pure functions on logits (B, V), in the order of transformers.
 
-Penalty, temperature, top-k, top-p, draw. Filtered tokens get the logit -inf.
+The order is penalty, temperature, top-k, top-p, draw. Filtered tokens get the logit -inf.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from explora.errors import UsageError
 
-# Below this a float32 logit divided by the temperature may overflow; the draw is greedy long before.
+# Below this value, a float32 logit divided by the temperature may overflow; sampling is greedy long before.
 MIN_TEMPERATURE = 1e-6
 
-# How many of the most probable tokens top-p looks at before it sorts the whole vocabulary.
+# Number of most probable tokens that top-p examines before it sorts the whole vocabulary.
 MOST_PROBABLE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen; the defaults draw from the model's own distribution."""
+    """Settings for choosing the next token; the defaults sample from the model's own distribution."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -35,7 +35,7 @@ class SamplingConfig:
         if not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise UsageError(
                 f"temperature must be a positive number, not {self.temperature!r}",
-                "--greedy takes the most probable token each time",
+                "use --greedy to choose the most probable token each time",
             )
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(
@@ -48,14 +48,14 @@ class SamplingConfig:
         if not 0 < self.repetition_penalty < math.inf:
             raise UsageError(
                 f"repetition_penalty must be a positive number, not {self.repetition_penalty!r}",
-                "1 does nothing; 1.1 already discourages repetition",
+                "1 turns it off; 1.1 already discourages repetition",
             )
 
 
 def row_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """Return a generator for each row of a batch, so that a row's draws do not depend on its neighbours.
+    """Return a random generator for each row of a batch, so that rows do not influence each other.
 
-    On a GPU they are the GPU's own: drawing noise for a large batch on the host takes longer than a step.
+    On a GPU they are GPU generators: drawing noise for a large batch on the host takes longer than a step.
     """
     home = device if device.type == "cuda" else "cpu"
     return [torch.Generator(home).manual_seed(seed) for seed in seeds]
@@ -67,10 +67,10 @@ def draw(
     generators: Sequence[torch.Generator],
     seen: Tensor | None = None,
 ) -> Tensor:
-    """Choose the next token of each row: logits (B, V) -> ids (B,).
+    """Choose the next token of each row: logits (B, V) give ids (B,).
 
-    `generators` holds one generator for each row, all on one device. `seen` (B, V), bool, marks the tokens of
-    each row's context; only the repetition penalty looks at it. A greedy draw leaves the generators alone.
+    `generators` has one generator per row, all on one device. `seen` (B, V), bool, marks the tokens of each
+    row's context, for the repetition penalty only. A greedy choice does not use the generators.
     """
     logits = logits.float()
     if seen is not None:
@@ -86,24 +86,24 @@ def draw(
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make seen tokens less likely, however often they were seen (Keskar et al. 2019, section 4.1).
+    """Make seen tokens less likely, however often they occurred (Keskar et al. 2019, section 4.1).
 
-    A positive logit is divided by the penalty and a negative one multiplied, so that both sink.
+    A positive logit is divided by the penalty and a negative one multiplied, so that both decrease.
     """
     penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
     return torch.where(seen, penalised, logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most probable tokens and those that tie with the k-th (Fan et al. 2018)."""
+    """Keep the k most probable tokens, and ties with the k-th (Fan et al. 2018)."""
     kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
     return logits.masked_fill(logits < kth, -math.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of most probable tokens that hold at least p (Holtzman et al. 2020).
+    """Keep the smallest set of most probable tokens with a sum of at least p (Holtzman et al. 2020).
 
-    Never fewer than one token. Of tokens that tie at the border, those with the lower ids are kept.
+    At least one token stays. Among tokens that tie at the border, those with lower ids are kept.
     """
     if p >= 1:
         return logits
@@ -118,9 +118,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def _largest_holding(probabilities: Tensor, p: float) -> Tensor:
-    """The largest probabilities of each row, descending (B, n): enough of them to hold p.
+    """Return the largest probabilities of each row, descending (B, n), with a sum of at least p.
 
-    Sorting a whole vocabulary takes several times as long as finding its head, which is nearly always enough.
+    Sorting a whole vocabulary takes several times as long as finding its top, which is nearly always enough.
     """
     head = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[-1]), dim=-1).values
     if bool((head.sum(dim=-1) >= p).all()):
@@ -129,9 +129,9 @@ def _largest_holding(probabilities: Tensor, p: float) -> Tensor:
 
 
 def _gumbel_noise(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Noise (B, V): argmax of logits + noise is a draw from softmax(logits) (Maddison et al. 2014).
+    """Return noise (B, V) such that argmax of logits + noise samples softmax(logits) (Maddison et al. 2014).
 
-    Rounding differences between batch sizes move such a draw far less often than one by the cumulative
+    Rounding differences between batch sizes change such a sample far less often than one by the cumulative
     distribution.
     """
     uniform = torch.empty(logits.shape, dtype=torch.float64, device=generators[0].device)

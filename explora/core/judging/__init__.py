@@ -1,1 +1,1 @@
-"""Judge what models write: by a person who compares blindly, and over settings of decoding."""
+"""Judge text that models write: by a person who compares blindly, and over decoding settings."""

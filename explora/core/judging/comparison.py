@@ -1,4 +1,4 @@
-"""Two writers continue the same prompts: A is a run, B another run or the people who wrote the texts."""
+"""Two writers continue the same prompts: A is a run, B another run or the human author."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Comparison:
 
 
 def compare(a: Session, b: Session | None, rows: Sequence[Row], *, seed: int, batch_size: int) -> Comparison:
-    """Pair two continuations of the first lines of each row; without `b`, B's are the rest of the row.
+    """Pair two continuations of the first lines of each row; without `b`, B's is the rest of the row.
 
-    Runs draw tokens as `explora generate` does by default, with `seed` plus the row's number.
-    Raises DataError where a row has no rest, or where no two continuations differ.
+    Runs sample tokens with the defaults of `explora generate`; the seed is `seed` plus the row's number.
+    Raises DataError if a row has no rest, or if all pairs are equal.
     """
     prompts = [first_lines_of(row) for row in rows]
     sampling = default_sampling(a.task_name)
@@ -36,7 +36,7 @@ def compare(a: Session, b: Session | None, rows: Sequence[Row], *, seed: int, ba
     )
     pairs = make_pairs([row.id for row in rows], prompts, texts_a, texts_b, seed)
     if not pairs:
-        raise DataError("all continuations are equal: there is nothing to compare", "compare another run")
+        raise DataError("all continuations are equal, so there is nothing to compare", "compare another run")
     return Comparison(a=a.label, b="human" if b is None else b.label, pairs=pairs)
 
 
@@ -45,6 +45,9 @@ def _written_by_people(rows: Sequence[Row]) -> list[str]:
     for row, text in zip(rows, texts, strict=True):
         if not text.strip():
             raise DataError(
-                "nothing follows the given lines", "use a file of whole poems", file=row.file, line=row.line
+                "the text ends after the given lines",
+                "use a file of whole poems",
+                file=row.file,
+                line=row.line,
             )
     return texts

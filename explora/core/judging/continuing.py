@@ -1,4 +1,4 @@
-"""Continue texts with a session: which texts, and how tokens are drawn where nobody chose."""
+"""Continue texts with a session: the choice of the texts, and the default sampling of tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 32
 
 
 def default_sampling(task: str) -> SamplingConfig:
-    """Return how `explora generate` draws the tokens of a task by default."""
+    """Return the default sampling of `explora generate` for a task."""
     return SamplingConfig(**TASKS[task].sampling)
 
 
@@ -27,14 +27,14 @@ def rows_to_continue(
 ) -> list[Row]:
     """Return the rows of a file or a split, each with its whole `text`.
 
-    Raises UsageError for a task whose rows hold no texts to continue.
+    Raises UsageError for a task whose rows have no texts to continue.
     """
     found = read_rows(session, config, trained_on, split)
     rows = [example.row for example in found.found.examples]
     if all(row.values.get("text") for row in rows):
         return rows
     if found.split != "all":
-        raise UsageError(f"the splits of {session.task_name} hold no texts to continue", "--data FILE")
+        raise UsageError(f"the splits of {session.task_name} have no texts to continue", "--data FILE")
     return [row for row, _ in session.task.prompts(found.data)]
 
 

@@ -1,4 +1,4 @@
-"""Score the settings of decoding: the same poems continued at several temperatures, top-p and penalties."""
+"""Score decoding settings: the same poems continued with several temperatures, top-p values and penalties."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from explora.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredDecoding:
-    """The scores of one setting, each with its 95 % interval, over `examples` poems `num` times each."""
+    """The scores of one setting with 95 % intervals, over `num` continuations of each of `examples` poems."""
 
     sampling: SamplingConfig
     examples: int
@@ -27,7 +27,7 @@ class ScoredDecoding:
     intervals: dict[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return the scores as plain JSON data."""
         return dataclasses.asdict(self)
 
 
@@ -52,10 +52,10 @@ def score_decodings(
     num: int = 1,
     batch_size: int = 32,
 ) -> Iterator[ScoredDecoding]:
-    """Yield the scores of each setting. Setting by setting, a poem is continued with the same seeds.
+    """Yield the scores of each setting. Every setting continues a poem with the same seeds.
 
-    Intervals take the continuations of one poem as independent. Raises UsageError for a task without such
-    scores, and DataError for a poem with nothing to compare.
+    Intervals treat the continuations of one poem as independent. Raises UsageError for a task without such
+    scores, and DataError for a poem without a text to compare with.
     """
     if not all(example.row.values.get("text") for example in examples):
         raise UsageError(f"{session.task_name} has no poems to continue")

@@ -1,4 +1,4 @@
-"""What the votes on a comparison say: who wrote and who won each poem, and the sign test over all."""
+"""Result of the votes on a comparison: the winner of each poem, and the sign test over all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from explora.core.judging.votes import FIRST, TIE
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPoem:
-    """Who was shown `first` and `second`, "a" or "b", and who was `preferred`: "a", "b" or "tie"."""
+    """A judged poem: its writers, "a" or "b", in the order shown, and who was `preferred`, or "tie"."""
 
     id: str
     first: str
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def outcome_of(comparison: Comparison, votes: Mapping[str, str]) -> Outcome:
-    """Return what votes say, by the key of their pair; votes on other pairs are left out."""
+    """Return the result of votes, given by the key of their pair; votes on other pairs are ignored."""
     judged = [_judged(pair, votes[pair.key]) for pair in comparison.pairs if pair.key in votes]
     return Outcome(a=comparison.a, b=comparison.b, pairs=len(comparison.pairs), poems=judged)
 

@@ -1,6 +1,6 @@
-"""The comparison as one HTML page: it works offline, keeps votes in the browser, and offers them as a file.
+"""The comparison as one HTML page, which works offline, keeps votes in the browser, and saves them as a file.
 
-The page holds the texts and nothing about their writers.
+The page contains the texts and no information about their writers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PLACE_OF_PAIRS = "/* pairs */ []"
 
 
 def write_page(file: Path, pairs: Sequence[Pair]) -> None:
-    """Write the page in one piece; what was there before is replaced."""
+    """Write the page atomically; an existing file is replaced."""
     shown = [
         {"pair": pair.key, "prompt": pair.prompt, "first": pair.first, "second": pair.second}
         for pair in pairs
     ]
     template = files("explora").joinpath("assets", "judging", "blind.html").read_text(encoding="utf-8")
     assert template.count(PLACE_OF_PAIRS) == 1
-    # A text must not be able to end the script: < never appears in the data.
+    # A text with < could end the script element, so < never appears in the data.
     data = json.dumps(shown, ensure_ascii=False).replace("<", "\\u003c")
     write_atomically(file, template.replace(PLACE_OF_PAIRS, data))

@@ -1,4 +1,4 @@
-"""Pairs of continuations whose writers are hidden: the order of the two is drawn by a seed."""
+"""Pairs of continuations whose writers are hidden: a seed chooses the order of the two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Pair:
     """Two continuations of a prompt in the order in which they are shown.
 
-    `a_first` tells whether the first is A's: whoever shows a pair must not show that. `id` names the prompt.
+    `a_first`: the first is A's; this must stay hidden from the judge. `id` names the prompt.
     """
 
     id: str
@@ -24,7 +24,7 @@ class Pair:
 
     @property
     def key(self) -> str:
-        """Identify the texts and their order, so that a vote counts for exactly what was seen."""
+        """Digest of the texts and their order, so that a vote counts only for exactly these."""
         seen = json.dumps([self.prompt, self.first, self.second])
         return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
@@ -32,11 +32,12 @@ class Pair:
 def make_pairs(
     ids: Sequence[str], prompts: Sequence[str], texts_a: Sequence[str], texts_b: Sequence[str], seed: int
 ) -> list[Pair]:
-    """Pair two continuations of each prompt; equal continuations make no pair.
+    """Pair two continuations of each prompt; equal continuations are left out.
 
-    Lines lose their indentation and characters that do not print, which could tell a model from a person.
+    Indentation and characters that cannot be printed are removed, because they could distinguish a model from
+    a person.
     """
-    places = [number % 2 == 0 for number in range(len(ids))]  # half of the time each, so that no place wins
+    places = [number % 2 == 0 for number in range(len(ids))]  # each writer is first in half of the pairs
     random.Random(seed).shuffle(places)
     pairs = []
     for name, prompt, text_a, text_b, a_first in zip(ids, prompts, texts_a, texts_b, places, strict=True):

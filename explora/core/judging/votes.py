@@ -1,7 +1,7 @@
-"""Votes on pairs: a JSON lines file that grows by a line with every vote.
+"""Votes on pairs, in a JSON lines file to which every vote adds a line.
 
 A line is `{"pair": KEY, "choice": "1"}`. The choice is 1 for the first text, 2 for the second, = for a tie. A
-line tells nothing about the writers. The last vote on a pair counts.
+line has no information about the writers. The last vote on a pair counts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ CHOICES = (FIRST, SECOND, TIE)
 
 
 def add_vote(file: Path, pair: Pair, choice: str) -> None:
-    """Append a vote to a file, in a folder that exists."""
+    """Append a vote to a file in an existing folder."""
     append_line(file, json.dumps({"pair": pair.key, "choice": choice}))
 
 
 def read_votes(file: Path) -> dict[str, str]:
-    """Return the choices by the key of their pair. Raises DataError with the line of what is no vote."""
+    """Return the choices by the key of their pair. Raises DataError with the line of an invalid vote."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -44,6 +44,6 @@ def _parse(line: str, file: Path, number: int) -> tuple[str, str]:
         key, choice = "", None
     if choice not in CHOICES:
         raise DataError(
-            "this line is no vote", 'a vote is {"pair": "...", "choice": "1"}', file=str(file), line=number
+            "this line is not a vote", 'a vote is {"pair": "...", "choice": "1"}', file=str(file), line=number
         )
     return key, choice

@@ -1,1 +1,1 @@
-"""What the machine offers and what this process takes. Light: no torch."""
+"""The machine's resources and this process's use of them. Importing this package does not load torch."""

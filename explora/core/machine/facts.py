@@ -1,4 +1,4 @@
-"""What the machine offers and what this process took: memory and a description, without torch."""
+"""Facts about the machine and this process, without torch: memory in use, available memory, a description."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far, or since `reset_peak_memory`.
+    """Return the peak resident size of this process in bytes, so far or since `reset_peak_memory`.
 
-    On Linux VmHWM: unlike ru_maxrss it starts anew with exec, so a child does not inherit its parent's peak.
+    On Linux it is VmHWM. Unlike ru_maxrss, it restarts with exec, so a child does not inherit its parent's
+    peak.
     """
     status = PROCESS / "status"
     if status.exists():
@@ -39,12 +40,12 @@ def peak_memory_bytes() -> int:
 
 
 def resident_memory_bytes() -> int:
-    """Return the resident size of this process now."""
+    """Return the current resident size of this process in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak_memory() -> bool:
-    """Let the peak start at the present size; False where the system cannot (only Linux can)."""
+    """Reset the peak to the current size; return False if the system cannot do this (only Linux can)."""
     try:
         (PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -53,7 +54,7 @@ def reset_peak_memory() -> bool:
 
 
 def available_memory_bytes() -> int:
-    """Return how much this process may still take: what the system has left, or its cgroups if less."""
+    """Return how many bytes this process may still use, limited by the system and its cgroups."""
     free = int(psutil.virtual_memory().available)
     return max(0, min([free, *(limit.size - limit.used for limit in _cgroup_limits())]))
 
@@ -91,14 +92,14 @@ def _processor() -> str:
 
 
 class _Limit(NamedTuple):
-    """A cgroup's memory limit and what counts against it, in bytes; cached files do not, they give way."""
+    """A cgroup's memory limit and its use in bytes, without cached files, which can be dropped."""
 
     size: int
     used: int
 
 
 def _cgroup_limits() -> Iterator[_Limit]:
-    """Yield the limits of this process's memory cgroup and its ancestors, of version 2 and version 1."""
+    """Yield the limits of this process's memory cgroup and its ancestors, for versions 1 and 2."""
     membership = PROCESS / "cgroup"
     if not membership.exists():
         return
@@ -112,7 +113,10 @@ def _cgroup_limits() -> Iterator[_Limit]:
 
 
 def _limits_upward(root: Path, path: str, files: tuple[str, str, str]) -> Iterator[_Limit]:
-    """A container may see its own group as the root, so folders that do not exist are passed over."""
+    """Yield the limits of a group and its ancestors.
+
+    A container may see its own group as the root, so folders that do not exist are skipped.
+    """
     folder = root / path.lstrip("/")
     for group in (folder, *folder.parents):
         limit = _read_limit(group, *files)

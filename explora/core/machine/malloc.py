@@ -1,23 +1,23 @@
-"""What glibc does with memory that tensors give back; other C libraries are left alone."""
+"""Settings for glibc's handling of freed memory; they have no effect with other C libraries."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 
-# For a process that trains, read when it starts. Aligning a tensor leaves crumbs beside it, which glibc by
-# default puts aside, so that the room of a freed tensor never fits the next of its size. Joined again at once
-# they save a seventh of the peak and cost no time (docs/LOG.md).
+# For a training process, read when it starts. Aligned tensors leave small free pieces, which glibc by default
+# keeps in separate lists, so that the space of a freed tensor does not fit the next one of the same size. If
+# glibc joins them at once, the peak is a seventh lower, at no cost in time (docs/LOG.md).
 TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse what tensors give back, instead of returning it to the kernel every step.
+    """Make glibc reuse freed memory, instead of returning it to the kernel in every step.
 
-    A training step frees and asks again for the same large tensors; by default each comes as fresh pages
-    that the kernel has to zero: 79,000 page faults a step against 900 (docs/LOG.md).
+    A training step frees and requests the same large tensors again. By default, each gets new pages that the
+    kernel must fill with zeros: 79,000 page faults per step instead of 900 (docs/LOG.md).
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -26,6 +26,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return to the kernel what is free now, for once: after work whose pieces nothing else will fit."""
+    """Return free memory to the kernel once, after work that frees memory which later work cannot reuse."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,1 +1,1 @@
-"""How weights are trained: a light file for each method, and one for its layers where it has some."""
+"""Training methods: a file for each, which does not load torch, and one for its layers if it has any."""

@@ -1,4 +1,4 @@
-"""BitFit (Ben Zaken et al. 2022): only the biases are trained, those of the layer norms among them."""
+"""BitFit (Ben Zaken et al. 2022): only the biases are trained, including those of the layer norms."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
-    """Train the biases of the base; its file holds them whole, and replaces the base's."""
+    """Training of the base's biases; the file holds whole biases, which replace the base's."""
 
     name = "bitfit"
     summary = "only the biases (Ben Zaken et al. 2022)"
-    learning_rate = 1e-3  # a first guess: ten times that of full fine-tuning, as LoRA's
+    learning_rate = 1e-3  # a first guess: ten times that of full fine-tuning, like LoRA's
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return all biases of the base."""
+        """Return the shapes of all biases of the base."""
         return {name: size for name, size in base_tensors(shape).items() if name.endswith(".bias")}
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return what is trained."""
+        """Return the shapes of the trained biases."""
         return self.trained_shapes(shape)
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the first block: every block has biases."""
+        """Return 0: every block has biases."""
         return 0
 
     def apply(self, model: GPT2) -> None:
-        """Freeze all but the biases."""
+        """Freeze everything except the biases."""
         train_only(model, self.trained_shapes(model.shape))
 
     def merge(self, model: GPT2) -> None:
-        """Do nothing: the biases are the base's own."""
+        """Do nothing: the trained biases are already the base's own."""

@@ -1,6 +1,6 @@
-"""DoRA (Liu et al. 2024): LoRA whose columns have trained magnitudes, m (W + s B A) / ||W + s B A||.
+"""DoRA (Liu et al. 2024): LoRA with a trained magnitude per column, m (W + s B A) / ||W + s B A||.
 
-Layers: `dora_layers`.
+The layers are in `dora_layers`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     from explora.core.model.gpt2 import GPT2
 
-MAGNITUDE = "lora_magnitude_vector"  # PEFT's name, and that of the layer's parameter
+MAGNITUDE = "lora_magnitude_vector"  # the name in PEFT's files and in the layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoRA(LoRA):
-    """Train low-rank adapters and the magnitude of each output column.
+    """Training of low-rank adapters and of the magnitude of each output column.
 
-    Adapters on parts of c_attn have magnitudes for their own columns; the other columns stay as they are.
+    Adapters on parts of c_attn have magnitudes for the columns of these parts; the other columns do not
+    change.
     """
 
     name = "dora"
@@ -37,7 +38,7 @@ class DoRA(LoRA):
     peft_variant = "use_dora"
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return LoRA's shapes, and a magnitude for each column."""
+        """Return LoRA's shapes, and one magnitude per column."""
         tensors = super().trained_shapes(shape)
         for target in self.targets:
             module, part = TARGETS[target]
@@ -47,7 +48,7 @@ class DoRA(LoRA):
         return tensors
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return LoRA's shapes, and one vector of magnitudes for each module."""
+        """Return LoRA's shapes, and one vector of magnitudes per module."""
         tensors = super().file_shapes(shape)
         for layer, module, parts in self.sites(shape):
             _, fan_out = block_modules(shape.n_embd)[module]
@@ -55,7 +56,7 @@ class DoRA(LoRA):
         return tensors
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return LoRA's, the output where nothing else keeps it, and the columns' norms and gains in fp32."""
+        """Return LoRA's bytes, the output unless another operation keeps it, and norms and gains in fp32."""
         kept = super().kept_bytes(product)
         if not kept:
             return {}
@@ -68,7 +69,7 @@ class DoRA(LoRA):
         }
 
     def backward_bytes(self, product: Product) -> int:
-        """Return the gradient of the output before it is rescaled, and portions that are summed in fp32."""
+        """Return the bytes of the gradient before rescaling, and of the portions that are summed in fp32."""
         if not self.kept_bytes(product):
             return 0
         columns = span(product.fan_out, self.modules()[product.module])
@@ -76,18 +77,19 @@ class DoRA(LoRA):
         output = product.rows * product.fan_out * product.number_bytes
         if product.module != FUSED:
             return output + summed
-        # Plain attention's scores, by then gone, took more. Fused attention's views leave the output behind.
+        # Attention's backward pass comes first. Plain attention's scores took more than this and are free by
+        # now; the views of fused attention keep c_attn's output.
         return 2 * output + summed if product.output_is_kept else 0
 
     def apply(self, model: GPT2) -> None:
-        """Freeze all but the chosen biases, then put adapters with magnitudes beside the chosen modules."""
+        """Freeze everything except the chosen biases, then add adapters with magnitudes to the modules."""
         from explora.core.methods.dora_layers import DoRALinear
         from explora.core.methods.lora_layers import add_adapters
 
         add_adapters(model, self, DoRALinear)
 
     def merged_weight(self, name: str, weight: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
-        """Return m V / ||V|| column by column, V being LoRA's weight (Liu et al. 2024, equation 5)."""
+        """Return m V / ||V|| column by column, where V is LoRA's weight (Liu et al. 2024, equation 5)."""
         site, _, kind = name.rpartition(".")
         merged = super().merged_weight(name, weight, stored)
         if kind == "bias" or f"{site}.{MAGNITUDE}" not in stored:
@@ -100,27 +102,31 @@ class DoRA(LoRA):
         return merged
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return PEFT's A, B and magnitudes; those of parts of c_attn follow each other."""
+        """Return PEFT's A, B and magnitudes; magnitudes of several parts of c_attn are concatenated."""
         lora = {name: value for name, value in trained.items() if not name.endswith(MAGNITUDE)}
         magnitudes = {name: value.flatten() for name, value in trained.items() if name not in lora}
         return super().to_file(lora) | magnitudes
 
     def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
-        """Return A, B and magnitudes of each part; the inverse of `to_file`."""
+        """Return A, B and magnitudes of each part: the inverse of `to_file`."""
         lora = {name: size for name, size in shapes.items() if not name.endswith(MAGNITUDE)}
         magnitudes = {name: stored[name].view(size) for name, size in shapes.items() if name not in lora}
         return super().from_file(stored, lora) | magnitudes
 
     def peft_config(self) -> dict[str, Any] | None:
-        """Return PEFT's LoraConfig; None for some parts of c_attn: PEFT needs magnitudes for all of it."""
+        """Return PEFT's LoraConfig; None for adapters on some parts of c_attn only.
+
+        PEFT has magnitudes for the whole module or for none of it.
+        """
         parts = self.modules().get(FUSED)
         return None if parts is not None and len(parts) < FUSED_PARTS else super().peft_config()
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
-        """Return the DoRA of PEFT's configuration, also one with rsLoRA's scale, as the equal alpha.
+        """Return the DoRA that PEFT's configuration describes.
 
-        Raises UsageError for what explora does not compute.
+        rsLoRA's scale becomes the equivalent alpha. Raises UsageError for settings that explora does not
+        compute.
         """
         found = super().from_peft(config, modules)
         return replace(found, **rank_stabilised(found)) if found and config.get("use_rslora") else found

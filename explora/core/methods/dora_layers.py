@@ -1,10 +1,10 @@
 """The layers of DoRA (Liu et al. 2024): y = m / ||V|| * x V + b with V = W + scale (B A)^T, column by column.
 
-||V|| is a constant for the gradient (section 4.3). V itself is never made: for one column of W and B,
+||V|| is a constant for the gradient (section 4.3). V itself is never computed. For one column of W and B,
 
     ||W + s A^T B||^2 = ||W||^2 + 2 s (A W) . B + s^2 B . (A A^T) B
 
-||W||^2 is computed once; the rest takes one product of A and W each time that A or B has changed.
+||W||^2 is computed once. The rest takes one product of A and W whenever A or B has changed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from explora.core.model.gpt2 import Conv1D
 
 
 class _Rescale(torch.autograd.Function):
-    """Multiply part p of y - b by m_p / ||V_p||, in place; keeps the new y.
+    """Multiply part p of y - b by m_p / ||V_p||, in place; saves the new y for backward.
 
-    The gradient of m is the sum over the rows of grad_y * (y - b), divided by m: the old y is not needed.
+    The gradient of m is the sum over the rows of grad_y * (y - b), divided by m, so the old y is not needed.
     """
 
     @staticmethod
@@ -35,7 +35,7 @@ class _Rescale(torch.autograd.Function):
             size = len(gain)
             shift = (1 - gain) * _part(bias, part, size)
             for some in in_portions(_part(y, part, size)):
-                torch.addcmul(shift, some, gain, out=some)  # in half precision, one rounding
+                torch.addcmul(shift, some, gain, out=some)  # rounds once in half precision
         ctx.mark_dirty(y)
         ctx.save_for_backward(y, magnitude, gains, bias)
         ctx.parts = parts
@@ -78,10 +78,10 @@ class DoRALinear(LoRALinear):
         own = torch.stack([_part(squares, part, size) for part in self.parts])
         self.register_buffer("base_squares", own, persistent=False)
         self.lora_magnitude_vector = nn.Parameter(own.sqrt())
-        self._norms: tuple[tuple[int, ...], Tensor] | None = None  # with the adapters that they belong to
+        self._norms: tuple[tuple[int, ...], Tensor] | None = None  # with the state of their adapters
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Map (N, in) to (N, out)."""
+        """Compute the layer's output, (N, out), for rows (N, in)."""
         y = super().of_rows(x)
         magnitude, bias = self.lora_magnitude_vector, self.base_layer.bias
         rescaled: Tensor = _Rescale.apply(y, magnitude, self.norms(), bias, self.parts)  # type: ignore[no-untyped-call]
@@ -90,7 +90,8 @@ class DoRALinear(LoRALinear):
     def norms(self) -> Tensor:
         """Return the norm of each column of W + scale (B A)^T, (P, span), without gradients.
 
-        They are kept from call to call only where nothing is trained: fused optimizers do not raise versions.
+        The norms are reused only outside of training, because fused optimizers do not raise a tensor's
+        version.
         """
         if self.training or torch.is_grad_enabled():
             self._norms = None
@@ -114,7 +115,7 @@ class DoRALinear(LoRALinear):
         return squares.sqrt()
 
     def adapted_weight(self) -> Tensor:
-        """Return V with its columns rescaled, (in, out), in fp64 where the device has it."""
+        """Return V with rescaled columns, (in, out), in fp64 if the device has it."""
         weight = super().adapted_weight()
         for magnitude, part in zip(self.lora_magnitude_vector.detach(), self.parts, strict=True):
             columns = _part(weight, part, len(magnitude))

@@ -1,4 +1,4 @@
-"""Freeze a model, or all but some of its own parameters: the first step of most methods."""
+"""Freezing of a model, completely or except for some parameters: the first step of most methods."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def freeze(model: GPT2) -> None:
-    """Stop gradients everywhere but in the head that the task added."""
+    """Stop gradients for every parameter except the head that the task added."""
     model.requires_grad_(False)
     if model.score is not None:
         model.score.requires_grad_(True)
 
 
 def train_only(model: GPT2, names: Iterable[str]) -> None:
-    """Freeze a model except for the named parameters, which become fp32, and the task's head."""
+    """Freeze a model except for the task's head and the named parameters, which become fp32."""
     freeze(model)
     for name in names:
         parameter = model.get_parameter(name)

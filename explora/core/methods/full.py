@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Method):
-    """Train every weight; the result is a model folder."""
+    """Training of every weight; the result is a model folder."""
 
     name = "full"
     summary = "every weight is trained"
@@ -23,28 +23,28 @@ class Full(Method):
     trains_base = True
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return all weights of the base."""
+        """Return the shapes of all weights of the base."""
         return base_tensors(shape)
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return all weights of the base."""
+        """Return the shapes of all weights of the base."""
         return base_tensors(shape)
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the lowest of all."""
+        """Return 0: every block is trained."""
         return 0
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Decay matrices and embeddings; biases, norms and the task's head stay free."""
+        """Return True for matrices and embeddings; biases, norms and the task's head have no weight decay."""
         return dimensions == 2 and not name.startswith("score")
 
     def apply(self, model: GPT2) -> None:
-        """Let gradients reach every weight."""
+        """Make every weight trainable."""
         model.requires_grad_(True)
 
     def merge(self, model: GPT2) -> None:
-        """Do nothing: the weights themselves moved."""
+        """Do nothing: the trained weights are already the base's own."""
 
     def peer_config(self) -> dict[str, Any]:
-        """Return nothing: transformers trains the base as it is."""
+        """Return an empty configuration: transformers trains the base without PEFT."""
         return {}

@@ -1,4 +1,7 @@
-"""IA3 (Liu et al. 2022): trained vectors rescale keys, values and inner activations. Layers: `ia3_layers`."""
+"""IA3 (Liu et al. 2022): trained vectors rescale keys, values and inner activations.
+
+The layers are in `ia3_layers`.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
 
     from explora.core.model.gpt2 import GPT2
 
-INNER = "mlp.c_proj"  # its input is rescaled, as the paper does; of the other modules the output is
-READ = {"feedforward_modules", "init_ia3_weights"}  # of PEFT's IA3Config: read, or of no effect
+INNER = "mlp.c_proj"  # as in the paper, its input is rescaled; for all other modules, the output is
+READ = {"feedforward_modules", "init_ia3_weights"}  # in IA3Config: read, or without effect
 
 
 @dataclass(frozen=True, kw_only=True)
 class IA3(TargetedMethod):
-    """Train vectors that rescale outputs of modules, and the input of the feed-forward's second product."""
+    """Training of vectors that rescale a module's output, or the input of the second MLP product."""
 
     name = "ia3"
     summary = "vectors that rescale keys, values and inner activations (Liu et al. 2022)"
@@ -43,11 +46,11 @@ class IA3(TargetedMethod):
 
     @property
     def description(self) -> str:
-        """`ia3 on key, value, mlp-down`."""
+        """Short name and adapted modules: `ia3 on key, value, mlp-down`."""
         return f"{self.label} {self.place}"
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of the vectors, named by module and target."""
+        """Return the shapes of the vectors by module and target."""
         tensors: Tensors = {}
         for target in self.targets:
             module, part = TARGETS[target]
@@ -57,7 +60,7 @@ class IA3(TargetedMethod):
         return tensors
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of PEFT's vectors: (out, 1), and (1, in) where the input is rescaled."""
+        """Return the shapes of PEFT's vectors: (out, 1), or (1, in) if the input is rescaled."""
         tensors: Tensors = {}
         for layer, module, _ in self.sites(shape):
             fan_in, fan_out = block_modules(shape.n_embd)[module]
@@ -65,7 +68,7 @@ class IA3(TargetedMethod):
         return tensors
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return what is multiplied by the vectors: parts of the output, or the input."""
+        """Return the bytes of the values that the vectors multiply: parts of the output, or the input."""
         parts = self.modules().get(product.module, ())
         if parts == () or not self.adapts(product.layer):
             return {}
@@ -75,20 +78,20 @@ class IA3(TargetedMethod):
         return {f"{product.module}'s output": product.rows * columns * product.number_bytes}
 
     def backward_bytes(self, product: Product) -> int:
-        """Return the recomputed input, and the portions of which its gradient is summed in fp32."""
+        """Return the bytes of the recomputed input, and of the portions that are summed in fp32."""
         if product.module != INNER or not self.kept_bytes(product):
-            return 0  # what an output's vector takes is less than attention's backward pass takes before
+            return 0  # a vector on an output takes less than attention's backward pass took before
         portions = 1 if product.number_bytes == FLOAT32_BYTES else 2  # a product, and a cast
         numbers = min(product.rows * product.fan_in, NUMBERS_AT_ONCE)
         return product.input_bytes + portions * FLOAT32_BYTES * numbers
 
     @property
     def reads_norms(self) -> bool:
-        """The vectors' gradients need the products' outputs, and not what they read."""
+        """False: the gradients of the vectors need the outputs of the products, not their inputs."""
         return False
 
     def apply(self, model: GPT2) -> None:
-        """Freeze the model, then put vectors of ones beside the chosen modules of the chosen blocks."""
+        """Freeze the model, then add vectors of ones to the chosen modules of the chosen blocks."""
         from explora.core.methods.ia3_layers import add_vectors
 
         add_vectors(model, self)
@@ -110,13 +113,13 @@ class IA3(TargetedMethod):
         return weight if kind == "bias" else weight.double() * vector.double().t()
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return PEFT's vectors; those of parts of c_attn become one of the whole, with ones elsewhere."""
+        """Return PEFT's vectors; vectors of parts of c_attn become one vector with ones elsewhere."""
         from explora.core.methods.ia3_layers import to_peft
 
         return to_peft(trained, self.modules())
 
     def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
-        """Return the vectors of each part; the inverse of `to_file`."""
+        """Return the vectors of each part: the inverse of `to_file`."""
         from explora.core.methods.ia3_layers import from_peft
 
         return from_peft(stored, shapes, self.modules())
@@ -127,7 +130,7 @@ class IA3(TargetedMethod):
         return bool(vectors) and all(bool((value == 1).all()) for value in vectors)
 
     def peft_config(self) -> dict[str, Any]:
-        """Return PEFT's IA3Config; it has no list of blocks, so each module is named with its block."""
+        """Return PEFT's IA3Config. It has no list of blocks, so each module is named with its block."""
         modules = list(self.modules())
         if self.layers is not None:
             modules = [f"h.{layer}.{module}" for layer in self.layers for module in modules]
@@ -141,7 +144,10 @@ class IA3(TargetedMethod):
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
-        """Return the IA3 of PEFT's configuration. Raises UsageError for what explora does not compute."""
+        """Return the IA3 that PEFT's configuration describes.
+
+        Raises UsageError for settings that explora does not compute.
+        """
         if config.get("peft_type") != "IA3":
             return None
         refuse_unreadable(config, READ, {})
@@ -155,7 +161,7 @@ class IA3(TargetedMethod):
         return cls(**around(places, modules))
 
     def peer_config(self) -> dict[str, Any]:
-        """Return PEFT's configuration with one vector for each whole module, as its users write it."""
+        """Return the configuration of a PEFT user, with one vector for each whole module."""
         modules = sorted(self.modules())
         return {
             "peft_type": "IA3",

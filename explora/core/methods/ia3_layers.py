@@ -1,7 +1,7 @@
-"""The layers of IA3: y = l * (x W + b), and y = (l * x) W + b for the feed-forward's second product.
+"""The layers of IA3: y = l * (x W + b), and y = (l * x) W + b for the second feed-forward product.
 
-A layer holds one vector for its whole output or one for each chosen part of the fused `c_attn`: (P, span).
-Vectors stay in fp32 and multiply in fp32, since a small step away from one is lost in half precision.
+A layer has one vector for its whole output, or one for each chosen part of the fused `c_attn`: (P, span).
+Vectors are stored and multiplied in fp32, because half precision loses small changes of a number near one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from explora.core.model.gpt2 import GPT2, Conv1D
 
 
 class _ScaleColumns(torch.autograd.Function):
-    """Multiply the columns of part p of y by l_p, in place; keeps those columns as they were, and l."""
+    """Multiply the columns of part p of y by l_p, in place; saves l and the old columns for backward."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, scale: Tensor, parts: tuple[int, ...]) -> Tensor:
@@ -63,7 +63,7 @@ def _columns(y: Tensor, part: int, scale: Tensor) -> Tensor:
 
 
 class _ScaleInput(torch.autograd.Function):
-    """Return x * l, rounded once to the dtype of x; keeps x and l."""
+    """Return x * l, rounded once to the dtype of x; saves x and l for backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class _ScaleInput(torch.autograd.Function):
 
 
 class IA3Linear(AdaptedLayer):
-    """A frozen Conv1D whose output, or parts of it, trained vectors rescale."""
+    """A frozen Conv1D with trained vectors that rescale its output, or parts of it."""
 
     def __init__(self, base: Conv1D, parts: Parts) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class IA3Linear(AdaptedLayer):
         self.ia3_l = nn.Parameter(torch.ones(len(self.parts), size, device=base.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Compute the layer's output, (..., out), for x (..., in)."""
         rows = self.base_layer(x.reshape(-1, x.shape[-1]))
         y: Tensor = _ScaleColumns.apply(rows, self.ia3_l, self.parts)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: multiplied in fp32, cast last."""
+        """Return the base layer with merged weights, multiplied in fp32 and cast last."""
         base, size = self.base_layer, self.ia3_l.shape[1]
         factor = torch.ones(base.weight.shape[1], device=base.weight.device)
         for index, part in enumerate(self.parts):
@@ -106,7 +106,7 @@ class IA3Linear(AdaptedLayer):
 
 
 class IA3Input(AdaptedLayer):
-    """A frozen Conv1D whose input a trained vector rescales."""
+    """A frozen Conv1D with a trained vector that rescales its input."""
 
     def __init__(self, base: Conv1D) -> None:
         super().__init__()
@@ -114,13 +114,13 @@ class IA3Input(AdaptedLayer):
         self.ia3_l = nn.Parameter(torch.ones(base.weight.shape[0], device=base.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Compute the layer's output, (..., out), for x (..., in)."""
         rows = x.reshape(-1, x.shape[-1])
         y: Tensor = self.base_layer(_ScaleInput.apply(rows, self.ia3_l))  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: multiplied in fp32, cast last."""
+        """Return the base layer with merged weights, multiplied in fp32 and cast last."""
         _multiply(self.base_layer, "weight", self.ia3_l.detach()[:, None])
         return self.base_layer
 
@@ -131,7 +131,7 @@ def _multiply(base: Conv1D, name: str, factor: Tensor) -> None:
 
 
 def add_vectors(model: GPT2, method: IA3) -> None:
-    """Freeze the model, then put vectors of ones beside the modules that the method names."""
+    """Freeze the model, then add vectors of ones to the modules that the method adapts."""
     freeze(model)
     for layer, module, parts in method.sites(model.shape):
         make = IA3Input if module == INNER else partial(IA3Linear, parts=parts)
@@ -139,10 +139,10 @@ def add_vectors(model: GPT2, method: IA3) -> None:
 
 
 def to_peft(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:
-    """Return PEFT's vectors by name; `modules` are the rescaled modules of a block with their parts.
+    """Return PEFT's vectors by name; `modules` are the rescaled modules of a block and their parts.
 
     PEFT has one vector per module: (out, 1) for the output, (1, in) for the input. Vectors of parts of c_attn
-    are written as one, with ones for the other parts.
+    are written as one vector, with ones for the other parts.
     """
     return {name: _whole(name, value, modules) for name, value in trained.items()}
 
@@ -161,7 +161,7 @@ def _whole(name: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
 def from_peft(
     stored: Mapping[str, Tensor], shapes: Tensors, modules: Mapping[str, Parts]
 ) -> dict[str, Tensor]:
-    """Return the vectors by the model's own names, where they have these shapes; the inverse of `to_peft`."""
+    """Return the vectors with these shapes by the model's own names: the inverse of `to_peft`."""
     return {name: _split(name, stored[name], shape, modules) for name, shape in shapes.items()}
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LastLinear(Method):
-    """Train only a fresh linear head on the frozen model."""
+    """Training of a new linear head on the frozen model."""
 
     name = "last-linear"
-    summary = "only a fresh linear head on the frozen model"
+    summary = "only a new linear head on the frozen model"
     learning_rate = 1e-3
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sentiment": {"learning_rate": 1e-2, "epochs": 10}
@@ -28,22 +28,22 @@ class LastLinear(Method):
     needs_head = True
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return nothing: the head belongs to the task."""
+        """Return no shapes: the head belongs to the task."""
         return {}
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return nothing but what the task adds."""
+        """Return no shapes: the file holds only the task's head."""
         return {}
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the number of blocks: none is trained."""
+        """Return the number of blocks: no block is trained."""
         return shape.n_layer
 
     def apply(self, model: GPT2) -> None:
-        """Freeze everything below the head. Raises UsageError for a model without one."""
+        """Freeze everything below the head. Raises UsageError for a model without a head."""
         if model.score is None:
             raise UsageError("last-linear needs a task with a linear head")
         freeze(model)
 
     def merge(self, model: GPT2) -> None:
-        """Do nothing: the head stands beside the base."""
+        """Do nothing: the head is stored beside the base."""

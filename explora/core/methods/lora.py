@@ -1,6 +1,6 @@
 """LoRA (Hu et al. 2021): low-rank adapters beside frozen weights, W + (alpha / r) B A; see `lora_layers`.
 
-Its relatives extend it: `rslora`, `lora_plus`, `dora`.
+The variants `rslora`, `lora_plus` and `dora` extend it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ ON_ALL = {"targets": ALL_TARGETS}
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(TargetedMethod):
-    """Train low-rank adapters. `rank_pattern` and `alpha_pattern` overrule rank and alpha by module.
+    """Training of low-rank adapters. `rank_pattern` and `alpha_pattern` override rank and alpha by module.
 
-    Their keys are modules of every block, `mlp.c_fc`, or of one, `h.3.mlp.c_fc`; the latter wins.
-    `peft_variant` is the flag of PEFT's LoraConfig that makes a relative of LoRA; LoRA itself has none.
+    Keys of a pattern name a module in every block, `mlp.c_fc`, or in one block, `h.3.mlp.c_fc`; the second
+    form takes precedence. `peft_variant` is the flag in PEFT's LoraConfig that selects a variant of LoRA; it
+    is empty for LoRA itself.
     """
 
     name = "lora"
@@ -83,7 +84,7 @@ class LoRA(TargetedMethod):
     )
     alpha_pattern: Mapping[str, float] = setting(
         {},
-        "Alphas of some modules, as in --rank-pattern.",
+        "Alphas of some modules, written as in --rank-pattern.",
         metavar="MODULE=ALPHA,...",
         default="none",
         parse=values.parse_numbers_by_module,
@@ -97,51 +98,51 @@ class LoRA(TargetedMethod):
 
     @staticmethod
     def usual_alpha(rank: int) -> float:
-        """Return alpha where none is set: the scale is 2 at every rank."""
+        """Return the default alpha: twice the rank, a scale of 2."""
         return 2.0 * rank
 
     @staticmethod
     def divisor(rank: int) -> float:
-        """Return what alpha is divided by: the rank (Hu et al. 2021, section 4.1)."""
+        """Return the divisor of alpha: the rank (Hu et al. 2021, section 4.1)."""
         return rank
 
     @property
     def common_alpha(self) -> float:
-        """Alpha without patterns."""
+        """Alpha of the modules that no pattern names."""
         return self.usual_alpha(self.rank) if self.alpha is None else self.alpha
 
     @property
     def scale(self) -> float:
-        """The factor in front of B A, without patterns."""
+        """Factor of B A in the modules that no pattern names."""
         return self.common_alpha / self.divisor(self.rank)
 
     def rank_of(self, layer: int | None, module: str) -> int:
-        """Return the rank on a module of a block; `layer` None: of the blocks that no pattern names."""
+        """Return the rank for a module of a block; `layer` None: for the blocks that no pattern names."""
         return _by_module(self.rank_pattern, layer, module, self.rank)
 
     def alpha_of(self, layer: int | None, module: str) -> float:
-        """Return alpha, likewise."""
+        """Return alpha for a module of a block; `layer` as in `rank_of`."""
         default = self.usual_alpha(self.rank_of(layer, module)) if self.alpha is None else self.alpha
         return _by_module(self.alpha_pattern, layer, module, default)
 
     def scale_of(self, layer: int | None, module: str) -> float:
-        """Return the factor in front of B A, likewise."""
+        """Return the factor of B A for a module of a block; `layer` as in `rank_of`."""
         return self.alpha_of(layer, module) / self.divisor(self.rank_of(layer, module))
 
     @property
     def label(self) -> str:
-        """`lora r=8`."""
+        """Short name with the rank: `lora r=8`."""
         return f"{self.name} r={self.rank}"
 
     @property
     def description(self) -> str:
-        """`lora r=8 (scale 2) on key, value`."""
+        """Short name, scale, adapted modules and trained biases: `lora r=8 (scale 2) on key, value`."""
         patterns = " with patterns" if self.rank_pattern or self.alpha_pattern else ""
         biases = {"none": "", "all": ", and all biases"}.get(self.bias, ", and their biases")
         return f"{self.label} (scale {self.scale:.3g}){patterns} {self.place}{biases}"
 
     def validate(self) -> None:
-        """Raise UsageError for targets as they cannot be, and for patterns of modules without adapters."""
+        """Raise UsageError for invalid targets, and for patterns of modules without adapters."""
         super().validate()
         for option, pattern in (("rank-pattern", self.rank_pattern), ("alpha-pattern", self.alpha_pattern)):
             for key, value in pattern.items():
@@ -154,7 +155,7 @@ class LoRA(TargetedMethod):
                     raise UsageError(f"--{option}: {key} must be positive, not {value!r}")
 
     def check_use(self, shape: Shape) -> None:
-        """Raise UsageError for a rank above the matrices', and for patterns of blocks without adapters."""
+        """Raise UsageError for a rank above the width, and for patterns of blocks without adapters."""
         for option, pattern in (("rank-pattern", self.rank_pattern), ("alpha-pattern", self.alpha_pattern)):
             for key in pattern:
                 layer, _ = split_key(key)
@@ -165,7 +166,7 @@ class LoRA(TargetedMethod):
         largest = max([self.rank, *self.rank_pattern.values()])
         if largest > shape.n_embd:
             raise UsageError(
-                f"rank {largest} is more than the matrices of this base have",
+                f"rank {largest} is larger than the weight matrices of this base allow",
                 f"--lora takes ranks up to the width, {shape.n_embd}; 4 to 16 are usual",
             )
 
@@ -191,11 +192,11 @@ class LoRA(TargetedMethod):
         return tensors | file_biases(self, shape)
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the lowest block with adapters; with all biases, the lowest of all."""
+        """Return the lowest block with adapters, or 0 if all biases are trained."""
         return 0 if self.bias == "all" else super().first_trained_block(shape)
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the input, x A^T, and casts of A and B; with dropout also the input as dropout leaves it."""
+        """Return the bytes of the input, x A^T and casts of A and B; with dropout also of its output."""
         parts = self.modules().get(product.module, ())
         if parts == () or not self.adapts(product.layer):
             return {}
@@ -215,17 +216,17 @@ class LoRA(TargetedMethod):
 
     @property
     def reads_norms(self) -> bool:
-        """With dropout the adapters read another tensor than the norms' outputs."""
+        """Whether gradients need the norms' outputs: with dropout, adapters read another tensor."""
         return not self.lora_dropout
 
     def apply(self, model: GPT2) -> None:
-        """Freeze all but the chosen biases, then put adapters beside the chosen modules."""
+        """Freeze everything except the chosen biases, then add adapters to the chosen modules."""
         from explora.core.methods.lora_layers import add_adapters
 
         add_adapters(model, self)
 
     def merge(self, model: GPT2) -> None:
-        """Replace every adapted layer by the plain one that computes the same."""
+        """Replace every adapted layer with a plain layer that computes the same."""
         from explora.core.methods.adapted_layers import merge_layers
 
         merge_layers(model)
@@ -241,39 +242,42 @@ class LoRA(TargetedMethod):
         return weight.double() + self.scale_of(*split_key(site)) * (b @ a).t()
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return PEFT's A and B; adapters on parts of c_attn become an exactly equal one of joint rank."""
+        """Return PEFT's A and B; adapters on parts of c_attn become one exactly equal adapter."""
         from explora.core.methods.lora_layers import to_peft
 
         return to_peft(trained, self.modules())
 
     def from_file(self, stored: Mapping[str, Tensor], shapes: Tensors) -> dict[str, Tensor]:
-        """Return A and B of each part; the inverse of `to_file`."""
+        """Return A and B of each part: the inverse of `to_file`."""
         from explora.core.methods.lora_layers import from_peft
 
         return from_peft(stored, shapes, self.modules())
 
     def is_untrained(self, trained: Mapping[str, Tensor]) -> bool:
-        """Return whether every B is zero, where nothing else is trained."""
+        """Return whether every B is zero and no biases are trained."""
         b = [value for name, value in trained.items() if name.endswith("lora_B")]
         return self.bias == "none" and bool(b) and not any(bool(value.any()) for value in b)
 
     def peft_config(self) -> dict[str, Any] | None:
-        """Return PEFT's LoraConfig for what `to_file` gives."""
+        """Return PEFT's LoraConfig for the tensors of `to_file`."""
         return config_of(self)
 
     def peer_config(self) -> dict[str, Any]:
-        """Return PEFT's LoraConfig with one adapter on each whole module, as its users write it."""
+        """Return the LoraConfig of a PEFT user, with one adapter on each whole module."""
         return peer_config_of(self)
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
-        """Return the LoRA of PEFT's configuration. Raises UsageError for what explora does not compute."""
+        """Return the LoRA that PEFT's configuration describes.
+
+        Raises UsageError for settings that explora does not compute.
+        """
         if config.get("peft_type") != PEFT_TYPE or variant_of(config) != cls.peft_variant:
             return None
         return cls(**settings_from(config, modules))
 
     def _hint(self, module: str) -> str:
-        """Return how a module without an adapter gets one, or which modules have one."""
+        """Return a hint: how to add an adapter to this module, or which modules have one."""
         names = [name for name, (path, part) in TARGETS.items() if path == module and part is None]
         if names:
             return f"give it one: --targets {','.join([*self.targets, *names])}"
@@ -285,5 +289,5 @@ def _similar(module: str) -> str:
 
 
 def _by_module(pattern: Mapping[str, N], layer: int | None, module: str, default: N) -> N:
-    """Return the value for a module of a block; `layer` None: of blocks that no key names."""
+    """Return the value for a module of a block; `layer` None: for the blocks that no key names."""
     return pattern.get(f"h.{layer}.{module}", pattern.get(module, default))

@@ -1,4 +1,4 @@
-"""The base's own biases that LoRA trains beside the adapters: the setting `bias`, as in PEFT."""
+"""Biases of the base that LoRA trains beside its adapters: the setting `bias`, as in PEFT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIASES = ("none", "lora-only", "all")
 
 
 def trained_biases(method: LoRA, shape: Shape) -> Tensors:
-    """Return the shapes of the biases that are trained, by the base's names."""
+    """Return the shapes of the trained biases by the base's names."""
     if method.bias == "none":
         return {}
     biases = {name: size for name, size in base_tensors(shape).items() if name.endswith(".bias")}
@@ -25,7 +25,10 @@ def trained_biases(method: LoRA, shape: Shape) -> Tensors:
 
 
 def file_biases(method: LoRA, shape: Shape) -> Tensors:
-    """Return the same by the names in PEFT's files: a module with an adapter becomes its `base_layer`."""
+    """Return the shapes of the trained biases by their names in PEFT's files.
+
+    PEFT names an adapted module's own parameters `base_layer`.
+    """
     adapted = _beside_adapters(method, shape)
     return {
         name.replace(".bias", ".base_layer.bias") if name in adapted else name: size

@@ -1,7 +1,7 @@
 """The layers of LoRA: y = x W + (alpha / r) x A^T B^T, W frozen, A random, B zero (Hu et al. 2021).
 
-A layer holds one adapter for its whole output or one for each chosen part of the fused `c_attn`; both are
-the same shape here, with P parts: A is stacked, (P r, in), and B is (P, span, r).
+A layer has one adapter for its whole output, or one for each chosen part of the fused `c_attn`. Both cases
+have the same shapes, with P parts: A is stacked, (P r, in), and B is (P, span, r).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _AddLowRank(torch.autograd.Function):
-    """Add scale * x A_p^T B_p^T to the columns of part p of y, in place; keeps x, x A^T, A and B."""
+    """Add scale * x A_p^T B_p^T to the columns of part p of y, in place; saves x, x A^T, A and B."""
 
     @staticmethod
     def forward(
@@ -62,8 +62,8 @@ class _AddLowRank(torch.autograd.Function):
 class LoRALinear(AdaptedLayer):
     """A frozen Conv1D with trained low-rank adapters beside it.
 
-    `parts` are those of c_attn with adapters of their own, None for one adapter on the whole output; `scale`
-    is alpha / rank, `dropout` that on the adapters' input.
+    `parts` are the parts of c_attn that have adapters, None for one adapter on the whole output. `scale` is
+    alpha / rank, and `dropout` applies to the adapters' input.
     """
 
     def __init__(
@@ -81,24 +81,24 @@ class LoRALinear(AdaptedLayer):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Compute the layer's output, (..., out), for x (..., in)."""
         return self.of_rows(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Map (N, in) to (N, out)."""
+        """Compute the layer's output, (N, out), for rows (N, in)."""
         low_input = F.dropout(x, self.dropout, self.training) if self.dropout else x
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         y: Tensor = _AddLowRank.apply(self.base_layer(x), low_input, a, b, self.parts, self.scale)  # type: ignore[no-untyped-call]
         return y
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: added in fp64, cast last."""
+        """Return the base layer with merged weights, added in fp64 and cast last."""
         base = self.base_layer
         base.weight = nn.Parameter(self.adapted_weight().to(base.weight.dtype), requires_grad=False)
         return base
 
     def adapted_weight(self) -> Tensor:
-        """Return W + scale (B A)^T, (in, out), in fp64 where the device has it."""
+        """Return W + scale (B A)^T, (in, out), in fp64 if the device has it."""
         weight = self.base_layer.weight.detach().to(merge_dtype(self.lora_A.device))
         span, rank = self.lora_B.shape[1:]
         for index, part in enumerate(self.parts):
@@ -109,7 +109,7 @@ class LoRALinear(AdaptedLayer):
 
 
 def add_adapters(model: GPT2, method: LoRA, kind: type[LoRALinear] = LoRALinear) -> None:
-    """Freeze all but the method's biases, then put layers of this kind at the modules that it names."""
+    """Freeze everything except the method's biases, then add layers of class `kind` to the chosen modules."""
     train_only(model, trained_biases(method, model.shape))
     for layer, module, parts in method.sites(model.shape):
         rank, scale = method.rank_of(layer, module), method.scale_of(layer, module)
@@ -118,7 +118,7 @@ def add_adapters(model: GPT2, method: LoRA, kind: type[LoRALinear] = LoRALinear)
 
 
 def to_peft(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:
-    """Return PEFT's A, B and biases by name; `modules` are the adapted modules of a block with their parts.
+    """Return PEFT's A, B and biases by name; `modules` are the adapted modules of a block and their parts.
 
     PEFT has one adapter per module. Adapters on P parts of c_attn are written as one of rank P r: A is
     stacked, and B, (3 C, P r), has the B of each part in its own rows and columns, and zeros elsewhere.
@@ -146,7 +146,7 @@ def _fused(name: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
 def from_peft(
     stored: Mapping[str, Tensor], shapes: Tensors, modules: Mapping[str, Parts]
 ) -> dict[str, Tensor]:
-    """Return A, B and biases by the model's own names, where they have these shapes: undo `to_peft`."""
+    """Return A, B and biases with these shapes by the model's own names: the inverse of `to_peft`."""
     return {name: _split(name, stored[_file_name(name)], shape, modules) for name, shape in shapes.items()}
 
 

@@ -1,4 +1,4 @@
-"""LoRA in PEFT's adapter_config.json: written with old, stable fields only, and read strictly."""
+"""LoRA in PEFT's adapter_config.json: written with fields that old versions have, and read strictly."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from explora.core.methods.lora import LoRA
 
 PEFT_TYPE = "LORA"
-# Ways to initialise adapters that leave the base as it is.
+# Initialisations of adapters that leave the base unchanged.
 INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
-# Fields of PEFT's LoraConfig that are read here, or change nothing that an adapter computes.
+# Fields of PEFT's LoraConfig that are read here, or that do not change what an adapter computes.
 READ = {
     *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
     *("megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
 }
-VARIANTS = ("use_dora", "use_rslora")  # flags that make a relative of LoRA; both together are a DoRA
+VARIANTS = ("use_dora", "use_rslora")  # flags for variants of LoRA; both together are a DoRA
 
 
 def variant_of(config: Mapping[str, Any]) -> str:
-    """Return the flag that decides which relative of LoRA a configuration describes; "" for LoRA itself."""
+    """Return the flag for the variant of LoRA that a configuration describes; "" for LoRA itself."""
     return next((flag for flag in VARIANTS if config.get(flag)), "")
 
 
 def config_of(method: LoRA) -> dict[str, Any]:
-    """Return the configuration of what `to_file` gives: adapters on parts of c_attn are one of joint rank."""
+    """Return PEFT's configuration for the tensors of `to_file`, with parts of c_attn as one adapter."""
     widths = {module: len(parts or (0,)) for module, parts in method.modules().items()}
     common = widths[FUSED] if list(widths) == [FUSED] else 1
     rank, alpha = common * method.rank, _joint_alpha(method, method.common_alpha, method.rank, common)
@@ -76,10 +76,10 @@ def _joint_alpha(method: LoRA, alpha: float, rank: int, width: int) -> float:
 
 
 def _pattern(method: LoRA, value_of: Callable[[int | None, str], float], common: float) -> dict[str, float]:
-    """Return a pattern of PEFT: a key for each block that is named, and one for the module elsewhere.
+    """Return a pattern for PEFT: one key per block that a setting names, and one key for all other blocks.
 
-    PEFT takes the first key, a regular expression, that fits the end of a name, and sorts the keys when it
-    saves: a key must not fit what another one is for.
+    PEFT uses the first key, a regular expression, that matches the end of a name, and it sorts the keys when
+    it saves. So no key may match a module that another key is for.
     """
     pattern: dict[str, float] = {}
     for module in method.modules():
@@ -92,19 +92,19 @@ def _pattern(method: LoRA, value_of: Callable[[int | None, str], float], common:
 
 
 def _blocks_named(method: LoRA, module: str) -> Blocks:
-    """Return the blocks of which a pattern names this module."""
+    """Return the blocks in which a pattern names this module."""
     places = map(split_key, (*method.rank_pattern, *method.alpha_pattern))
     return Blocks(layer for layer, name in places if layer is not None and name == module)
 
 
 def split_key(key: str) -> tuple[int | None, str]:
-    """`h.3.mlp.c_fc` -> (3, "mlp.c_fc"); `mlp.c_fc` -> (None, "mlp.c_fc")."""
+    """Split a key: `h.3.mlp.c_fc` into (3, "mlp.c_fc"), `mlp.c_fc` into (None, "mlp.c_fc")."""
     match = re.fullmatch(r"h\.(\d+)\.(.+)", key)
     return (int(match[1]), match[2]) if match else (None, key)
 
 
 def peer_config_of(method: LoRA) -> dict[str, Any]:
-    """Return the configuration with one adapter on each whole module, as users of PEFT write it."""
+    """Return the configuration of a PEFT user, with one adapter on each whole module."""
     return {
         "peft_type": PEFT_TYPE,
         "r": method.rank,
@@ -120,7 +120,7 @@ def peer_config_of(method: LoRA) -> dict[str, Any]:
 def settings_from(config: Mapping[str, Any], modules: ModuleNames) -> dict[str, Any]:
     """Return LoRA's settings from PEFT's configuration. Raises UsageError for what cannot be represented.
 
-    Where the settings have adapters and PEFT has none, the rank is 1.
+    If the settings cover a module that has no adapter in PEFT, its rank is 1.
     """
     biases = tuple(bias.replace("-", "_") for bias in BIASES)
     refuse_unreadable(config, READ, {"init_lora_weights": INITIALISATIONS, "bias": biases})
@@ -145,7 +145,7 @@ def settings_from(config: Mapping[str, Any], modules: ModuleNames) -> dict[str, 
 
 
 def rank_stabilised(method: LoRA) -> dict[str, Any]:
-    """Return the alphas that give alpha / sqrt(rank), rsLoRA's scale (Kalajdzievski 2023)."""
+    """Return the alphas that give rsLoRA's scale, alpha / sqrt(rank) (Kalajdzievski 2023)."""
 
     def alpha_of(layer: int | None, module: str) -> float:
         return method.alpha_of(layer, module) * math.sqrt(method.rank_of(layer, module))

@@ -13,11 +13,11 @@ from explora.core.methods.lora import LoRA
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAPlus(LoRA):
-    """Train low-rank adapters, B at a multiple of the learning rate. The adapters are LoRA's."""
+    """Training of LoRA's adapters, with a higher learning rate for B."""
 
     name = "lora-plus"
-    summary = "LoRA whose B learns faster than its A (Hayou et al. 2024)"
-    # A first guess: at the default ratio, LoRA's rate is the geometric mean of those of A and B.
+    summary = "LoRA whose B has a higher learning rate than its A (Hayou et al. 2024)"
+    # A first guess: at the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
     learning_rate = LoRA.learning_rate / 4
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **LoRA.task_defaults,
@@ -30,7 +30,7 @@ class LoRAPlus(LoRA):
 
     @property
     def description(self) -> str:
-        """`lora-plus r=8 (scale 2) on key, value, learning rate of B x 16`."""
+        """LoRA's description and the ratio: `lora-plus r=8 ... on key, value, learning rate of B x 16`."""
         return f"{super().description}, learning rate of B x {self.lr_ratio:g}"
 
     def rate_factor(self, name: str) -> float:
@@ -39,5 +39,5 @@ class LoRAPlus(LoRA):
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], modules: ModuleNames) -> Self | None:
-        """Return None: an adapter does not tell how it was trained, and is read as LoRA's."""
+        """Return None: an adapter does not record how it was trained, so it is read as LoRA's."""
         return None

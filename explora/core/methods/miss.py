@@ -1,6 +1,6 @@
 """MiSS, matrix shard sharing (Kang and Yin 2024): one trained matrix for all shards of a weight.
 
-Layers: `miss_layers`.
+The layers are in `miss_layers`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ON_ALL = {"targets": ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 
 @dataclass(frozen=True, kw_only=True)
 class MiSS(TargetedMethod):
-    """Train one (r, out) matrix D beside each weight, shared by all shards of r inputs.
+    """Training of one (r, out) matrix D beside each weight, shared by all shards of r inputs.
 
-    It is the LoRA whose A is the tiled identity and whose B is D^T, and is stored as that.
+    It equals a LoRA whose A is the tiled identity and whose B is D^T, and is stored as one.
     """
 
     name = "miss"
     summary = "one small matrix beside each weight, shared by its shards (Kang and Yin 2024)"
-    learning_rate = 4e-4  # a first guess: PEFT's comparison of methods has 1e-4 for a width of 3072
+    learning_rate = 4e-4  # a first guess: PEFT's comparison of methods uses 1e-4 at a width of 3072
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sentiment": ON_ALL,
         "sonnet": ON_ALL,
@@ -49,24 +49,24 @@ class MiSS(TargetedMethod):
 
     @property
     def label(self) -> str:
-        """`miss r=16`."""
+        """Short name with the rank: `miss r=16`."""
         return f"{self.name} r={self.rank}"
 
     @property
     def description(self) -> str:
-        """`miss r=16 on key, value`."""
+        """Short name with the rank and the adapted modules: `miss r=16 on key, value`."""
         return f"{self.label} {self.place}"
 
     def check_use(self, shape: Shape) -> None:
-        """Raise UsageError for shards that are larger than an input."""
+        """Raise UsageError for shards that are larger than the base's width."""
         if self.rank > shape.n_embd:
             raise UsageError(
-                f"rank {self.rank} is more than the matrices of this base have",
+                f"rank {self.rank} is larger than the weight matrices of this base allow",
                 f"--rank takes 1 to the width, {shape.n_embd}; 16 to 64 are usual",
             )
 
     def trained_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of D, (r, out), named by module and target."""
+        """Return the shapes of D, (r, out), by module and target."""
         tensors: Tensors = {}
         for target in self.targets:
             module, part = TARGETS[target]
@@ -76,7 +76,7 @@ class MiSS(TargetedMethod):
         return tensors
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return the shapes of the equal LoRA's A, (r, in), and B, (out, r)."""
+        """Return the shapes of A, (r, in), and B, (out, r), of the equal LoRA."""
         tensors: Tensors = {}
         for layer, module, _ in self.sites(shape):
             fan_in, fan_out = block_modules(shape.n_embd)[module]
@@ -85,7 +85,7 @@ class MiSS(TargetedMethod):
         return tensors
 
     def kept_bytes(self, product: Product) -> dict[str, int]:
-        """Return the sums of shards, (N, r), and the cast of D; the input is not needed again."""
+        """Return the bytes of the sums of shards, (N, r), and of the cast of D; the input is not kept."""
         parts = self.modules().get(product.module, ())
         if parts == () or not self.adapts(product.layer):
             return {}
@@ -98,11 +98,11 @@ class MiSS(TargetedMethod):
 
     @property
     def reads_norms(self) -> bool:
-        """Whether gradients need the norms' outputs: no, the sums of their shards are kept."""
+        """Whether gradients need the norms' outputs: no, only the sums of their shards."""
         return False
 
     def apply(self, model: GPT2) -> None:
-        """Freeze the model, then put a D of zeros beside the chosen modules of the chosen blocks."""
+        """Freeze the model, then add a D of zeros to the chosen modules of the chosen blocks."""
         from explora.core.methods.miss_layers import add_shards
 
         add_shards(model, self)
@@ -122,7 +122,7 @@ class MiSS(TargetedMethod):
         return weight.double() + b.double().t()[[row % self.rank for row in range(len(weight))]]
 
     def to_file(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return A and B of the equal LoRA; B is zero for parts of c_attn that are not adapted."""
+        """Return A and B of the equal LoRA; B is zero for parts of c_attn that have no D."""
         from explora.core.methods.miss_layers import to_lora
 
         return to_lora(trained, self.modules())
@@ -134,7 +134,7 @@ class MiSS(TargetedMethod):
         return from_lora(stored, shapes, self.modules())
 
     def peft_config(self) -> dict[str, Any]:
-        """Return PEFT's LoraConfig of the equal LoRA: PEFT's own MiSS refuses GPT-2's layers."""
+        """Return PEFT's LoraConfig of the equal LoRA: PEFT's own MiSS does not support GPT-2's layers."""
         return {
             "peft_type": "LORA",
             "r": self.rank,

@@ -1,7 +1,7 @@
 """The layers of MiSS: y = x W + s D, where s (N, r) is the sum of the shards of r columns of x (N, in).
 
-A layer holds one D for its whole output or one for each chosen part of the fused `c_attn`: (P, r, span). The
-parts share s. If r does not divide `in`, the last shard is shorter, which is peft's padding with zeros.
+A layer has one D for its whole output, or one for each chosen part of the fused `c_attn`: (P, r, span). The
+parts share s. If r does not divide `in`, the last shard is shorter, which equals peft's padding with zeros.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sum_shards(x: Tensor, rank: int) -> Tensor:
-    """Return the sum of the shards of `rank` columns of x (N, in), (N, rank)."""
+    """Return the sum, (N, rank), of the shards of `rank` columns of x (N, in)."""
     whole = x.shape[1] // rank * rank
     sums = x[:, :whole].view(len(x), whole // rank, rank).sum(dim=1)
     sums[:, : x.shape[1] - whole] += x[:, whole:]
@@ -39,7 +39,7 @@ def tile(value: Tensor, width: int) -> Tensor:
 
 
 class _AddShards(torch.autograd.Function):
-    """Add s D_p to the columns of part p of y, in place, s the sum of x's shards; keeps s and D."""
+    """Add s D_p to the columns of part p of y, in place, where s is the sum of x's shards; saves s and D."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, d: Tensor, parts: tuple[int, ...]) -> Tensor:
@@ -68,7 +68,7 @@ class _AddShards(torch.autograd.Function):
 class MiSSLinear(AdaptedLayer):
     """A frozen Conv1D with a trained D beside it.
 
-    `parts` are those of c_attn with a D of their own, None for one D on the whole output.
+    `parts` are the parts of c_attn that have a D, None for one D on the whole output.
     """
 
     def __init__(self, base: Conv1D, parts: Parts, rank: int) -> None:
@@ -79,13 +79,13 @@ class MiSSLinear(AdaptedLayer):
         self.miss_D = nn.Parameter(torch.zeros(len(self.parts), rank, size, device=base.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Compute the layer's output, (..., out), for x (..., in)."""
         rows = x.reshape(-1, x.shape[-1])
         y: Tensor = _AddShards.apply(self.base_layer(rows), rows, self.miss_D.to(x.dtype), self.parts)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Conv1D:
-        """Return the base layer, which now computes the same: D added to each shard in fp32, cast last."""
+        """Return the base layer with D added to each shard of its weight, in fp32 and cast last."""
         base, size = self.base_layer, self.miss_D.shape[2]
         weight = base.weight.detach().float()
         for index, part in enumerate(self.parts):
@@ -96,7 +96,7 @@ class MiSSLinear(AdaptedLayer):
 
 
 def add_shards(model: GPT2, method: MiSS) -> None:
-    """Freeze the model, then put a D of zeros beside the modules that the method names."""
+    """Freeze the model, then add a D of zeros to the modules that the method adapts."""
     freeze(model)
     for layer, module, parts in method.sites(model.shape):
         replace_layer(model, layer, module, partial(MiSSLinear, parts=parts, rank=method.rank))
@@ -105,8 +105,8 @@ def add_shards(model: GPT2, method: MiSS) -> None:
 def to_lora(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict[str, Tensor]:
     """Return A (r, in) and B (out, r) of the equal LoRA of scale 1, by PEFT's names.
 
-    A is the tiled identity, which sums the shards, and B is D^T, zero for parts of c_attn without a D.
-    `modules` are the adapted modules of a block with their parts.
+    A is the tiled identity, which sums the shards. B is D^T, and zero for parts of c_attn without a D.
+    `modules` are the adapted modules of a block and their parts.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in trained.items():
@@ -120,7 +120,7 @@ def to_lora(trained: Mapping[str, Tensor], modules: Mapping[str, Parts]) -> dict
 
 
 def _whole(module: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
-    """Return D of the whole module, (r, out), from that of its parts, (P, r, span)."""
+    """Return D of the whole module, (r, out), from those of its parts, (P, r, span)."""
     parts = modules.get(FUSED) if module.endswith(FUSED) else None
     if parts is None:
         return value[0]
@@ -132,7 +132,7 @@ def _whole(module: str, value: Tensor, modules: Mapping[str, Parts]) -> Tensor:
 def from_lora(
     stored: Mapping[str, Tensor], shapes: Tensors, modules: Mapping[str, Parts]
 ) -> dict[str, Tensor]:
-    """Return D by the model's own names, where they have these shapes; the inverse of `to_lora`."""
+    """Return D by the model's own names, with these shapes: the inverse of `to_lora`."""
     return {name: _split(name, stored, shape, modules) for name, shape in shapes.items()}
 
 

@@ -1,8 +1,8 @@
-"""What PEFT's adapter_config.json has in common for several methods: fields, names of modules, patterns.
+"""Parts of PEFT's adapter_config.json that several methods share: fields, names of modules, patterns.
 
-PEFT finds modules by name, and these are its rules (peft 0.21: `check_target_module_exists` in
-peft.tuners.tuners_utils, `get_pattern_key` in peft.utils.other). `modules` are always the modules of the base
-that can have an adapter, by the full names under which PEFT knows them: `transformer.h.0.attn.c_attn`.
+PEFT finds modules by name. This module follows its rules (peft 0.21: `check_target_module_exists` in
+peft.tuners.tuners_utils, `get_pattern_key` in peft.utils.other). `modules` always means the modules of the
+base that can have an adapter, by their full names in PEFT: `transformer.h.0.attn.c_attn`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from explora.errors import UsageError
 
 V = TypeVar("V")
 
-# Fields of every method that are read, or change nothing that an adapter computes.
+# Fields of all methods that are read, or that do not change what an adapter computes.
 READ = {
     *("peft_type", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("modules_to_save", "fan_in_fan_out", "task_type", "base_model_name_or_path", "revision"),
     *("auto_mapping", "peft_version", "inference_mode", "ensure_weight_tying"),
 }
-# Fields that may have these values alone.
+# Fields that are supported only with these values.
 READABLE: dict[str, Sequence[Any]] = {"bias": ("none",)}
-# What PEFT adapts in a GPT-2 where target_modules is missing.
+# The modules that PEFT adapts in a GPT-2 if target_modules is missing.
 USUAL_MODULES = {"LORA": ["c_attn"], "IA3": ["c_attn", "mlp.c_proj"]}
 ALL_LINEAR = "all-linear"
-# Why explora does not compute what these fields ask for.
+# Why explora does not support these fields; completes "explora does not read adapters with FIELD (...)".
 REASONS = {
     "alora_invocation_tokens": "words in the prompt switch the adapter on",
     "arrow_config": "a router mixes several adapters",
@@ -43,11 +43,11 @@ REASONS = {
     "trainable_token_indices": "rows of the token embedding are trained",
     "use_qalora": "the adapters' input is pooled",
 }
-NEVER_MERGED = {"alora_invocation_tokens", "arrow_config", "use_qalora"}  # by peft, as it says itself
+NEVER_MERGED = {"alora_invocation_tokens", "arrow_config", "use_qalora"}  # peft refuses to merge these
 
 
 class NotComputed(UsageError):
-    """PEFT computes an adapter that explora does not; `can_merge`: PEFT can also merge it into the base."""
+    """An adapter that PEFT supports and explora does not; `can_merge`: PEFT can merge it into the base."""
 
     def __init__(self, message: str, *, can_merge: bool = True) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class NotComputed(UsageError):
 def refuse_unreadable(
     config: Mapping[str, Any], read: Container[str], readable: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Raise NotComputed for fields that would change what is computed and that explora does not read.
+    """Raise NotComputed for fields that explora does not read and that change what an adapter computes.
 
     `read` are the method's own fields, `readable` those that may have some values only. A field that is in
     neither must be empty.
@@ -83,7 +83,7 @@ def refuse_unreadable(
 
 
 def adapted_places(config: Mapping[str, Any], modules: ModuleNames) -> list[Place]:
-    """Return the modules that have adapters, as PEFT finds them. Raises UsageError where it finds none."""
+    """Return the modules that PEFT adapts. Raises UsageError if there are none."""
     wanted = _names(config, "target_modules")
     if config.get("target_modules") is None:
         wanted = USUAL_MODULES[config["peft_type"]]
@@ -103,27 +103,27 @@ def _is_adapted(name: str, wanted: str | list[str], config: Mapping[str, Any]) -
 
 
 def _names(config: Mapping[str, Any], field: str) -> str | list[str]:
-    """Return a field that holds names of modules or one regular expression; [] where it is missing."""
+    """Return a field with names of modules or one regular expression; [] if it is missing."""
     value = config.get(field)
     if value is None:
         return []
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         return value
-    raise UsageError(f"{field} {value!r} is neither a list of names of modules nor a regular expression")
+    raise UsageError(f"{field} {value!r} is neither a list of module names nor a regular expression")
 
 
 def _is_named(name: str, wanted: str | list[str], field: str) -> bool:
-    """A text is a regular expression for the full name; a name in a list stands for all that end with it."""
+    """Match a full name against one regular expression, or the end of it against a list of names."""
     if isinstance(wanted, str):
         return bool(wanted) and _compiled(wanted, field).fullmatch(name) is not None
     return any(f".{name}".endswith(f".{item}") for item in wanted)
 
 
 def _is_saved(name: str, config: Mapping[str, Any]) -> bool:
-    """A module that is trained and saved whole, or inside of one, gets no adapter."""
+    """Return whether a module is trained and saved whole, or lies in such a module; it gets no adapter."""
     saved = _names(config, "modules_to_save")
     if isinstance(saved, str):
-        raise UsageError(f"modules_to_save {saved!r} is not a list of names of modules")
+        raise UsageError(f"modules_to_save {saved!r} is not a list of module names")
     pattern = r"(^|.*\.){}($|\..*)"
     return any(_compiled(pattern.format(item), "modules_to_save").match(name) for item in saved)
 
@@ -158,9 +158,9 @@ def _compiled(pattern: str, field: str) -> re.Pattern[str]:
 
 
 def inner_places(config: Mapping[str, Any], modules: ModuleNames) -> set[Place]:
-    """Return the modules whose input IA3 rescales: a name stands for all that end with it, without a dot.
+    """Return the modules whose input IA3 rescales. A name in the list matches every name that ends with it.
 
-    Source: peft 0.21, peft.tuners.ia3.model.
+    Source: peft 0.21, peft.tuners.ia3.model; unlike elsewhere, the match need not start at a dot.
     """
     wanted = _names(config, "feedforward_modules")
     if config.get("feedforward_modules") is None:
@@ -171,13 +171,13 @@ def inner_places(config: Mapping[str, Any], modules: ModuleNames) -> set[Place]:
     return {place for name, place in modules.items() if name.endswith(tuple(wanted))}
 
 
-# Places in explora's terms
+# Places as explora's settings
 
 
 def around(places: Sequence[Place], modules: ModuleNames) -> dict[str, Any]:
-    """Return the settings `targets` and `layers` that hold these places, c_attn as a whole.
+    """Return settings `targets` and `layers` that cover these places, with c_attn as a whole.
 
-    The same modules of all blocks are exactly them; other places are fewer than what the settings hold.
+    The settings cover exactly these places if every chosen block has the same modules, and more otherwise.
     """
     names = {"c_attn" if path == "attn.c_attn" else name: path for name, (path, _) in TARGETS.items()}
     paths = {module for _, module in places}
@@ -190,10 +190,10 @@ def around(places: Sequence[Place], modules: ModuleNames) -> dict[str, Any]:
 
 
 def values_of(config: Mapping[str, Any], field: str, modules: ModuleNames, usual: V) -> dict[Place, V]:
-    """Return what rank_pattern or alpha_pattern has for each module, `usual` where no key fits.
+    """Return the value of rank_pattern or alpha_pattern for each module, `usual` if no key matches.
 
-    PEFT takes the first key, a regular expression, that fits the end of a module's full name. Raises
-    UsageError for a field that is no pattern.
+    PEFT uses the first key, a regular expression, that matches the end of a module's full name. Raises
+    UsageError for a field that is not a pattern.
     """
     pattern = config.get(field) or {}
     if not isinstance(pattern, Mapping):
@@ -206,7 +206,7 @@ def values_of(config: Mapping[str, Any], field: str, modules: ModuleNames, usual
 
 
 def by_module(values: Mapping[Place, V], common: V) -> dict[str, V]:
-    """Return explora's pattern for these values: `mlp.c_fc` for all blocks but those named `h.3.mlp.c_fc`.
+    """Return explora's pattern for these values: `mlp.c_fc` for all blocks except those named `h.3.mlp.c_fc`.
 
     A module without a key has the value `common`.
     """

@@ -1,4 +1,4 @@
-"""Rows of a large matrix in portions, so that casts and products of one portion stay in a cache."""
+"""Portions of a large matrix by rows, so that casts and products of one portion fit into a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where adapters sit in a block, for the methods that let the user choose: `targets` and `layers`."""
+"""Settings for the place of adapters, `targets` and `layers`, for the methods that let the user choose."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from explora.core.config.setting import setting
 from explora.core.config.values import Blocks
 from explora.errors import UsageError, did_you_mean
 
-FUSED = "attn.c_attn"  # holds query, key and value side by side
+FUSED = "attn.c_attn"  # computes query, key and value side by side
 FUSED_PARTS = 3
 MODULES = tuple(dict.fromkeys(module for module, _ in TARGETS.values()))
-Parts = tuple[int, ...] | None  # parts of c_attn with adapters of their own; None: one on the whole module
+Parts = tuple[int, ...] | None  # parts of c_attn with separate adapters; None: one on the whole module
 
 
 def targets_setting(default: tuple[str, ...]) -> Any:
     """Declare the setting `targets`."""
     return setting(
         default,
-        f"Where adapters sit: {', '.join(TARGETS)}; c_attn is one adapter on query, key and value together.",
+        f"Modules with adapters: {', '.join(TARGETS)}; c_attn is one adapter on query, key and value.",
         metavar="NAME,...",
         default="by task",
         parse=values.parse_targets,
@@ -42,13 +42,13 @@ def layers_setting() -> Any:
 
 
 class TargetedMethod(Method):
-    """A method with the settings `targets` and `layers`."""
+    """A method whose settings `targets` and `layers` choose the adapted modules."""
 
     targets: tuple[str, ...]
     layers: Blocks | None
 
     def validate(self) -> None:
-        """Raise UsageError for targets that do not exist, stand twice or overlap, and for no block at all."""
+        """Raise UsageError for targets that are unknown, repeated or overlapping, and for an empty choice."""
         for target in self.targets:
             if target not in TARGETS:
                 known = ", ".join(TARGETS)
@@ -73,7 +73,7 @@ class TargetedMethod(Method):
             )
 
     def blocks(self, shape: Shape) -> Blocks:
-        """Return the blocks with adapters. Raises UsageError for one that the base lacks."""
+        """Return the blocks with adapters. Raises UsageError for a block that the base does not have."""
         TargetedMethod.check_fit(self, shape)
         return Blocks(range(shape.n_layer)) if self.layers is None else self.layers
 
@@ -86,7 +86,7 @@ class TargetedMethod(Method):
         return self.layers is None or layer in self.layers
 
     def modules(self) -> dict[str, Parts]:
-        """Return each adapted module of a block, with the parts of it that have adapters of their own."""
+        """Return each adapted module of a block, with those of its parts that have separate adapters."""
         found: dict[str, Parts] = {}
         for path in MODULES:
             chosen = [
@@ -97,18 +97,18 @@ class TargetedMethod(Method):
         return found
 
     def sites(self, shape: Shape) -> Iterator[tuple[int, str, Parts]]:
-        """Yield block, module and parts of every adapted module of a base."""
+        """Yield block, module and parts for every adapted module of a base."""
         for layer in self.blocks(shape):
             for module, parts in self.modules().items():
                 yield layer, module, parts
 
     @property
     def place(self) -> str:
-        """Where the adapters sit, in one phrase: `on key, value, blocks 6-11`."""
+        """One phrase with targets and blocks: `on key, value, blocks 6-11`."""
         blocks = f", blocks {self.layers}" if self.layers else ""
         return f"on {', '.join(self.targets)}{blocks}"
 
 
 def span(fan_out: int, parts: Parts) -> int:
-    """Return how many columns an adapter covers: all, or one part of c_attn."""
+    """Return the number of columns that an adapter covers: all, or those of one part of c_attn."""
     return fan_out if parts is None else fan_out // FUSED_PARTS

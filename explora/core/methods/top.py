@@ -1,4 +1,4 @@
-"""Top-k fine-tuning: the last blocks and the final norm are trained, everything below is frozen."""
+"""Top-k fine-tuning: the last blocks and the final norm are trained, and everything below is frozen."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Top(Method):
-    """Train the last blocks; the file holds their weights whole, and these replace the base's."""
+    """Training of the last blocks and the final norm. The file holds their weights, to replace the base's."""
 
     name = "top"
     summary = "every weight of the last blocks and of the final norm"
-    learning_rate = 1e-4  # a first guess: that of full fine-tuning
+    learning_rate = 1e-4  # a first guess: the same as for full fine-tuning
 
     blocks: int = setting(
         2, "Number of blocks to train, counted from the last.", metavar="K", range=at_least(1)
@@ -30,12 +30,12 @@ class Top(Method):
 
     @property
     def label(self) -> str:
-        """`top 2`."""
+        """Short name with the number of blocks: `top 2`."""
         return f"{self.name} {self.blocks}"
 
     @property
     def description(self) -> str:
-        """`top 2 (the last 2 blocks and the final norm)`."""
+        """Short name and the trained parts: `top 2 (the last 2 blocks and the final norm)`."""
         blocks = "the last block" if self.blocks == 1 else f"the last {self.blocks} blocks"
         return f"{self.label} ({blocks} and the final norm)"
 
@@ -54,21 +54,21 @@ class Top(Method):
         return {name: size for name, size in base_tensors(shape).items() if name.startswith(prefixes)}
 
     def file_shapes(self, shape: Shape) -> Tensors:
-        """Return what is trained."""
+        """Return the shapes of the trained weights."""
         return self.trained_shapes(shape)
 
     def first_trained_block(self, shape: Shape) -> int:
-        """Return the lowest of the last blocks. Raises UsageError for more blocks than the base has."""
+        """Return the lowest trained block. Raises UsageError for more blocks than the base has."""
         self.check_fit(shape)
         return shape.n_layer - self.blocks
 
     def decays(self, name: str, dimensions: int) -> bool:
-        """Decay matrices, as full fine-tuning does; biases, norms and the task's head stay free."""
+        """Return True for matrices; biases, norms and the task's head have no weight decay."""
         return dimensions == 2 and not name.startswith("score")
 
     def apply(self, model: GPT2) -> None:
-        """Freeze all but the last blocks and the final norm."""
+        """Freeze everything except the last blocks and the final norm."""
         train_only(model, self.trained_shapes(model.shape))
 
     def merge(self, model: GPT2) -> None:
-        """Do nothing: the weights are the base's own."""
+        """Do nothing: the trained weights are already the base's own."""

@@ -1,1 +1,1 @@
-"""GPT-2 and the operations that it is made of."""
+"""GPT-2 and its operations."""

@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The most keys for which plain attention, matrix products and a softmax, beats torch's fused kernel on a CPU
-# (docs/LOG.md): used where `runtime.probe` has not measured this machine.
+# Largest number of keys for which plain attention, matrix products and a softmax, beats torch's fused kernel
+# on a CPU (docs/LOG.md): used if `runtime.probe` has not measured this machine.
 PLAIN_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
-# The most tokens for which the probabilities are saved: in longer rows, (T, T) of each head would outweigh
-# everything else that is saved.
+# Longest row, in tokens, whose probabilities are saved: in longer rows, the (T, T) probabilities of all heads
+# would need more memory than everything else that is saved.
 KEPT_UP_TO = 128
 
 
 def plain_is_faster(x: Tensor, keys: int, up_to: int | None) -> bool:
-    """Tell whether plain attention over `keys` keys beats the fused kernel, for the device and dtype of x.
+    """Return whether plain attention over `keys` keys beats the fused kernel, for the device and dtype of x.
 
-    up_to: the most keys for which it does on this machine, None if that was not measured.
+    up_to: the largest number of keys for which it does on this machine, None if that was not measured.
     """
     limit = PLAIN_UP_TO.get(x.dtype, 0) if up_to is None else up_to
     return x.device.type == "cpu" and keys <= limit
@@ -87,8 +87,9 @@ def attend(
 ) -> Tensor:
     """Attend from queries (B, H, T, D) to keys and values (B, H, S, D), with a mask and dropout.
 
-    A query sees the keys where the mask is true. Without a mask, attention is causal and T = S, or T is 1 and
-    the query sees all keys. In bf16, up to `plain_up_to` keys, it is plain attention; see `plain_is_faster`.
+    A query attends to the keys whose mask is true. Without a mask, attention is causal and T = S, or T is 1
+    and the query attends to all keys. In bf16, with up to `plain_up_to` keys, it is plain attention; see
+    `plain_is_faster`.
     """
     causal = mask is None and query.shape[-2] > 1
     if query.dtype is torch.bfloat16 and plain_is_faster(query, key.shape[-2], plain_up_to):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from explora.core.model.onednn import product
 
-LOGITS_AT_ONCE = 1 << 22  # logits of a chunk: 16 MiB in fp32, which a large cache holds
-LOGITS_AT_ONCE_ON_GPU = 1 << 26  # a GPU needs larger products to be busy
-FEWEST_ROWS = 128  # of a chunk: its products stay efficient for every vocabulary
+LOGITS_AT_ONCE = 1 << 22  # logits per chunk: 16 MiB in fp32, which fit into a large cache
+LOGITS_AT_ONCE_ON_GPU = 1 << 26  # a GPU needs larger products for full use
+FEWEST_ROWS = 128  # per chunk, so that its products are efficient for every vocabulary
 
 
 class _TiedCrossEntropy(torch.autograd.Function):
@@ -65,13 +65,13 @@ def tied_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 
 def rows_at_once(weight: Tensor) -> int:
-    """Return how many rows a chunk has for the tied embedding (V, C)."""
+    """Return the number of rows in a chunk for the tied embedding (V, C)."""
     logits = LOGITS_AT_ONCE if weight.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPU
     return max(FEWEST_ROWS, logits // weight.shape[0])
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each target, (N,), without gradients and in the same chunks."""
+    """Return the cross-entropy of each target, (N,), in the same chunks and without gradients."""
     rows = rows_at_once(weight)
     head = weight.to(hidden.dtype)
     with torch.no_grad():

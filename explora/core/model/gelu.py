@@ -16,7 +16,7 @@ from torch import Tensor
 LINEAR = 2 * math.sqrt(2 / math.pi)  # 2 u = LINEAR x + CUBIC x^3
 CUBIC = 0.044715 * LINEAR
 ELEMENTS_AT_ONCE = 1 << 19  # their fp32 intermediates fit the second-level cache
-FEWEST_ELEMENTS = 1 << 16  # for smaller tensors torch's one call is faster than our five
+FEWEST_ELEMENTS = 1 << 16  # for smaller tensors, torch's single call is faster than these five
 
 
 class _GELU(torch.autograd.Function):

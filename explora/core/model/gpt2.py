@@ -1,10 +1,10 @@
-"""GPT-2 on one page (Radford et al. 2019), with the names of Hugging Face's GPT-2.
+"""GPT-2 in one module (Radford et al. 2019), with the names of Hugging Face's GPT-2.
 
 The model returns hidden states. A task calls `logits` for the positions and vocabulary rows that it needs.
 Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size.
 
-Precision: trained weights are fp32 and are cast where they are used. Frozen weights are stored in
-`compute_dtype`, so that their cast is free. The residual stream is in `compute_dtype`.
+Precision: trained weights are fp32 and are cast at each use. Frozen weights are stored in `compute_dtype`, so
+that they need no cast. The residual stream is in `compute_dtype`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAYER_NORM_EPSILON = 1e-5
 class Features:
     """The output of the first `depth` blocks, from which the model can continue instead of from token ids.
 
-    states: (B, T, C), or (T, C) for a single row; T is 1 if they are of one position a row.
+    states: (B, T, C), or (T, C) for a single row; T is 1 if each row has only one position.
     """
 
     states: Tensor
@@ -38,16 +38,16 @@ class Features:
 
 
 class Conv1D(nn.Module):
-    """A linear layer whose weight is (in, out), as GPT-2 stores it."""
+    """A linear layer with a weight of shape (in, out), as GPT-2 stores it."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(fan_in, fan_out))
         self.bias = nn.Parameter(torch.empty(fan_out))
-        self.transposed: Tensor | None = None  # of a packed weight, if x needs a gradient
+        self.transposed: Tensor | None = None  # the transpose of a packed weight, if x needs a gradient
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Compute x weight + bias, (..., out), for x (..., in)."""
         rows = x.reshape(-1, x.shape[-1])
         if self.weight.is_mkldnn:
             y = packed_affine(rows, self.weight, self.bias, self.transposed)
@@ -63,7 +63,7 @@ class Conv1D(nn.Module):
     def pack(self, dtype: torch.dtype, *, passes_gradient: bool) -> None:
         """Store the frozen weight as `dtype` in the layout of fast products.
 
-        It is stored twice, if the input needs a gradient.
+        It is stored twice if the input needs a gradient.
         """
         weight = self.weight.detach().to(dtype)
         packed = pack(weight)
@@ -81,7 +81,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the last dimension."""
+        """Normalise x over its last dimension."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPSILON)
 
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self.c_proj: nn.Module = Conv1D(shape.n_embd, shape.n_embd)
 
     def forward(self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or to (B, 1, C) if `positions` names one position a row."""
+        """Map (B, T, C) to (B, T, C), or to (B, 1, C) if `positions` gives one position per row."""
         batch, length, width = x.shape
         projected = self.c_attn(x)  # (B, T, 3 C)
         dropout = self.dropout if self.training else 0.0
@@ -142,7 +142,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or to the (B, 1, C) of `positions`."""
+        """Map (B, T, C) to (B, T, C), or to (B, 1, C) at `positions`."""
         attended = recompute_between(self.ln_1, self.attn, x, positions, cache)
         x = _at(x, positions) + self.drop(attended)
         return x + self.drop(recompute_between(self.ln_2, self.mlp, x))  # type: ignore[no-any-return]
@@ -154,13 +154,13 @@ def _at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    # nn.Embedding would draw random weights, which takes a second even on the meta device.
+    # nn.Embedding would create random weights, which takes a second even on the meta device.
     embedding: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
     return embedding
 
 
 class GPT2(nn.Module):
-    """GPT-2 with its tied head, `logits`, and optionally a classification head of a task, `score`."""
+    """GPT-2 with its tied head, `logits`, and optionally a task's classification head, `score`."""
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ class GPT2(nn.Module):
     ) -> Tensor:
         """Return the hidden states (B, T, C) of token ids (B, T), padded on the right, or of features.
 
-        With `positions` (B,), return only one position of each row, (B, 1, C): the last block computes
-        nothing else. An empty `cache` is filled with keys and values. With a filled one, T is 1 and each
+        With `positions` (B,), return only one position of each row, (B, 1, C), and compute only that one in
+        the last block. An empty `cache` is filled with keys and values. With a filled one, T is 1 and each
         token follows the cached ones.
         """
         if isinstance(inputs, Features):
@@ -239,8 +239,8 @@ class GPT2(nn.Module):
     def pack(self, *, twice: bool) -> None:
         """Store the frozen weights of the blocks in the layout of fast products. This cannot be undone.
 
-        In blocks that a gradient passes, packing stores each weight twice; unless `twice`, they stay as they
-        are.
+        In blocks through which a gradient passes, packing needs a second copy of each weight; unless `twice`,
+        these blocks are not packed.
         """
         frozen = self.frozen_depth()
         for layer, block in enumerate(self.h):
@@ -263,11 +263,11 @@ class GPT2(nn.Module):
             return packed_affine(flat, self.packed_head, None, None).view(*hidden.shape[:-1], -1).float()
         if rows is None:
             return F.linear(hidden, self.wte.weight.to(hidden.dtype)).float()
-        # Sparse: a dense gradient of these rows would be a second (V, C), beside the embedding's own.
+        # Sparse, because a dense gradient of these rows would be a second (V, C) beside the embedding's own.
         words = F.embedding(rows, self.wte.weight, sparse=True)
         return F.linear(hidden.float(), words.float())
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Return the fp32 class logits of the `score` head, (..., classes)."""
-        assert self.score is not None, "the task added no score head"
+        assert self.score is not None, "the task has not added a score head"
         return self.score(hidden.float())  # type: ignore[no-any-return]

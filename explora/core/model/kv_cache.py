@@ -1,4 +1,4 @@
-"""The key-value cache of decoding.
+"""The key-value cache for decoding.
 
 Shapes: L layers, B rows, H heads, S stored tokens, D = head width.
 """
@@ -17,14 +17,14 @@ from explora.core.model.transfer import copy_to
 class KeyValueCache:
     """Keys and values of the tokens that the model has read, for rows of different lengths.
 
-    Prompts are padded on the right. The first decoded token of a row overwrites its first padding.
+    Prompts are padded on the right. The first decoded token of a row overwrites its first padding token.
     """
 
     def __init__(self, shape: Shape, rows: int, capacity: int, dtype: torch.dtype, device: torch.device):
         size = (shape.n_layer, rows, shape.n_head, capacity, shape.n_embd // shape.n_head)
         self.keys = torch.zeros(size, dtype=dtype, device=device)  # (L, B, H, capacity, D)
         self.values = torch.zeros(size, dtype=dtype, device=device)
-        self.read = [0] * rows  # tokens that each row holds
+        self.read = [0] * rows  # number of tokens in each row
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (B,), `read` on the device
         self.span = 0  # length of the longest row
         self.even = True  # all rows have the same length
@@ -37,7 +37,7 @@ class KeyValueCache:
         self.even = min(self.read) == self.span
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Remove all rows except these."""
         places = copy_to(torch.tensor(rows), self.keys.device)
         self.keys, self.values = self.keys[:, places], self.values[:, places]
         self.advance([self.read[row] for row in rows])
@@ -45,7 +45,7 @@ class KeyValueCache:
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values, (B, H, T, D), and return those to attend to, (B, H, S, D).
 
-        An empty cache stores whole prompts; after that T is 1, one new token a row.
+        An empty cache stores whole prompts. After that, T is 1: one new token per row.
         """
         if self.span == 0:
             self.keys[layer, :, :, : key.shape[2]] = key

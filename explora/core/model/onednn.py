@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN, on x86 processors, where torch by itself would use MKL.
+"""Matrix products by oneDNN on x86 processors, where torch would use MKL by default.
 
 The precision is the same. On AMD processors fp32 is about twice as fast, and adding a bias needs no second
 pass (docs/LOG.md). Weights are (in, out), as GPT-2 stores them, unless noted.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @functools.cache
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Tell whether this processor and this torch multiply the dtype by oneDNN."""
+    """Return whether this processor and this torch multiply the dtype by oneDNN."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -27,13 +27,15 @@ def _onednn_takes(dtype: torch.dtype) -> bool:
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Tell whether products of this tensor are computed by oneDNN."""
+    """Return whether products of this tensor are computed by oneDNN."""
     return x.device.type == "cpu" and _onednn_takes(x.dtype)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x (N, in) @ weight (in, out) + bias (out,), without gradients."""
-    if uses_onednn(x) and not (bias is None and x.dtype is torch.bfloat16):  # torch.mm uses oneDNN there
+    if uses_onednn(x) and not (
+        bias is None and x.dtype is torch.bfloat16
+    ):  # torch.mm then uses oneDNN itself
         return _linear(x, weight.t(), bias)
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
@@ -76,9 +78,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor) -> Tensor | None:
-    """Return a frozen weight (in, out) in oneDNN's own layout, or None if oneDNN does not multiply it.
+    """Return a frozen weight (in, out) in oneDNN's own layout, or None if oneDNN does not support it.
 
-    The result, an opaque tensor of shape (out, in), can only be passed to `packed_affine`.
+    The result is an opaque tensor of shape (out, in), only for `packed_affine` and `packed_product`.
     """
     if not uses_onednn(weight):
         return None
@@ -113,7 +115,7 @@ class _PackedAffine(torch.autograd.Function):
 
 
 def packed_affine(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor | None) -> Tensor:
-    """Return `affine` of a frozen, packed weight; the bias may be trained.
+    """Return the result of `affine` for a frozen, packed weight; the bias may be trained.
 
     transposed: weight^T, packed; without it, x gets no gradient.
     """

@@ -1,4 +1,4 @@
-"""Recompute in the backward pass, instead of saving: single tensors, or a whole block."""
+"""Recompute tensors in the backward pass instead of saving them: single tensors, or a whole block."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def recompute_between(
 
 @contextmanager
 def recomputed(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """Inside this context, let autograd call `make` in the backward pass instead of saving `value`.
+    """Inside this context, autograd calls `make` in the backward pass instead of saving `value`.
 
-    `make` must return the same bits as `value`, and it keeps its inputs alive. A checkpointed block saves
-    nothing anyway, and torch must see its tensors as they are: there this context does nothing.
+    `make` must return the same bits as `value`, and it keeps its inputs in memory. Inside a checkpointed
+    block, this context does nothing: the block saves nothing, and torch needs its tensors unchanged.
     """
     if _in_checkpoint.get() or not torch.is_grad_enabled():
         yield
         return
-    # Autograd keeps the hooks alive: they must refer neither to `value` nor, after the context, to `make`.
+    # Autograd keeps the hooks in memory: they must not refer to `value` or, after the context, to `make`.
     address, size, recipes = value.data_ptr(), value.numel(), [make]
 
     def pack(kept: Tensor) -> Tensor | _Recipe:

@@ -1,1 +1,1 @@
-"""Many runs of one task, scored on the same rows, compared in pairs and ranked."""
+"""Score many runs of one task on the same rows, compare them in pairs, and rank them."""

@@ -1,4 +1,4 @@
-"""What can be ranked: the runs of a task among the names of a command line, with what is recorded of them."""
+"""Find what can be ranked: the runs of a task among the names on a command line, with their records."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from explora.core.runs.assemble import FULL_HEADER, read_full_header
 from explora.core.runs.record import RECORD_FILE, RunRecord, read_record
 from explora.errors import ExploraError, Interrupted, UsageError
 
-# What the machine chooses changes no settings that are compared; the precision of the training does.
+# Settings that the machine chooses are not compared, except the precision of the training.
 OF_THE_MACHINE = {*field_names(RuntimeConfig)} - {"amp"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A name that is not ranked, and why."""
+    """A name that is not ranked, and the reason."""
 
     name: str
     reason: str
@@ -35,8 +35,8 @@ class LeftOut:
 class Candidate:
     """A run, an adapter, a model folder or a base.
 
-    method: None for a base, and for a PEFT adapter until it is opened. run, result: the record, if there is
-    one. file_bytes: of the trained weights.
+    method: None for a base, and for a PEFT adapter until it is opened. run, result: from the record, if there
+    is one. file_bytes: size of the file of trained weights.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Candidate:
 
     @property
     def method_label(self) -> str:
-        """The method in a few words; "none" for a base."""
+        """Short name of the method; "none" for a base."""
         return self.method.label if self.method else "none"
 
     def settings(self) -> dict[str, str]:
-        """Return what the run was trained with, by setting as options spell it; empty without a record.
+        """Return the settings of the run, by option name and as option text; empty without a record.
 
-        The random seed and what the machine chose are left out.
+        The random seed and the settings that the machine chose are left out.
         """
         if self.run is None:
             return {}
@@ -66,7 +66,7 @@ class Candidate:
 
 
 def find_candidates(task: str, names: Iterable[str]) -> tuple[list[Candidate], list[LeftOut]]:
-    """Return the candidates for a task, in their order, and what is left out of them, with the reason."""
+    """Return the candidates for a task, in order, and the other names, each with the reason."""
     candidates, left_out = list[Candidate](), list[LeftOut]()
     for name in dict.fromkeys(each.rstrip("/") or each for each in names):
         try:
@@ -83,7 +83,7 @@ def find_candidates(task: str, names: Iterable[str]) -> tuple[list[Candidate], l
 
 
 def _why_not(task: str, path: Path) -> str | None:
-    """Return why a path is no candidate; a name that is no path may be a base."""
+    """Return why a path is not a candidate; None if it is one. A name that is not a path may be a base."""
     if not path.exists():
         return None
     if not path.is_dir():
@@ -124,9 +124,9 @@ def _header(path: Path) -> Header | None:
 
 
 def shared_data(candidates: Sequence[Candidate]) -> DataConfig:
-    """Return the data settings that all recorded runs share; without a record, those of the sample data.
+    """Return the data settings that all recorded runs share; those of the sample data without a record.
 
-    Raises UsageError that names two runs and what differs.
+    Raises UsageError that names two runs and their differences.
     """
     recorded = [each for each in candidates if each.run is not None]
     if not recorded:
@@ -149,9 +149,9 @@ def shared_data(candidates: Sequence[Candidate]) -> DataConfig:
 
 
 def choose_data(candidates: Sequence[Candidate], asked: DataConfig | None) -> tuple[DataConfig, DataConfig]:
-    """Return the data settings to score on, those of the command if there are any, and those of training.
+    """Return the data settings for scoring, those of the command if there are any, and those of training.
 
-    Raises UsageError if the command names no data and the runs share none.
+    Raises UsageError if the command names no data and the data of the runs differ.
     """
     if asked is None:
         shared = shared_data(candidates)
@@ -162,9 +162,9 @@ def choose_data(candidates: Sequence[Candidate], asked: DataConfig | None) -> tu
 
 
 def check_held_out(candidates: Sequence[Candidate], data: DataConfig, split: str | None) -> None:
-    """Raise UsageError where the runs held out different rows of the file that they are scored on.
+    """Raise UsageError if the runs held out different rows of the file that they are scored on.
 
-    The seed of a run chooses the tenth of a single file that it is not trained on.
+    The seed of a run chooses the held-out tenth of a single file.
     """
     runs = {each.name: each.run for each in candidates if each.run is not None and each.run.data == data}
     seeds = {run.training.seed: name for name, run in runs.items()}

@@ -1,4 +1,4 @@
-"""Compare two runs on the same rows: each metric's paired difference, and on how many rows each is better."""
+"""Compare two runs on the same rows: the paired difference of each metric, and the rows won by each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from explora.core.tasks.paired import Estimate, compare
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Differences of the first run minus the second, by metric, and rows by the metric that ranks runs.
+    """Differences of the first run minus the second, by metric, and won and lost rows by the ranking metric.
 
-    wins, losses: rows where the first run is better, and worse.
+    wins, losses: numbers of rows on which the first run is better, and worse.
     """
 
     differences: Mapping[str, Estimate]
@@ -35,6 +35,6 @@ def compare_entries(first: Entry, second: Entry) -> Comparison:
 
 
 def row_values(score: Score) -> list[float]:
-    """Return the value that each row has in a metric that is a ratio: right or wrong, nats per token."""
+    """Return the value of each row in a metric that is a ratio: right or wrong, nats per token."""
     hits, sizes = score.by_example[:, 0], score.by_example[:, 1]
     return [float(hit / size) if size else 0.0 for hit, size in zip(hits, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""Measure what a run forgot of general English: nats per token of one text, of its base and of the run."""
+"""Measure how much general English a run forgot: nats per token of one text, for its base and the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from explora.core.ranking.candidates import Candidate
 from explora.core.runs.assemble import Session
 from explora.errors import ExploraError, Interrupted
 
-LONGEST_ROW = 512  # tokens, or as many as the model reads
+LONGEST_ROW = 512  # tokens, or fewer if the model reads fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Forgetting:
 
     @property
     def increase(self) -> float:
-        """How much less likely the text became, in nats per token; negative where it became likelier."""
+        """Increase of the loss in nats per token; negative if the text became more likely."""
         return self.after - self.before
 
 
@@ -40,14 +40,14 @@ def general_text() -> str:
 
 
 class GeneralText:
-    """Measure forgetting. Each base is measured once, with each tokenizer."""
+    """Measurement of forgetting. Each base is measured only once per tokenizer."""
 
     def __init__(self) -> None:
         self.text = general_text()
         self.of_bases: dict[tuple[str, str], float] = {}
 
     def compare(self, session: Session, candidate: Candidate) -> Forgetting | None:
-        """Return the forgetting of a session; None for a base, and where the base of a run is not found."""
+        """Return the forgetting of a session; None for a base, and if the base of a run cannot be opened."""
         base = _base_of(session, candidate)
         if base is None:
             return None
@@ -60,7 +60,7 @@ class GeneralText:
 
 @torch.inference_mode()
 def nats_per_token(model: GPT2, tokenizer: Tokenizer, text: str) -> float:
-    """Return the mean negative log likelihood of a text, cut into rows; the first token of each is given."""
+    """Return the mean loss of a text in nats per token, cut into rows whose first token is not predicted."""
     ids = torch.tensor([tokenizer.eos, *tokenizer.encode(text)], device=model.device)
     length = min(LONGEST_ROW, model.shape.n_positions)
     total, count = 0.0, 0

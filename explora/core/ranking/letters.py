@@ -1,4 +1,4 @@
-"""Letters for results that cannot be told apart: two of them share a letter if no test separates them."""
+"""Letters for results that do not differ significantly: these results share a letter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def share_letters(count: int, different: Iterable[tuple[int, int]]) -> list[str]
     """Return the letters of `count` results, sorted from the best; `different` are the pairs that differ.
 
     The compact letter display of Piepho (2004), "An algorithm for a letter-based representation of
-    all-pairwise comparisons": insert a pair, then absorb groups that others contain.
+    all-pairwise comparisons": insert a pair, then absorb groups that are parts of others.
     """
     groups = [frozenset(range(count))]
     for one, other in different:

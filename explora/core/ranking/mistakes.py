@@ -1,4 +1,4 @@
-"""The rows that a run gets most wrong, or on which two runs differ most."""
+"""The most serious errors of a run, or the rows on which two runs differ most."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from explora.core.tasks.contract import Example
 class Mistake:
     """A row with the answers of one or two runs.
 
-    text: by column. answers: one for each run, with the predicted class and its probability, or with the
-    nats per token of the row. label: None for plain text.
+    text: by column. answers: one per run, with the predicted class and its probability, or with the nats per
+    token of the row. label: None for plain text.
     """
 
     file: str

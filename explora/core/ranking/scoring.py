@@ -1,4 +1,4 @@
-"""Score candidates one after another on the same rows, so that no more than one model is in memory."""
+"""Score candidates one after another on the same rows, so that only one model at a time is in memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from explora.errors import DataError, ExploraError, Interrupted, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How candidates are opened, and the rows that all of them are scored on.
+    """How candidates are opened, and the rows on which all of them are scored.
 
-    data: where the rows come from; trained_on: the data settings of the runs; encoding: settings by name.
+    data: source of the rows; trained_on: the data settings of the runs; encoding: settings by name.
     """
 
     task: str
@@ -42,7 +42,7 @@ class Setup:
 class Entry:
     """A candidate with its scores.
 
-    metric: the score that ranks it; forgetting: None where it was not asked for.
+    metric: the score that ranks it; forgetting: None if it was not measured.
     """
 
     task: str
@@ -60,19 +60,19 @@ class Entry:
         return self.evaluation.statistics[self.metric]
 
     def without_predictions(self) -> Entry:
-        """Return the entry without its predictions, which take more memory than all else of it."""
+        """Return the entry without its predictions, which take most of its memory."""
         return replace(self, evaluation=replace(self.evaluation, predictions=()))
 
 
 class Scoring:
-    """Score candidates on the rows of a setup. Rows are encoded once for each tokenizer and encoding."""
+    """Scores candidates on the rows of a setup. Rows are encoded once per tokenizer and encoding."""
 
     def __init__(self, setup: Setup, general_text: GeneralText | None = None) -> None:
         self.setup, self.general_text = setup, general_text
         self.encoded: dict[tuple[object, ...], Rows] = {}
 
     def run(self, candidates: Sequence[Candidate]) -> Iterator[Entry | LeftOut]:
-        """Yield the entry of each candidate, or why it has none: what fails does not stop the others.
+        """Yield the entry of each candidate, or why it has none; a failure does not stop the others.
 
         Raises UsageError for rows without labels.
         """
@@ -146,9 +146,9 @@ class Scoring:
 
 
 def _check_same(first: Rows, rows: Rows) -> None:
-    """Raise DataError for other rows than the first, such as those that another seed chooses.
+    """Raise DataError if the rows differ from the first, for example because another seed chose them.
 
-    Rows of plain text have no values: their scores tell whether they are the same.
+    Rows of plain text have no values to compare; for these, `_in_equal_pieces` compares the scores.
     """
     mine, other = ([_identity(each) for each in each_rows.found.examples] for each_rows in (first, rows))
     if any(values for *_, values in mine) and mine != other:
@@ -160,7 +160,7 @@ def _identity(example: Example) -> tuple[str, int, Mapping[str, str]]:
 
 
 def _in_equal_pieces(first: Score, other: Score) -> bool:
-    """Tell whether two scores count the same things: as many examples, each with as many tokens."""
+    """Return whether two scores have equally many examples, each with equally many tokens."""
     sizes = first.by_example[:, -1], other.by_example[:, -1]
     return len(sizes[0]) == len(sizes[1]) and bool((sizes[0] == sizes[1]).all())
 
@@ -169,5 +169,5 @@ def _in_other_pieces(first: Entry, entry: Entry) -> LeftOut:
     return LeftOut(
         name=entry.candidate.name,
         reason=f"its tokenizer or its longest row differs from that of {first.candidate.name}, "
-        f"so that the {entry.metric} of one cannot be compared with that of the other",
+        f"so their {entry.metric} values cannot be compared",
     )

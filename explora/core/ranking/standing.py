@@ -1,4 +1,4 @@
-"""Rank scored runs: seeds of equal settings on one line, and letters for lines that do not differ."""
+"""Rank scored runs: one line for all seeds of the same settings, and letters for lines that do not differ."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One run, or several that differ in their random seed alone; figures of several are means.
+    """One run, or the means of several that differ only in their random seed.
 
-    rank: 1 is the best. interval: 95 %. letters: shared with lines that are not distinguishable.
-    settings: those that differ between the lines. seed_deviation: standard deviation of the score between
-    the seeds, None for one run.
+    rank: 1 is the best. interval: 95 %. letters: shared with lines that do not differ significantly.
+    settings: those that differ between the lines. seed_deviation: standard deviation of the score between the
+    seeds, None for one run.
     """
 
     rank: int
@@ -34,7 +34,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The name of the run, or of the first of several and how many more there are."""
+        """The name of the run; for several, the name of the first and the number of others."""
         more = len(self.entries) - 1
         return self.entries[0].candidate.name + (f" +{more}" if more else "")
 
@@ -46,33 +46,33 @@ class Line:
 
     @property
     def seed_deviation(self) -> float | None:
-        """The standard deviation of the score between seeds; None for one run."""
+        """Standard deviation of the score between seeds; None for one run."""
         if len(self.entries) == 1:
             return None
         return statistics.stdev(entry.score.value for entry in self.entries)
 
     def mean_score(self, metric: str) -> float:
-        """Return the mean of any metric."""
+        """Return the mean of a metric over the runs."""
         return statistics.fmean(
             entry.evaluation.scores[metric] for entry in self.entries if entry.evaluation.scores
         )
 
     def mean_result(self, fact: str) -> float | None:
-        """Return the mean of a recorded fact, such as `seconds`; None where a run has no record of it."""
+        """Return the mean of a recorded value, such as `seconds`; None if a run has no record of it."""
         values = [entry.candidate.result.get(fact) for entry in self.entries]
         known = [float(value) for value in values if value is not None]
         return statistics.fmean(known) if len(known) == len(values) else None
 
     @property
     def file_bytes(self) -> float | None:
-        """The mean size of the files of trained weights; None for a base that is given by name."""
+        """Mean size of the files of trained weights; None for a base that is given by name."""
         sizes = [entry.candidate.file_bytes for entry in self.entries]
         known = [size for size in sizes if size is not None]
         return statistics.fmean(known) if len(known) == len(sizes) else None
 
     @property
     def forgetting(self) -> float | None:
-        """The mean increase of the general text's nats per token; None where it was not measured."""
+        """Mean increase of the general text's nats per token; None if it was not measured."""
         found = [entry.forgetting for entry in self.entries]
         known = [each.increase for each in found if each is not None]
         return statistics.fmean(known) if len(known) == len(found) else None
@@ -80,7 +80,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The paired difference of two lines, by their place; `adjusted` is the p-value after Holm's method."""
+    """The paired difference of two lines, given by index; `adjusted` is the p-value after Holm's method."""
 
     first: int
     second: int
@@ -90,7 +90,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The lines from the best to the worst, and every pair of them."""
+    """The lines from the best to the worst, and the comparison of every pair."""
 
     metric: str
     higher_is_better: bool
@@ -99,27 +99,27 @@ class Ranking:
 
     @property
     def first_entry(self) -> Entry:
-        """An entry, for what all entries share: the rows and the trivial answers."""
+        """One of the entries, for properties that all share: the rows and the trivial answers."""
         return self.lines[0].entries[0]
 
     @property
     def seeds_legend(self) -> str:
-        """What "+1" after a name means; empty if each line is one run."""
+        """Explanation of "+1" after a name; empty if each line is one run."""
         if all(len(line.entries) == 1 for line in self.lines):
             return ""
-        return '"+1" after a run: one more run that differs in its random seed alone. Figures are means.'
+        return '"+1" after a run: one more run that differs only in its random seed. Scores are means.'
 
     def count_better(self, score: float) -> int:
-        """Return how many lines are better than a score."""
+        """Return the number of lines that are better than a score."""
         sign = 1 if self.higher_is_better else -1
         return sum(sign * line.score > sign * score for line in self.lines)
 
 
 def rank(entries: Sequence[Entry]) -> Ranking:
-    """Rank entries that were scored on the same rows; there must be one at least.
+    """Rank entries that were scored on the same rows; at least one entry is needed.
 
-    Each line is compared with each other by the paired bootstrap over rows and seeds (`paired.py`). The
-    p-values are adjusted for their number (Holm 1979).
+    Every two lines are compared by the paired bootstrap over rows and seeds (`paired.py`). The p-values are
+    adjusted for their number (Holm 1979).
     """
     metric, higher = entries[0].metric, entries[0].score.higher_is_better
     groups = _by_settings(entries)
@@ -145,9 +145,9 @@ def rank(entries: Sequence[Entry]) -> Ranking:
 
 
 def _by_settings(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Return the entries in groups with equal recorded settings, the random seed aside.
+    """Return the entries in groups with equal recorded settings, apart from the random seed.
 
-    A copy of a run is no further seed: it has a group of its own.
+    A copy of a run is not another seed, so it has its own group.
     """
     groups: dict[object, list[Entry]] = {}
     copies: Counter[object] = Counter()
@@ -163,13 +163,13 @@ def _by_settings(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _places(groups: Sequence[Sequence[Entry]]) -> list[range]:
-    """Return where the entries of each group stand among all entries."""
+    """Return the indices of each group's entries among all entries."""
     ends = [*accumulate((len(group) for group in groups), initial=0)]
     return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return of each line's settings those whose values differ between the lines that have them."""
+    """Return, for each line, the settings whose values differ between the lines that have them."""
     names = {name for each in settings for name in each}
     differing = {name for name in names if len({each[name] for each in settings if name in each}) > 1}
     return [{name: value for name, value in each.items() if name in differing} for each in settings]
@@ -186,7 +186,7 @@ def _compare(scores: PairedScores, places: Sequence[Sequence[int]]) -> list[Pair
 
 
 def _interval(group: Sequence[Entry], scores: PairedScores, places: Sequence[int]) -> tuple[float, float]:
-    """Return the interval of one run as `eval` shows it, and of several that of their settings' mean."""
+    """Return the interval of one run as in `eval`, or the interval of the mean of several."""
     if len(group) == 1:
         return group[0].evaluation.intervals[group[0].metric]
     mean = scores.mean(places)

@@ -1,1 +1,1 @@
-"""Reports of `train`, `eval` and `bench`: what they say, and how they become HTML, Markdown or LaTeX."""
+"""Reports of `train`, `eval` and `bench`: their content, and rendering as HTML, Markdown or LaTeX."""

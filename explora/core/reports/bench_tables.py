@@ -1,6 +1,7 @@
-"""The tables of `explora bench`, for the terminal and for its report. Light.
+"""The tables of `explora bench`, for the terminal and for its report.
 
-A column has one unit, named in its header. Columns stand by importance: a narrow terminal shows the first.
+A column has one unit, named in its header. Columns are in order of importance, because a narrow terminal
+shows only the first ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TIMES = [f"{share:.0%} of the time" for share in reversed(SHARES)]
 
 
 def tables_of(result: Result) -> list[Table]:
-    """Return speed, memory by part, comparisons, and, where it was measured, what was learned."""
+    """Return the tables of speed, memory by part, comparisons and, if they were measured, scores."""
     rows = result.rows
     names = varying([row.setting for row in rows])
 
@@ -37,7 +38,7 @@ def tables_of(result: Result) -> list[Table]:
         return Table(title=title, header=("method", *names, *header), lines=tuple(lines))
 
     parts = [part.name for part in fields(MeasuredMemory)]
-    parts.sort(key=lambda name: name == "rest")  # what is left comes last
+    parts.sort(key=lambda name: name == "rest")  # the unexplained rest comes last
     found = [
         replace(table("Speed", SPEED, _speed), best=_best_speeds(rows, len(names))),
         table("Memory at its peak, in MB", ("peak", *parts), lambda row: _memory(row, parts)),
@@ -52,7 +53,7 @@ def tables_of(result: Result) -> list[Table]:
 
 
 def _best_speeds(rows: Sequence[BenchRow], names: int) -> frozenset[tuple[int, int]]:
-    """Return the places of the highest speed and the lowest peak memory of each setting."""
+    """Return the cells with the highest speed and the lowest peak memory of each setting."""
     columns: dict[int, tuple[Sequence[float | None], bool]] = {
         1 + names + SPEED.index("tokens/s"): ([row.tokens_per_second for row in rows], True),
         1 + names + SPEED.index("peak MB"): ([row.peak_memory_bytes for row in rows], False),
@@ -68,7 +69,7 @@ def _best_speeds(rows: Sequence[BenchRow], names: int) -> frozenset[tuple[int, i
 def _of_setting(
     rows: Sequence[BenchRow], values: Sequence[float | None], setting: BenchSetting
 ) -> list[float | None]:
-    """Return the values of the rows of a setting, None in the places of the others."""
+    """Return the values of the rows of a setting, with None for all other rows."""
     return [value if row.setting == setting else None for row, value in zip(rows, values, strict=True)]
 
 
@@ -102,7 +103,7 @@ def _memory(row: BenchRow, parts: Sequence[str]) -> Sequence[str]:
 
 def _learning_title(learned: Learned) -> str:
     better = "higher" if learned.higher_is_better else "lower"
-    title = f"What is learned: {learned.metric} ({better} is better; * the best of its setting)"
+    title = f"Scores: {learned.metric} ({better} is better; * the best of its setting)"
     if learned.trivial is None:
         return title
     return f'{title}; the trivial answer "{learned.trivial.answer}" has {learned.trivial.value:.4g}'

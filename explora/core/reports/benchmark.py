@@ -1,4 +1,4 @@
-"""The report of `bench`: the verdict, speed, memory and scores by method. Light."""
+"""The report of `bench`: the verdict, speed, memory and scores by method."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def bench_report(command: str, result: Result) -> Report:
-    """Return the report of a bench with one measured row at least."""
+    """Return the report of a bench with at least one measured row."""
     speed, memory, *others = tables_of(result)
     rows = [row for row in result.rows if row.spread is not None]
     comparisons = others[-1:] if result.comparisons else []
@@ -40,7 +40,7 @@ def bench_report(command: str, result: Result) -> Report:
     sections = [
         Section(heading="Speed", blocks=(_speed(rows), speed)),
         Section(heading="Memory", blocks=(_memory(rows), memory)),
-        Section(heading="What is learned", blocks=(*_learning(rows), *learned)),
+        Section(heading="Scores", blocks=(*_learning(rows), *learned)),
         Section(heading="Comparison", blocks=tuple(comparisons)),
         Section(heading="Notes", blocks=(Remarks(lines=(*legend(result), *_failures(result))),)),
         Section(
@@ -59,7 +59,7 @@ def bench_report(command: str, result: Result) -> Report:
 
 
 def legend(result: Result) -> list[str]:
-    """Return what the words of the tables mean."""
+    """Return explanations of the words in the tables."""
     first = next(row for row in result.rows if row.spread is not None)
     assert first.matrix_peak
     precision = "fp32" if first.amp == "off" else first.amp
@@ -69,9 +69,9 @@ def legend(result: Result) -> list[str]:
         f"{first.steps} timed steps per method, {repeats}; range: the slowest and the fastest repeat.",
         f"of peak: share of the {peak} that a large product in {precision} reaches.",
         "Memory by part, at the moment when the tensors are largest together. runtime: the process without "
-        "these tensors, measured. activations: 0 where that moment is not in the backward pass, such as in "
-        "the optimizer step. rest: the peak minus the parts; below 0 where the parts, counted in a later "
-        "step, are more than the peak.",
+        "these tensors, measured. activations: 0 if that moment is not in the backward pass, such as in "
+        "the optimizer step. rest: the peak minus the parts; below 0 if the parts, counted in a later "
+        "step, add up to more than the peak.",
     ]
 
 
@@ -80,7 +80,7 @@ def _failures(result: Result) -> list[str]:
 
 
 def _labels(rows: Sequence[BenchRow]) -> list[str]:
-    """Return the names of rows, each with the settings that are not the same for all."""
+    """Return the names of rows, each with the settings that differ between rows."""
     names = varying([row.setting for row in rows])
     return [", ".join(filter(None, [row.name, row.setting.described(names)])) for row in rows]
 
@@ -111,7 +111,7 @@ def _memory(rows: Sequence[BenchRow]) -> Bars:
 
 
 def _parts_up_to_the_peak(row: BenchRow) -> dict[str, float]:
-    """Return the parts in MB, in order; the last ones are smaller where a negative rest belongs to them."""
+    """Return the parts in MB, in order; the last ones are reduced by a negative rest."""
     found, left = {}, float(row.peak_memory_bytes or 0)
     for part in sorted((item.name for item in fields(MeasuredMemory)), key=lambda name: name == "rest"):
         size = min(max(0.0, getattr(row.memory, part)), left)
@@ -158,7 +158,7 @@ def _after_equal_time(scores: dict[str, Learned], title: str) -> Intervals:
 
 
 def _levels(learned: Learned) -> tuple[Level, ...]:
-    """Return what a score is compared with; each method starts from the same base."""
+    """Return the reference values of a score; each method starts from the same base."""
     untrained = Level(label="untrained base", value=learned.untrained.score)
     if learned.trivial is None:
         return (untrained,)

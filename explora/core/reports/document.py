@@ -1,7 +1,7 @@
-"""The parts of a report as plain data: sections with tables, plots, lists and verbatim text. Light.
+"""The parts of a report as plain data: sections with tables, plots, lists and verbatim text.
 
-A renderer turns them into a file: `html_page`, `markdown` or `latex`. Figures are text already, written with
-the unit that the header of their column names. Plots hold numbers.
+A renderer converts them to a file: `html_page`, `markdown` or `latex`. Figures in tables are text, in the
+unit that the header of their column names. Plots have numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with a title. `best` holds the (line, column) of the best figures."""
+    """A table with a title. `best` has the (line, column) of the best figures."""
 
     title: str
     header: tuple[str, ...]
@@ -22,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Text that is shown as it is, such as commands or a poem."""
+    """Text that is shown unchanged, such as commands or a poem."""
 
     title: str
     text: str
@@ -30,14 +30,14 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Remarks:
-    """Sentences, one for each item of a list."""
+    """A list of sentences."""
 
     lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A value to compare with, drawn as a line across a plot."""
+    """A reference value, drawn as a line across a plot."""
 
     label: str
     value: float
@@ -45,7 +45,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A curve. `low` and `high` are the edges of its band, empty where it has none."""
+    """A curve. `low` and `high` are the edges of its band, empty if it has none."""
 
     label: str
     xs: tuple[float, ...]
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """A line plot. `x` and `y` name the axes, with their units."""
+    """A line plot. `x` and `y` are the labels of the axes, with their units."""
 
     title: str
     x: str
@@ -67,7 +67,7 @@ class Curves:
 
     @property
     def alt(self) -> str:
-        """What the plot shows, in words."""
+        """Description of the plot in words, for readers who cannot see it."""
         names = "; ".join(f"{each.label} from {each.ys[0]:.4g} to {each.ys[-1]:.4g}" for each in self.series)
         return f"{self.title}. Line plot of {self.y} over {self.x}: {names}.{describe(self.levels)}"
 
@@ -89,7 +89,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """A plot of horizontal bars. `x` names the axis, with its unit; `mark` says what the marks are."""
+    """A plot of horizontal bars. `x` is the label of the axis, with its unit; `mark` explains the marks."""
 
     title: str
     x: str
@@ -98,7 +98,7 @@ class Bars:
 
     @property
     def alt(self) -> str:
-        """What the plot shows, in words."""
+        """Description of the plot in words, for readers who cannot see it."""
         names = "; ".join(f"{bar.label}: {bar.length:,.4g}" for bar in self.bars)
         return f"{self.title}. Bars of {self.x}. {names}."
 
@@ -118,7 +118,7 @@ class Interval:
 class Intervals:
     """A plot of values with their intervals, one below the other.
 
-    `x` names the axis; `mark` says what the marks are.
+    `x` is the label of the axis; `mark` explains the marks.
     """
 
     title: str
@@ -129,7 +129,7 @@ class Intervals:
 
     @property
     def alt(self) -> str:
-        """What the plot shows, in words."""
+        """Description of the plot in words, for readers who cannot see it."""
         names = "; ".join(f"{i.label}: {i.value:.4g} ({i.low:.4g} to {i.high:.4g})" for i in self.items)
         return f"{self.title}. {names}.{describe(self.levels)}"
 
@@ -140,7 +140,7 @@ Block = Table | Listing | Remarks | Plot
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     heading: str
     blocks: tuple[Block, ...]
@@ -148,7 +148,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A whole report. `lead` are the sentences that a reader in a hurry reads."""
+    """A whole report. `lead` is its summary, a list of sentences."""
 
     title: str
     lead: tuple[str, ...]

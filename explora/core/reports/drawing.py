@@ -1,6 +1,6 @@
-"""Draw the plots of a report as SVG. The only module that imports matplotlib, from the extra `report`.
+"""Draw the plots of a report as SVG. Only this module imports matplotlib, from the extra `report`.
 
-Text stays text, and colours are variables of the page's style, so that a plot follows light and dark.
+Text stays text, and colours are variables of the page's style, so that a plot adapts to light and dark pages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from explora.core.reports.document import Bars, Curves, Intervals, Level, Plot
 
-# Any colours that differ: the page replaces them by its own.
+# Any distinct colours: the page replaces them by its own.
 INK, RULE, PAPER = "#111111", "#cccccc", "#fefefe"
 SERIES = ("#0067a8", "#c04a00", "#00785a", "#97458a", "#8a6500", "#2f93d1", "#d0607e", "#7b8591")
 VARIABLES = {
@@ -33,7 +33,7 @@ MARKERS, DASHES = "os^Dv", ("-", "--", "-.")
 LEVELS = (":", (0, (6, 2)), (0, (1, 3)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "explora",  # the same figures give the same bytes
+    "svg.hashsalt": "explora",  # equal figures give equal bytes
     "text.parse_math": False,
     "font.size": 10,
     "figure.facecolor": "none",
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": RULE,
     "legend.frameon": False,
 }
-WIDTH = 4.8  # inches: at this width the text can be read on a telephone
+WIDTH = 4.8  # inches: at this width the text is readable on a phone
 CURVES_HEIGHT, ROW_HEIGHT, FRAME_HEIGHT, LEGEND_LINE = 2.6, 0.42, 0.6, 0.19  # inches
 
 
@@ -141,9 +141,9 @@ def _mark(axes: Axes, row: int, value: float, label: str) -> None:
 
 
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Write the labels above their rows, where long ones have room, the first row on top."""
+    """Write the labels above their rows, where long ones fit, with the first row at the top."""
     place = axes.get_yaxis_transform()
-    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}  # no line crosses a label
+    behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}  # hides lines behind a label
     for row, label in enumerate(labels):
         axes.text(0.01, row - 0.3, label, transform=place, va="bottom", bbox=behind)
     axes.set_yticks([])
@@ -152,7 +152,7 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _draw_levels(line: Any, levels: Sequence[Level], limits: tuple[float, float]) -> None:
-    """Draw lines across a plot; a level far outside of its `limits` is named, but does not stretch it."""
+    """Draw lines across a plot; a level far outside of its `limits` is only named in the legend."""
     low, high = limits
     room = 2 * (high - low)
     for level, style in zip(levels, cycle(LEVELS), strict=False):
@@ -163,7 +163,7 @@ def _draw_levels(line: Any, levels: Sequence[Level], limits: tuple[float, float]
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
-    """Write what the lines and the colours are below the plot, each once."""
+    """Add a legend of the lines and colours below the plot, each once."""
     handles, labels = axes.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
     if not known:
@@ -175,7 +175,7 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
 
 
 def _as_element(figure: Figure, prefix: str, alt: str) -> str:
-    """Return the figure as an element that a page takes as it is, with an alternative text."""
+    """Return the figure as an SVG element for a page, with an alternative text."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = drawn.getvalue()

@@ -1,4 +1,4 @@
-"""The report of `eval` for one model: its scores, its mistakes, and a comparison with another run. Light."""
+"""The report of `eval` for one model: its scores, its errors, and a comparison with another run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A scored model and what was asked for beside its scores; None is what was not asked for."""
+    """A scored model with its optional analyses; None for those that were not requested."""
 
     task: str
     label: str

@@ -1,4 +1,4 @@
-"""Tables of figures that several reports share: the best of each column is marked. Light."""
+"""Tables of figures, with the best of each column marked, for several reports."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from explora.core.reports.document import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """The figures of a column, None where there is none, and how they are written.
+    """The figures of a column, None for a missing one, and the function that formats them.
 
-    `highest` tells whether the highest figure is the best or the lowest; None where neither is.
+    `highest` is True if the highest figure is the best, False if the lowest is, None if neither is.
     """
 
     name: str
@@ -42,7 +42,7 @@ def figure_table(
 
 
 def _with_their_text(cells: Sequence[str], best: Sequence[int]) -> list[int]:
-    """Return the lines whose cell reads as one of the best; none if all cells read the same."""
+    """Return the lines whose text equals that of a best line; none if all cells have the same text."""
     shown = {cells[line] for line in best}
     return [line for line, text in enumerate(cells) if text in shown] if len({*cells}) > 1 else []
 
@@ -58,7 +58,7 @@ def minutes(seconds: float) -> str:
 
 
 def best_lines(values: Sequence[float | None], *, highest: bool | None) -> list[int]:
-    """Return the lines that have the best value; none if `highest` is None or all values are equal."""
+    """Return the lines with the best value; none if `highest` is None or all values are equal."""
     known = [value for value in values if value is not None]
     if highest is None or len(set(known)) < 2:
         return []

@@ -1,4 +1,4 @@
-"""A report as one HTML page that loads nothing: styles and plots are inside, for light and dark screens."""
+"""A report as one HTML page without external files, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def as_html(report: Report) -> str:
-    """Return the page. Jinja escapes all text; the plots are markup."""
+    """Render a report as a page. Jinja escapes all text; the plots are markup."""
     from explora.core.reports.drawing import draw
 
     environment = Environment(

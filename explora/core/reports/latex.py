@@ -1,4 +1,4 @@
-"""A report as a LaTeX document that needs no uncommon package: plain tables, without plots. Light."""
+"""A report as a LaTeX document that needs only common packages: plain tables, without plots."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "-": "-{}",  # no ligature: -- is an option, not a dash
+    "-": "-{}",  # no ligature: in an option, -- is not a dash
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
 }
-# What inputenc and the T1 encoding know without a further package, besides Latin letters.
+# Characters besides Latin letters that inputenc and the T1 encoding support without further packages.
 _TYPOGRAPHIC = frozenset("–—‘’“”…„«»")  # noqa: RUF001
 _LAST_LATIN = "\u017f"
 
 
 def as_latex(report: Report) -> str:
-    """Return the report. Plots are left out: tables have their figures."""
+    """Render a report as LaTeX. Plots are left out, because tables have their figures."""
     parts = [_HEAD, rf"\section*{{{escape(report.title)}}}", _list(report.lead)]
     for section in report.sections:
         parts += [rf"\subsection*{{{escape(section.heading)}}}", *(_block(each) for each in section.blocks)]
@@ -78,7 +78,7 @@ def _cell(text: str, *, is_best: bool) -> str:
 
 
 def _listing(listing: Listing) -> str:
-    """Return lines in a typewriter font. `verbatim` would end at an \\end{verbatim} in the text."""
+    """Return lines in a typewriter font. In `verbatim`, the text could contain \\end{verbatim}."""
     lines = r" \\".join(f"\n{escape(line) or '~'}" for line in listing.text.rstrip().splitlines())
     return f"{escape(listing.title)}\n\n{{\\small\\ttfamily\\raggedright{lines}\\par}}\n"
 
@@ -91,7 +91,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it is. A character that the common fonts lack becomes its number."""
+    """Escape text for LaTeX. A character that common fonts do not have is replaced by its number."""
     return "".join(map(_character, text))
 
 

@@ -1,4 +1,4 @@
-"""A report as Markdown, as GitHub renders it: tables, and sparklines in place of plots. Light."""
+"""A report as Markdown in GitHub's dialect: tables, and sparklines in place of plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def as_markdown(report: Report) -> str:
-    """Return the report. Bars and intervals are left out: tables have the same figures."""
+    """Render a report as Markdown. Bars and intervals are left out, because tables have the same figures."""
     parts = [f"# {_escape(report.title)}", _list(report.lead)]
     for section in report.sections:
         parts += [f"## {_escape(section.heading)}", *(_block(block) for block in section.blocks)]
@@ -53,7 +53,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Return text between fences that are longer than any inside it."""
+    """Return text between fences that are longer than any fence inside it."""
     fence = "`" * (1 + max(2, _longest_run(re.findall(r"`+", text))))
     return f"{fence}\n{text.rstrip()}\n{fence}"
 
@@ -63,5 +63,5 @@ def _longest_run(runs: Iterable[str]) -> int:
 
 
 def _escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Escape text for Markdown, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

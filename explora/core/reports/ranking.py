@@ -1,4 +1,4 @@
-"""The report of `eval` for several runs: their ranking, with groups and intervals. Light."""
+"""The report of `eval` for several runs: their ranking, with groups and intervals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ranking_report(command: str, task: str, ranking: Ranking, left_out: Sequence
 
 
 def _compared_with_trivial(ranking: Ranking) -> list[str]:
-    """Return a sentence on the best trivial answer; nothing where the metric has none."""
+    """Return a sentence on the best trivial answer; empty if the metric has none."""
     return [
         f"Best {level.label}: {ranking.metric} {level.value:.4g}. "
         f"{ranking.count_better(level.value)} of {len(ranking.lines)} lines are better."
@@ -105,7 +105,7 @@ def _table(ranking: Ranking) -> Table:
         for line in ranking.lines
     ]
     header = ("run", "group", "method", "settings")
-    return figure_table("The best first. The best figures are bold", header, words, _columns(ranking))
+    return figure_table("The best first; the best figures are bold", header, words, _columns(ranking))
 
 
 def _mean_of(metric: str) -> Callable[[Line], float]:
@@ -117,7 +117,7 @@ def _score(value: float) -> str:
 
 
 def _end(value: float) -> str:
-    """Return the end of an interval, which is not always known."""
+    """Return the end of an interval as text; it may be unknown."""
     return "unknown" if math.isnan(value) else _score(value)
 
 

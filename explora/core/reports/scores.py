@@ -1,4 +1,4 @@
-"""The scores of one model, as a table and as plots. Light."""
+"""The scores of one model, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ HEADER = ("score", "value", "95 % from", "to", "best trivial", "trivial answer",
 
 
 def score_blocks(title: str, metric: str, found: Mapping[str, Any]) -> tuple[Block, ...]:
-    """Return the scores of an evaluation, given as `Evaluation.to_json` writes it.
+    """Return the scores of an evaluation, given in the form of `Evaluation.to_json`.
 
-    The plot shows the scores on the scale of `metric`, the most important one; the table shows all.
+    The plot shows the scores on the scale of `metric`, the most important one; the table shows all scores.
     """
     lines = []
     for name, value in found["scores"].items():
@@ -47,7 +47,7 @@ def _plot(metric: str, found: Mapping[str, Any]) -> Intervals:
 
 
 def _has_scale_of(metric: str, name: str, ends: Mapping[str, Any]) -> bool:
-    """Tell whether a score belongs into the plot of `metric`: both are shares, or it is a variant."""
+    """Return whether a score fits the plot of `metric`: both are shares, or it is a variant of it."""
     if name.startswith(metric):
         return True
     return all(each is not None and 0 <= each <= 1 for each in (*ends[metric], *ends[name]))
@@ -58,7 +58,7 @@ def _are_known(*values: float | None) -> bool:
 
 
 def _end(value: float | None) -> str:
-    """Return the end of an interval, which is not always known."""
+    """Return the end of an interval as text; it may be unknown."""
     return _number(value) if _are_known(value) else "unknown"
 
 

@@ -1,4 +1,4 @@
-"""Curves of runs that differ in their seed alone: the mean, and a band between the extremes. Light."""
+"""Curves of runs that differ only in their seed: the mean, and a band between the extremes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TypeVar
 from explora.core.reports.document import Series
 from explora.core.reports.trained_runs import Points, TrainedRun
 
-STRETCHES = 60  # points of a curve
+STRETCHES = 60  # number of points of a curve
 Key = TypeVar("Key")
 
 
 def group_by(runs: Iterable[TrainedRun], key: Callable[[TrainedRun], Key]) -> dict[Key, list[TrainedRun]]:
-    """Return the runs by key, in the order in which the keys appear."""
+    """Group runs by key, in the order in which the keys appear."""
     groups: dict[Key, list[TrainedRun]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
@@ -29,7 +29,7 @@ def mean_curve(label: str, curves: Sequence[Points]) -> Series:
 
 
 def mean_of(label: str, xs: Sequence[float], columns: Sequence[Sequence[float]]) -> Series:
-    """Return the mean of the values at each x, with a band if there are several at any."""
+    """Return the mean of the values at each x, with a band if any x has several values."""
     has_band = any(len(column) > 1 for column in columns)
     return Series(
         label=label,
@@ -41,9 +41,9 @@ def mean_of(label: str, xs: Sequence[float], columns: Sequence[Sequence[float]])
 
 
 def smooth(points: Points, steps: int) -> Points:
-    """Return the means of at most STRETCHES stretches of a curve, each at the last step of its stretch.
+    """Return the means of at most STRETCHES intervals of a curve, each at the last step of its interval.
 
-    The stretches depend on `steps` alone, so that runs of equal length have the same.
+    The intervals depend only on `steps`, so that runs of equal length have the same ones.
     """
     stretches: dict[int, list[tuple[int, float]]] = {}
     for step, value in points:

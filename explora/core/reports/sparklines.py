@@ -1,4 +1,4 @@
-"""Curves where there is no room for a plot: a row of characters, and a table of rows. Light."""
+"""Curves as text: a row of characters, and a table of such rows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from explora.core.reports.document import Curves, Table
 
-MOST_VALUES = 8  # of a curve, each in a column of its own
+MOST_VALUES = 8  # limit for a table with one column per value
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], bars: str = BLOCKS, width: int = 40) -> str:
-    """Draw values as a row of `bars`, each the mean of a stretch."""
+    """Draw values as a row of `bars`, each the mean of an interval."""
     width = min(width, len(values))
     edges = [len(values) * i // width for i in range(width + 1)]
     means = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
@@ -22,10 +22,10 @@ def sparkline(values: Sequence[float], bars: str = BLOCKS, width: int = 40) -> s
 
 
 def curve_table(curves: Curves, bars: str = BLOCKS) -> Table:
-    """Return a plot as a table: every value of short curves, and the course of long ones.
+    """Convert a plot to a table: every value of short curves, and the course of long ones.
 
     The course is the first and the last value, with a sparkline between them. Without `bars`, for a file that
-    cannot hold these characters, there is no sparkline.
+    cannot contain these characters, there is no sparkline.
     """
     xs = sorted({x for each in curves.series for x in each.xs})
     header, lines = _values(curves, xs) if len(xs) <= MOST_VALUES else _courses(curves, bars)

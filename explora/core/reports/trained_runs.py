@@ -1,4 +1,4 @@
-"""Read what a report tells of training runs: their records, logs and samples. Light."""
+"""Read training runs for a report: their records, logs and samples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from explora.core.runs.record import METRICS_FILE, RunRecord
 from explora.core.runs.samples import Sample, read_samples
 
 Points = tuple[tuple[int, float], ...]  # (step, value)
-OF_SCORES = ("step", "best")  # what a line of the log has beside a dev score
+OF_SCORES = ("step", "best")  # the keys of a line in the log beside that of a dev score
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
     """A finished run.
 
-    varied: the settings that differ between the runs of a sweep, as text by name; losses, dev: of the log;
-    memory: predicted, None where the data could not be read.
+    varied: the settings that differ between the runs of a sweep, as text by name; losses, dev: from the log;
+    memory: predicted, None if the data could not be read.
     """
 
     name: str
@@ -39,11 +39,11 @@ class TrainedRun:
 
     @property
     def best_dev(self) -> float:
-        """The dev score of the step that was kept."""
+        """Dev score of the best step, whose weights are saved."""
         return dict(self.dev)[self.result["best_step"]]
 
     def settings(self, *without: str) -> str:
-        """Return the varied settings in words, some of them and the random seed left out."""
+        """Return the varied settings in words, except the random seed and those in `without`."""
         left_out = ("seed", *without)
         return ", ".join(
             text if name == "method" else f"{name.replace('_', ' ')} {text}"
@@ -60,7 +60,7 @@ def read_trained_run(
     name: str = "",
     varied: Mapping[str, str] | None = None,
 ) -> TrainedRun:
-    """Return the run in a folder, by default under the folder's name."""
+    """Read the run in a folder; its name is by default the folder's."""
     text = (folder / METRICS_FILE).read_text(encoding="utf-8")
     losses, dev = list[tuple[int, float]](), list[tuple[int, float]]()
     for line in map(json.loads, text.splitlines()):

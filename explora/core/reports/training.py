@@ -1,4 +1,4 @@
-"""The report of `train`: one run, or the runs of a sweep. Light."""
+"""The report of `train`: one run, or the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from explora.core.reports.trained_runs import Points, TrainedRun
 from explora.core.runs.samples import BEST, MIDDLE, START, Sample
 
 MOMENTS = {START: "Before training", MIDDLE: "In the middle", BEST: "Best step"}
-MOST_SHOWN = 8  # curves or bars of a plot
+MOST_SHOWN = 8  # limit for curves or bars in a plot
 SEEDS = "line: mean over seeds, band: lowest to highest"
 
 
 def training_report(
     command: str, runs: Sequence[TrainedRun], metric: str, *, higher_is_better: bool
 ) -> Report:
-    """Return the report of finished runs, one at least; `metric` is the score that chooses the best step."""
+    """Return the report of at least one finished run; `metric` is the score that chooses the best step."""
     ranked = sorted(runs, key=lambda run: run.best_dev, reverse=higher_is_better)
     best, config = ranked[0], ranked[0].record.run
     is_sweep = len(runs) > 1
@@ -68,8 +68,8 @@ def _lead(best: TrainedRun, metric: str, *, is_sweep: bool) -> tuple[str, ...]:
         found.append(f"Best trivial answer{f' ({answer})' if answer else ''}: {metric} {floor:.4g}.")
     if is_sweep:
         found.append(
-            "The best of several dev scores is optimistic, because it was chosen for being the best: "
-            "score that run on a test set."
+            "The best of several dev scores is too optimistic, because it was selected for its value: "
+            "score that run on a test set.",
         )
     return tuple(found)
 
@@ -101,7 +101,7 @@ def _runs_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: boo
         column("peak MB", "peak_memory_bytes", megabytes, highest=False),
     ]
     names = [(run.name,) for run in ranked]
-    return figure_table("Runs, the best first. The best figures are bold", ("run",), names, columns)
+    return figure_table("Runs, the best first; the best figures are bold", ("run",), names, columns)
 
 
 def _seeds_table(ranked: Sequence[TrainedRun], metric: str, higher_is_better: bool) -> Table:
@@ -125,7 +125,7 @@ def _intervals(ranked: Sequence[TrainedRun], metric: str) -> Intervals:
     items = [
         Interval(label=name, value=value, low=low, high=high)
         for name, value, (low, high) in found[:MOST_SHOWN]
-        if None not in (value, low, high)  # JSON's figure that is not a number
+        if None not in (value, low, high)  # JSON has null for NaN and infinity
     ]
     return Intervals(
         title=f"{metric} of the best step with 95 % intervals{_cut(ranked)}",
@@ -136,7 +136,7 @@ def _intervals(ranked: Sequence[TrainedRun], metric: str) -> Intervals:
 
 
 def _learning_rate_response(ranked: Sequence[TrainedRun], metric: str) -> Curves | None:
-    """Return the dev score over the learning rate, a curve for each other setting; None without a choice."""
+    """Return the dev score over the learning rate, one curve per other setting; None for a single rate."""
     if len({run.record.run.optimizer.learning_rate for run in ranked}) < 2:
         return None
     curves = []
@@ -155,7 +155,7 @@ def _learning_rate_response(ranked: Sequence[TrainedRun], metric: str) -> Curves
 
 
 def _curves(ranked: Sequence[TrainedRun], metric: str) -> tuple[Block, ...]:
-    """Return the loss and the dev score over the steps, without runs that share no step with their seeds."""
+    """Return the loss and the dev score over the steps; groups of runs without common steps are left out."""
     groups = group_by(ranked, TrainedRun.settings)
     unnamed = ranked[0].name if len(ranked) == 1 else "all runs"
     shown = {label or unnamed: group for label, group in list(groups.items())[:MOST_SHOWN]}
@@ -183,7 +183,7 @@ def _mean_curves(groups: Mapping[str, Sequence[Points]]) -> tuple[Series, ...]:
 
 
 def _memory(ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
-    """Return the measured peaks beside the predicted parts; runs with equal predictions share a line."""
+    """Return measured peaks together with predicted parts; runs with equal predictions share a line."""
     groups = group_by(ranked, lambda run: run.memory)
     unknown = groups.pop(None, [])
     blocks: list[Block] = []
@@ -214,7 +214,7 @@ def _predicted_memory(groups: Mapping[Memory, Sequence[TrainedRun]]) -> list[Blo
             mark="measured peak",
         ),
         Table(
-            title="Peak memory in MB: predicted parts, and the largest measured peak of the runs of a line",
+            title="Peak memory in MB: predicted parts, and the largest measured peak of the runs in a line",
             header=("run", *asdict(next(iter(groups))), "predicted peak", "measured peak"),
             lines=tuple(lines),
         ),
@@ -234,7 +234,7 @@ def _origin(command: str, ranked: Sequence[TrainedRun]) -> tuple[Block, ...]:
 
 
 def _settings_table(ranked: Sequence[TrainedRun]) -> Table:
-    """Return every setting that the runs share; the names of the runs tell the others."""
+    """Return every setting that the runs share; the names of the runs show the others."""
     shown = [_settings(run) for run in ranked]
     shared = {name: text for name, text in shown[0].items() if all(each.get(name) == text for each in shown)}
     title = "Settings that all runs share" if len(ranked) > 1 else "Settings"
@@ -253,7 +253,7 @@ def _settings(run: TrainedRun) -> Mapping[str, str]:
 
 def _trivial(ranked: Sequence[TrainedRun], metric: str) -> tuple[Level, ...]:
     floors = [run.result["floors"].get(metric) for run in ranked]
-    if floors[0] is None or len(set(floors)) > 1:  # runs of different seeds may hold out different rows
+    if floors[0] is None or len(set(floors)) > 1:  # runs with different seeds may hold out different rows
         return ()
     return (Level(label="best trivial answer", value=floors[0]),)
 

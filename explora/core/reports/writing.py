@@ -1,4 +1,4 @@
-"""Write a report to a file: its suffix chooses HTML, Markdown or LaTeX. Light."""
+"""Write a report to a file: its suffix chooses HTML, Markdown or LaTeX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WITH_PLOTS = ".html"
 
 
 def write_report(file: Path, report: Report) -> None:
-    """Write the report in one piece; what was there before is replaced."""
+    """Write the report atomically; an existing file is replaced."""
     write_atomically(file, _render(file.suffix, report))
 
 

@@ -1,1 +1,1 @@
-"""Whole runs: train, open, evaluate and merge them, and what their folders hold."""
+"""Whole runs: train, open, evaluate and merge them, and read and write their folders."""

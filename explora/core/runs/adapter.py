@@ -1,11 +1,11 @@
 """Read and write adapter folders: PEFT adapters with an explora header, readable without torch.
 
-    adapter_config.json         old, stable PEFT fields (peft >= 0.5 reads them), if PEFT has the method
+|raw|    adapter_config.json         PEFT fields that old versions have (peft >= 0.5), if PEFT has the method
     adapter_model.safetensors   PEFT's key names; one metadata value `explora`: the header as sorted JSON, and
                                 a digest of header and tensors
 
-The method turns its tensors into PEFT's and back (`to_file`, `from_file`). Nothing here depends on time, path
-or machine: the same run gives the same bytes.
+The method converts its tensors to PEFT's and back (`to_file`, `from_file`). The files do not depend on time,
+path or machine: the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONFIG_FILE = "adapter_config.json"
 # 1: every method had LoRA's settings, and layers were a first and a last block; 2: there was no digest
 FORMAT = 3
 FIRST_WITH_DIGEST = 3
-DIGEST = "sha256"  # its key beside those of the header
+DIGEST = "sha256"  # the key of the digest, beside the keys of the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +75,28 @@ class Header:
             task_row(run.task)
             validate(run)
             value["labels"] = tuple(value["labels"])
-            value["format"] = FORMAT  # what is written from here on
+            value["format"] = FORMAT  # the header is written in the newest format
             return cls(task=run.task, method=run.method, encoding=run.encoding, **value)
         except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise AdapterError(f"{where}: the explora header is damaged: {error}") from None
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter."""
+    """Return whether a folder has an adapter."""
     return (folder / ADAPTER_FILE).is_file() or (folder / CONFIG_FILE).is_file()
 
 
 def adapters_in(folder: Path) -> list[Path]:
-    """Return the folders directly inside `folder` that hold an adapter, such as checkpoint-500, in order."""
+    """Return the folders directly inside `folder` that have an adapter, such as checkpoint-500, in order."""
     return [inner for inner in sorted(folder.glob("[!.]*"), key=_natural) if is_adapter(inner)]
 
 
 def check_not_inside(folder: Path) -> None:
-    """Raise AdapterError if folders inside `folder` hold adapters: one of these is probably meant."""
+    """Raise AdapterError if folders inside `folder` have adapters: the user probably means one of these."""
     if inner := adapters_in(folder):
         raise AdapterError(
-            f"{folder} holds no adapter itself, but {', '.join(path.name for path in inner)} in it",
+            f"{folder} has no adapter itself, but folders in it have one: "
+            f"{', '.join(path.name for path in inner)}",
             f"name that folder: {inner[-1]}",
         )
 
@@ -107,7 +108,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, base: str) -> None:
-    """Write an adapter atomically, file by file; `trained` has the model's own names."""
+    """Write an adapter, each file atomically; `trained` has the model's own names."""
     from safetensors.torch import save
 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in trained.items()}
@@ -119,7 +120,7 @@ def write_adapter(folder: Path, trained: Mapping[str, Tensor], header: Header, b
 
 
 def with_digest(header: str, stored: Mapping[str, Tensor]) -> str:
-    """Return a header's JSON with the SHA-256 of the header and the tensors of its file beside its keys.
+    """Return a header's JSON with a SHA-256 of the header and of its file's tensors.
 
     An older digest is replaced.
     """
@@ -139,7 +140,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def peft_config(header: Header, base: str) -> dict[str, Any] | None:
-    """Return adapter_config.json for PEFT, or None if PEFT has no such method."""
+    """Return the content of adapter_config.json, or None if PEFT has no such method."""
     own = header.method.peft_config()
     if own is None:
         return None
@@ -172,8 +173,8 @@ def from_peft_tensors(
 ) -> dict[str, Tensor]:
     """Rename the tensors of a file to the model's own names, and check them strictly.
 
-    `expected` has the names and shapes that this model trains; `kept` are tensors that stand for those that
-    the file must not have. Raises one AdapterError for all missing, unexpected, misshapen or non-finite
+    `expected` has the names and shapes that this model trains. `kept` are tensors that the file must not
+    have, with their values. Raises one AdapterError for all missing, unexpected, misshapen or non-finite
     tensors, and for values that the method cannot represent.
     """
     kept = kept or {}
@@ -187,7 +188,7 @@ def from_peft_tensors(
         stored = {name: value.float() for name, value in {**kept, **tensors}.items()}
         trained = _by_own_names(stored, expected, method)
         again = to_peft_tensors(trained, method)
-        beyond = f"holds numbers outside the adapters {method.description}"
+        beyond = f"has nonzero numbers outside the adapters {method.description}"
         faults = [f"{name} {beyond}" for name, value in stored.items() if not again[name].equal(value)]
     if faults:
         hint = cause(tensors) or "is it an adapter for this base, task and method?"
@@ -210,9 +211,9 @@ def _fault(found: Tensor, wanted: Tensor) -> str:
     if found.shape != wanted.shape:
         return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
     if not found.is_floating_point():
-        return f"holds {found.dtype}, not floating-point numbers"
+        return f"has type {found.dtype}, not a floating-point type"
     if not bool(found.float().isfinite().all()):
-        return "holds a number that is not finite"
+        return "has a number that is not finite"
     return ""
 
 
@@ -240,7 +241,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], Header | None]:
 
 
 def _check_digest(text: str, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Raise AdapterError unless header and tensors have their digest; before format 3 there was none."""
+    """Raise AdapterError if header and tensors do not match their digest. Formats before 3 have none."""
     value = json.loads(text)
     if DIGEST not in value and value["format"] < FIRST_WITH_DIGEST:
         return
@@ -249,7 +250,7 @@ def _check_digest(text: str, tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def _check_foreign(metadata: Mapping[str, str], file: Path) -> None:
-    """Raise AdapterError where an explora header stands under another key: a bit of the key has flipped."""
+    """Raise AdapterError for an explora header under another key: a bit of the key has flipped."""
     if any('"base_digest"' in value for value in metadata.values()):
         raise _damaged(file, "it has an explora header under another key")
 
@@ -257,19 +258,19 @@ def _check_foreign(metadata: Mapping[str, str], file: Path) -> None:
 def _damaged(file: Path, reason: str) -> AdapterError:
     return AdapterError(
         f"{file} is damaged: {reason}",
-        "copy or fetch the file again; tensors that you changed on purpose, save without the metadata: "
-        "explora then reads them as an adapter of PEFT",
+        "copy or fetch the file again; to use tensors that you changed on purpose, save them without the "
+        "metadata: explora then reads them as an adapter of PEFT",
     )
 
 
 def read_header(folder: Path) -> Header | None:
-    """Return the explora header alone, without torch; None for a foreign adapter. Raises AdapterError."""
+    """Return the explora header without loading torch; None for a foreign adapter. Raises AdapterError."""
     file = _adapter_file(folder)
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             if size > 100_000_000:
-                raise ValueError("its header is longer than any real one")
+                raise ValueError("its header is longer than 100 MB")
             header = json.loads(opened.read(size)).get("__metadata__", {}).get("explora")
     except (OSError, ValueError, AttributeError) as error:
         raise AdapterError(f"{file} is not a readable safetensors file: {error}") from None

@@ -42,8 +42,8 @@ VOCABULARY_DOCUMENTS = 60_000  # a byte-level vocabulary is learned from at most
 class SessionParts:
     """A task with its tokenizer, base and method: everything in a session except its model.
 
-    `header` describes the trained weights, None for a base; `label` names the model in output; `source` is
-    the folder that it was opened from, None during training and for a base that is given by name.
+    `header` describes the trained weights, None for a base. `label` is the name of the model in output.
+    `source` is the folder that it was opened from, None during training and for a base that is given by name.
     """
 
     task: Task
@@ -69,7 +69,7 @@ class Session(SessionParts):
         return 0 if self.model.score is None else self.model.score.out_features
 
     def prompt(self, text: str, seed: int) -> Prompt:
-        """Encode a text to be continued; without any text, the start token of the base."""
+        """Encode a text to continue; an empty text becomes the start token of the base."""
         prompt = self.task.prompt(text, seed)
         start = self.base.start_token
         return prompt if prompt.ids or start is None else dataclasses.replace(prompt, ids=[start])
@@ -91,9 +91,9 @@ def assemble(
 ) -> Session:
     """Load the weights of the base, add the head that the task needs, and apply the method.
 
-    dtype: of the weights that `in_fp32` does not name; dropout: of the base; seed: of random weights, if the
-    base has no files; fresh_head: give the task an untrained head, whatever the files of the base hold. A
-    task without a head of its own drops theirs. Raises WeightsError and UsageError.
+    dtype: of all weights except those named in `in_fp32`; dropout: of the base; seed: for random weights, if
+    the base has no files; fresh_head: give the task an untrained head, even if the base has one. If the task
+    has no head of its own, the head of the base is dropped. Raises WeightsError and UsageError.
     """
     classes = parts.task.head_classes()
     model = load_model(
@@ -124,7 +124,7 @@ def make_task(
     seed: int,
     labels: tuple[str, ...] = (),
 ) -> Task:
-    """Make the task called `name` in the registry."""
+    """Return a new task object for the task called `name` in the registry."""
     task_context = TaskContext(
         name=name,
         tokenizer=tokenizer,
@@ -141,8 +141,8 @@ def make_task(
 def assemble_for_training(run: TrainRun, tokenizer: Tokenizer | None = None) -> tuple[Session, Split, Split]:
     """Return the session of a run before its first step, and its train and dev splits.
 
-    The runtime of `run` must be resolved. `tokenizer` is given if it was trained for a base from scratch.
-    The data is read before the weights, so that a bad row is reported at once.
+    The runtime of `run` must be resolved. `tokenizer` is given if it was trained for a base from scratch. The
+    data is read before the weights, so that a bad row is reported early.
     """
     base = _scratch(run) if run.from_scratch else open_base(run.model)
     tokenizer = tokenizer or base_tokenizer(base, run.tokenizer)
@@ -201,7 +201,7 @@ def save_trained(session: Session, folder: Path, best_step: int) -> None:
 def read_full_header(folder: Path) -> Header | None:
     """Return the header of a model that full fine-tuning wrote, or None if there is none.
 
-    Raises AdapterError for a damaged one.
+    Raises AdapterError for a damaged header.
     """
     file = folder / FULL_HEADER
     return Header.from_json(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
@@ -223,7 +223,7 @@ def restore_trained(session: Session, folder: Path) -> None:
 
 
 def insert_adapter(model: GPT2, folder: Path, method: Method) -> None:
-    """Load the tensors of an adapter folder into a model with that method applied. Raises AdapterError."""
+    """Load the tensors of an adapter folder into a model that has the method. Raises AdapterError."""
     tensors, _ = read_adapter(folder)
     own = trained_tensors(model)
     with torch.no_grad():
@@ -232,7 +232,7 @@ def insert_adapter(model: GPT2, folder: Path, method: Method) -> None:
 
 
 def merge_in_memory(session: Session, dtype: torch.dtype) -> None:
-    """Merge the adapters of a session opened in fp32 into its weights, then cast them to `dtype`."""
+    """Merge the adapters of a session opened in fp32 into its weights, then cast these to `dtype`."""
     session.method.merge(session.model)
     head = session.model.score
     session.model.to(dtype)
@@ -257,5 +257,5 @@ def own_tokenizer(run: TrainRun, folder: Path, *, fresh: bool) -> Tokenizer | No
 
 
 def _load_run_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer that a run from scratch trained, or None if there is none yet."""
+    """Return the tokenizer that a run from scratch trained, or None if it has not been written yet."""
     return load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None

@@ -1,4 +1,4 @@
-"""Where a run begins: at its base, at the trained weights of another run, or after its own earlier phases."""
+"""Start of a run: from its base, from the trained weights of another run, or after its own earlier phases."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from explora.errors import IdentityError
 def load_first_weights(
     session: Session, run: TrainRun, before: RunRecord | None, checkpoint: Path
 ) -> Origin | None:
-    """Load the trained weights that a run begins with, if any. Return those of another run, as recorded.
+    """Load the trained weights that a run starts from, if any. Return their record if they are another run's.
 
-    A run with a resume state needs none. Raises IdentityError if the weights changed since the run began.
+    A run with a resume state loads none. Raises IdentityError if the weights have changed since the run
+    began.
     """
     known = before.origin if before is not None else None
     if has_checkpoint(checkpoint):
@@ -32,13 +33,18 @@ def load_first_weights(
     start = read_start(run.task, run.from_run, run.model)
     check_start(start, run)
     if known is not None and known.digest != start.origin.digest:
-        raise IdentityError(f"the weights in {known.path}, from which the run starts, changed", UNDO_CHANGES)
+        raise IdentityError(
+            f"the weights in {known.path}, from which the run starts, have changed", UNDO_CHANGES
+        )
     load_start(session, start)
     return start.origin
 
 
 def first_progress(run: TrainRun, phases: tuple[Phase, ...], rows: int) -> Progress:
-    """Return where a run begins on `rows` rows. Trained weights are scored before the first step."""
+    """Return the progress at which a run on `rows` rows starts.
+
+    Trained weights are scored before the first step.
+    """
     if not phases:
         return Progress(evaluated=0 if run.from_run is None else -1)
     result = phases[-1].result

@@ -1,4 +1,4 @@
-"""Score a session on data, and write its scores and predictions."""
+"""Score a session on data, and write predictions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from explora.core.runs.record import read_record
 from explora.core.tasks.contract import Evaluation, Example, Split
 from explora.errors import DataError, UsageError
 
-SAMPLES = "samples"  # what output calls the sample data in the package
+SAMPLES = "samples"  # the name of the package's sample data in output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Encoded rows and where they come from.
+    """Encoded rows and their source.
 
     split: "all" for a whole file. held_out: the rows are the part of a training file that was set aside.
     """
@@ -34,7 +34,7 @@ class Rows:
 
     @property
     def described(self) -> str:
-        """Which rows these are, in words."""
+        """Description of the rows for messages."""
         count, data = len(self.found.examples), "the sample data" if self.data == SAMPLES else self.data
         if self.split == "all":
             return f"all {count:,} rows of {'standard input' if data == STDIN else data}"
@@ -69,7 +69,7 @@ class Scored:
 
 
 def recorded_data(source: Path | None) -> DataConfig:
-    """Return the data settings that a run was trained with; without a record, those of the sample data."""
+    """Return the data settings that a run was trained with; the sample data if there is no record."""
     record = read_record(source) if source is not None and source.is_dir() else None
     return record.run.data if record else DataConfig()
 
@@ -95,8 +95,10 @@ def evaluate_rows(session: Session, rows: Rows, trained_on: DataConfig, batch_si
 def read_rows(session: Session, config: DataConfig, trained_on: DataConfig, split: str | None) -> Rows:
     """Read and encode the rows of `config`: all of a file, or one split of a folder or a known name.
 
-    If training held out a part of that file, only this part is read.
+    If training held out a part of this file, only that part is read.
     """
+    if config.dev is not None and split in (None, "dev"):  # the dev file that a run was trained with
+        return Rows(split="dev", data=config.dev, found=session.task.load(config, "dev"))
     data = config.data or SAMPLES
     whole_file = config.data == STDIN or (config.data is not None and Path(config.data).is_file())
     if whole_file and config.data is not None and not _holds_out(trained_on, config.data):
@@ -110,14 +112,17 @@ def read_rows(session: Session, config: DataConfig, trained_on: DataConfig, spli
 
 
 def _holds_out(trained_on: DataConfig, file: str) -> bool:
-    """Tell whether a training on `trained_on` set a part of this file aside."""
+    """Return whether a training on `trained_on` set a part of this file aside."""
     if trained_on.data is None or trained_on.dev is not None or file == STDIN:
         return False
     return Path(trained_on.data).resolve() == Path(file).resolve()
 
 
 def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]:
-    """Return the training examples, or none if they cannot be read: such trivial answers are left out."""
+    """Return the training examples; none if they are not needed or not readable.
+
+    Trivial answers that need them are then left out.
+    """
     if not TASKS[session.task_name].floor_needs_train:
         return []
     try:
@@ -127,7 +132,7 @@ def training_rows(session: Session, trained_on: DataConfig) -> Sequence[Example]
 
 
 def with_recorded_columns(config: DataConfig, trained_on: DataConfig) -> DataConfig:
-    """Return the data settings of a call, with the column mapping of the run if the call has none."""
+    """Return the data settings of a command, with the run's column mapping if the command has none."""
     if config.columns:
         return config
     return replace(config, columns=RecordedColumns(trained_on.columns))
@@ -138,7 +143,7 @@ def write_predictions(
 ) -> None:
     """Write predictions: JSON lines for .jsonl, else the CS224N course's submission format.
 
-    `course_ids` are token ids to write instead of labels, by label; the course's own code writes those.
+    `course_ids` are token ids that replace the labels, by label; the course's own code writes them.
     """
     import json
 

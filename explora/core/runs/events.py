@@ -11,7 +11,7 @@ from explora.core.training.events import Event
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """The number of steps that fit into the minutes of the run; the schedule is made for them."""
+    """The number of steps that fit into the minutes of the run; the schedule uses it."""
 
     steps: int
 
@@ -25,7 +25,7 @@ class TimeIsUp:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """The run is complete: its adapter, its record and its model card are written."""
+    """The run is complete: its adapter, its record and its model card have been written."""
 
     result: TrainResult
 

@@ -1,7 +1,7 @@
-"""Decide what a run folder holds: nothing, a run (pending, unfinished or finished), or something else.
+"""State of a run folder: empty, a run (pending, unfinished or finished), or other files.
 
-A run that replaces another one trains beside it, in `.NAME.new`, until it has weights to keep. Then it takes
-the place of the old run. A link is the folder that it points to.
+A run that replaces another one trains beside it, in `.NAME.new`, until it has weights to keep. Then it
+replaces the old run. A link stands for the folder that it points to.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from explora.errors import AdapterError, UsageError
 
 
 class Holds(Enum):
-    """What a run folder holds."""
+    """Content of a run folder."""
 
     NOTHING = "nothing: it is new or empty"
     PENDING = "a replacement that has no weights to keep yet; the old run may still be there"
     UNFINISHED = "a run that can be resumed"
     FINISHED = "a run with a result"
-    OTHER = "something that is no run"
+    OTHER = "something that is not a run"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a run folder holds, `place`, where it really lies, and the record if it is a run."""
+    """Content of a run folder, its real location, `place`, and the record if it is a run."""
 
     holds: Holds
     place: Path
@@ -37,7 +37,7 @@ class Found:
 
 
 def look_into(folder: Path) -> Found:
-    """Tell what a run folder holds. A pending replacement comes before what it will replace.
+    """Return the content of a run folder. A pending replacement takes precedence over the old run.
 
     Raises UsageError for a file, and AdapterError for a damaged record.
     """
@@ -48,7 +48,7 @@ def look_into(folder: Path) -> Found:
     if not target.exists():
         return Found(holds=Holds.NOTHING, place=target)
     if not target.is_dir():
-        raise UsageError(f"{folder} is a file", "a run is kept in a folder: -o FOLDER")
+        raise UsageError(f"{folder} is a file", "name a folder for the run: -o FOLDER")
     if (record := read_record(target)) is not None:
         return Found(
             holds=Holds.FINISHED if record.finished else Holds.UNFINISHED, place=target, record=record
@@ -57,7 +57,7 @@ def look_into(folder: Path) -> Found:
 
 
 def real_folder(folder: Path) -> Path:
-    """Return the folder behind a link, and an absolute path for `.` and `..`; else `folder` as it is."""
+    """Return the folder that a link points to, an absolute path for `.` and `..`, else `folder` unchanged."""
     return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
 
 
@@ -67,7 +67,7 @@ def pending_folder(target: Path) -> Path:
 
 
 def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
-    """Return the folder in which a run trains: with `replace` beside what is there, else where it lies.
+    """Return the folder in which a run trains: with `replace`, one beside the existing folder.
 
     The paths of the run are absolute. Raises UsageError for paths that cannot be used.
     """
@@ -75,7 +75,7 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
     settle_folder(real_folder(folder))
     found = _look_into(folder, to_replace=replace)
     if found.holds is not Holds.PENDING:
-        discard_pending(folder)  # a kill may have left one without a record
+        discard_pending(folder)  # a killed process may have left one without a record
     if not replace or found.holds is Holds.NOTHING:
         return found.place
     _check_apart(run, folder)
@@ -83,37 +83,37 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
 
 
 def discard_pending(folder: Path) -> None:
-    """Remove a replacement of the run in a folder that never had weights to keep, if there is one."""
+    """Remove the replacement of a run that never had weights to keep, if there is one."""
     remove_folder(pending_folder(real_folder(folder)))
 
 
 def recorded_run(folder: Path) -> RunRecord | None:
-    """Return the record of the run that a folder holds, or None if it holds nothing.
+    """Return the record of the run in a folder, or None if the folder is empty.
 
-    Raises UsageError if it holds something that is no run.
+    Raises UsageError if the folder has other files.
     """
     found = look_into(folder)
     if found.holds is Holds.OTHER:
-        raise UsageError(f"{folder} holds no run, but something else", "choose another folder: -o")
+        raise UsageError(f"{folder} is not a run folder: it has other files", "choose another folder: -o")
     return found.record
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Raise UsageError unless a new run may start in a folder.
 
-    It may if the folder is new or empty, or, with `overwrite`, if it holds a run.
+    It may if the folder is new or empty, or, with `overwrite`, if it is a run folder.
     """
     found = _look_into(folder, to_replace=overwrite)
     if found.holds is Holds.NOTHING:
         return
     if not overwrite:
         raise UsageError(
-            f"{folder} already holds something",
+            f"{folder} is not empty",
             f"continue it with --resume, replace it with --overwrite, or choose another: -o {folder}-2",
         )
     if found.holds is Holds.OTHER:
         raise UsageError(
-            f"{folder} is not a run folder, so --overwrite leaves it alone", "choose another: -o"
+            f"{folder} is not a run folder, so --overwrite does not replace it", "choose another: -o"
         )
     if folder.is_mount():
         raise UsageError(
@@ -133,13 +133,15 @@ def _look_into(folder: Path, *, to_replace: bool) -> Found:
 
 
 def _check_apart(run: TrainRun, folder: Path) -> None:
-    """Raise UsageError if a folder to replace holds what the new run reads, or the current directory."""
+    """Raise UsageError if a folder to replace contains the current directory or an input of the run."""
     target = folder.resolve()
     if target in (Path.cwd(), *Path.cwd().parents):
         raise UsageError(
-            f"{folder} holds the current directory and cannot be replaced", "cd to another folder"
+            f"{folder} contains the current directory and cannot be replaced", "cd to another folder"
         )
     for path in map(Path, filter(None, read_by(run))):
-        is_there = path.is_absolute() and path.exists()  # else it is the name of a base or a data set
+        is_there = path.is_absolute() and path.exists()  # otherwise it names a base or a data set
         if is_there and target in (path.resolve(), *path.resolve().parents):
-            raise UsageError(f"{folder} holds {path}, which the new run reads", "choose another folder: -o")
+            raise UsageError(
+                f"{folder} contains {path}, which the new run reads", "choose another folder: -o"
+            )

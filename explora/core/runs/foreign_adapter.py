@@ -1,4 +1,4 @@
-"""Read adapters that PEFT wrote: find the method that computes the same, and fill it with their tensors."""
+"""Read adapters that PEFT wrote: find the method that computes the same, and load their tensors into it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ NEVER_MERGED = re.compile(r"PROMPT|PREFIX|P_TUNING|CPT|CARTRIDGE|XLORA|POLY")
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignAdapter:
-    """An adapter without an explora header, on its base.
+    """An adapter without an explora header, together with its base.
 
     `tensors` have PEFT's usual names. `method` computes the same as PEFT. It may adapt more modules than the
-    adapter: those in `idle` keep their start, where every method leaves the base as it is.
+    adapter: those in `idle` keep their initial values, with which every method leaves the base unchanged.
     """
 
     folder: Path
@@ -52,15 +52,15 @@ class ForeignAdapter:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels 0, 1, ... of the classes of its head; none if it has no head."""
+        """The labels 0, 1, ... of the classes of its head; empty if it has no head."""
         score = self.tensors.get(SCORE)
         return () if score is None or score.dim() != 2 else tuple(map(str, range(len(score))))
 
 
 def read_foreign(folder: Path, tensors: Mapping[str, Tensor], base: Base) -> ForeignAdapter:
-    """Find what PEFT computes with the tensors and the configuration in a folder.
+    """Find the method for the tensors and the configuration in a folder.
 
-    Raises AdapterError, with the reason and a way out, for what explora does not compute.
+    Raises AdapterError, with the reason and an alternative, for adapters that explora does not support.
     """
     named = _by_usual_names(folder, tensors)
     config = _read_config(folder)
@@ -89,7 +89,7 @@ def read_foreign(folder: Path, tensors: Mapping[str, Tensor], base: Base) -> For
 
 
 def insert_foreign(model: GPT2, adapter: ForeignAdapter) -> None:
-    """Load the tensors of an adapter into a model with its method applied. Raises AdapterError."""
+    """Load the tensors of an adapter into a model that has its method. Raises AdapterError."""
     method, own = adapter.method, trained_tensors(model)
     start = to_peft_tensors(own, method)
     tensors = _without_base(adapter, start, model)
@@ -112,13 +112,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     try:
         text = file.read_text(encoding="utf-8")
-        # torch.compile's mark, plain or in a regular expression: tensors are read without it too
+        # Names may contain torch.compile's wrapper, plain or escaped; tensors are read without it, too.
         config = json.loads(re.sub(r"_orig_mod\\*\.", "", text))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{file} is not readable: {error}", "PEFT adapters have one") from None
+        raise AdapterError(f"{file} is not readable: {error}", "a PEFT adapter needs this file") from None
     if not isinstance(config, dict) or "peft_type" not in config:
         raise AdapterError(
-            f"{file} has no peft_type: it is not a PEFT adapter", "mlx-lm adapters are not read"
+            f"{file} has no peft_type: it is not a PEFT adapter", "explora does not read mlx-lm adapters"
         )
     return config
 
@@ -139,13 +139,13 @@ def _by_usual_names(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
     for key, value in tensors.items():
         name = usual_name(key)
         if name in named:
-            raise AdapterError(f"{folder} holds {name} twice, the second time as {key}")
+            raise AdapterError(f"{folder} has {name} twice, the second time as {key}")
         named[name] = value
     return named
 
 
 def _check_places(folder: Path, named: Mapping[str, Tensor], base: Base) -> None:
-    """Raise AdapterError for adapters on blocks that the base lacks, and outside the modules of blocks."""
+    """Raise AdapterError for adapters on blocks that the base does not have, or outside of blocks."""
     blocks = {place[0] for name in named if (place := place_of(name)) is not None}
     if blocks and max(blocks) >= base.shape.n_layer:
         raise AdapterError(
@@ -160,7 +160,7 @@ def _check_places(folder: Path, named: Mapping[str, Tensor], base: Base) -> None
 def _without_base(adapter: ForeignAdapter, start: Mapping[str, Tensor], model: GPT2) -> dict[str, Tensor]:
     """Return the tensors without those of the base itself, such as a `lm_head` in modules_to_save.
 
-    Raises AdapterError where such a tensor differs from the base's, because it was trained.
+    Raises AdapterError if such a tensor differs from the base's, because it was trained.
     """
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     parameters["lm_head.weight"] = model.wte.weight
@@ -170,7 +170,7 @@ def _without_base(adapter: ForeignAdapter, start: Mapping[str, Tensor], model: G
         if parameter is None or name in start:
             remaining[name] = value
         elif parameter.shape != value.shape or not parameter.detach().equal(value.to(parameter.dtype)):
-            what = f"{adapter.folder} holds {inner_name(name)}, which differs from the base's"
+            what = f"{adapter.folder} has {inner_name(name)}, which differs from the base's"
             module = inner_name(name).rpartition(".")[0]
             raise _not_in_a_block(what, module, adapter.folder, adapter.base, adapter.tensors)
     return remaining

@@ -1,8 +1,8 @@
 """Predict the cost of full fine-tuning on this machine while an adapter trains.
 
-The prediction starts from the measured step of the run. Trained blocks replace the adapted ones, and the
-gradients of embedding and head and the optimizer update of all weights are added. Each part is timed on a
-sample that is too large for the processor's caches, and scaled up.
+The prediction starts from the measured time of a step. The cost of trained blocks replaces that of the
+adapted ones, and the gradients of embedding and head and the optimizer update of all weights are added. Each
+part is timed on a sample that is too large for the processor's caches, and scaled up.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from explora.core.training.events import StepDone
 from explora.core.training.loop import Training
 from explora.core.training.optimizers import make_adamw
 
-AFTER_STEPS = 20  # the speed has settled by then
-SLOW_STEPS = 3  # not averaged: they load kernels, and the longest batch comes first
+AFTER_STEPS = 20  # by then the speed is steady
+SLOW_STEPS = 3  # left out of the mean: they load kernels, and the longest batch comes first
 REPEATS = 5
 LARGEST_SAMPLE = 1 << 22  # weights; with gradients and moments 64 MiB, more than caches hold
 SHARE_OF_MODEL = 8  # a sample is at most an eighth of the model, so that it needs little memory
@@ -85,7 +85,7 @@ def _full_step_seconds(training: Training, seconds: float, tokens: int) -> float
 
 
 def _trained_block_seconds(training: Training, ids: Tensor, numbers: int) -> float:
-    """Return the seconds of one trained block, timed on blocks with about `numbers` parameters together."""
+    """Return the seconds of one trained block, timed on blocks with about `numbers` parameters in total."""
     model = training.model
     block = sum(prod(size) for name, size in base_tensors(model.shape).items() if name.startswith("h.0."))
     shape = replace(model.shape, n_layer=max(1, numbers // block), vocab_size=1)
@@ -148,7 +148,7 @@ def _lookup_seconds(width: int, sample: int, device: torch.device) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest of several times of `work`: the measured step already counts other load."""
+    """Return the shortest of several times of `work`: the measured step already includes other load."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()

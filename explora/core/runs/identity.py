@@ -1,7 +1,7 @@
-"""Know what a run is trained on: digests of its base, its tokenizer and its encoded data.
+"""Identity of a run's inputs: digests of its base, its tokenizer and its encoded data.
 
-The settings of a run name a base and a file; the digests tell whether these are still the same. They cover
-what training really reads, so a file that was moved or converted, with equal rows, is the same.
+The settings of a run name a base and a file; the digests show whether these are unchanged. They cover the
+data that training reads, so a moved or converted file with equal rows counts as unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NO_CLASS = -1
 UNDO_CHANGES = "put it back as it was, or start again with --overwrite"
-# Which settings decide each part: an option for one of them asks for another base, tokenizer or data.
+# The settings that decide each part. An option for one of them chooses another base, tokenizer or data.
 BASE = frozenset({"model", "from_scratch"})
 TOKENIZER = BASE | {"tokenizer"}
 ROWS = frozenset({"data", "dev", "columns", "format", "skip_bad", "seed"})
@@ -40,7 +40,7 @@ class RowsIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a run is trained on; None where nothing is known or nothing is to be compared.
+    """The inputs of a run; None for parts that are unknown or must not be compared.
 
     base, tokenizer: SHA-256 digests; classes: the names of the labels, empty for a task without classes.
     """
@@ -57,7 +57,7 @@ class Identity:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Identity:
-        """Parse the value of `to_json`."""
+        """Build an identity from the value of `to_json`."""
         return cls(
             base=value["base"],
             tokenizer=value["tokenizer"],
@@ -67,7 +67,7 @@ class Identity:
         )
 
     def without(self, options: Container[str]) -> Identity:
-        """Return the parts that none of these settings overrides."""
+        """Return the parts that none of these settings changes."""
 
         def kept(decisive: frozenset[str]) -> bool:
             return not any(name in options for name in decisive)
@@ -82,7 +82,7 @@ class Identity:
 
 
 def identify(session: Session, train: Split, dev: Split) -> Identity:
-    """Return the identity of what a session is trained on."""
+    """Return the identity of the inputs of a session."""
     assert session.header is not None
     return Identity(
         base=session.header.base_digest,
@@ -94,7 +94,7 @@ def identify(session: Session, train: Split, dev: Split) -> Identity:
 
 
 def _identify_rows(examples: Sequence[Example]) -> RowsIdentity:
-    """Digest the rows in their order. Line ends count: where a poem may be continued depends on them."""
+    """Digest the rows in their order, including line ends, which decide where a poem may be continued."""
     from explora.core.tasks.contract import DigestedRows
 
     if isinstance(examples, DigestedRows):
@@ -111,12 +111,12 @@ def _identify_rows(examples: Sequence[Example]) -> RowsIdentity:
 
 
 def require_same(before: Identity, now: Identity, run: TrainRun, recorded: str, hint: str) -> None:
-    """Raise IdentityError, listing every difference, unless both are the same where both are known.
+    """Raise IdentityError, listing every difference, unless all parts that both know are the same.
 
-    `recorded` says in the message which run `before` is of.
+    `recorded` names the run of `before` in the message.
     """
     if changes := list(_changes(before, now, run)):
-        raise IdentityError(f"{recorded} was trained on something else: {'; '.join(changes)}", hint)
+        raise IdentityError(f"{recorded} was trained with other inputs: {'; '.join(changes)}", hint)
 
 
 def _changes(before: Identity, now: Identity, run: TrainRun) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _changes(before: Identity, now: Identity, run: TrainRun) -> Iterator[str]:
         yield f"the weights of the base {run.model} changed"
     if before.tokenizer not in (None, now.tokenizer):
         yield "the tokenizer changed"
-        return  # and with it every id
+        return  # every id changes with it
     if before.classes not in (None, now.classes):
         yield f"the classes in {data} changed: {_listed(before.classes)} then, {_listed(now.classes)} now"
     if change := _changed_rows(before.train, now.train):

@@ -1,6 +1,6 @@
 """Compare the logits of a merged model with those of base and adapter, also as `transformers` computes them.
 
-Both are computed in fp64, so that only the weights can differ. In fp32 the order of additions alone changes
+All are computed in fp64, so that only the weights can differ. In fp32 the order of additions alone changes
 GPT-2's logits, about 100, by 1e-4.
 """
 
@@ -21,10 +21,10 @@ from explora.core.model.gpt2 import GPT2
 from explora.core.runs.assemble import Session
 from explora.errors import AdapterError
 
-# Rounding the merged weights to fp32 changes a logit by less than this.
+# Rounding the merged weights to fp32 changes a logit by less than this value.
 TOLERANCE = 1e-4
 
-# Questions, a remark, verse, code, other scripts: rows of different lengths. PROBE adds a row of all of them.
+# Questions, a remark, verse, code, other scripts: rows of different lengths. PROBE adds one of all of them.
 SENTENCES = (
     "How do I learn to play the guitar on my own?",
     'Is "the film was long" a paraphrase of "it was a long film"? Answer "yes" or "no": ',
@@ -34,12 +34,12 @@ SENTENCES = (
     "Naïve café owners pay 1,234.50 € in Zürich; это правда.",
 )
 PROBE = (*SENTENCES, " ".join(SENTENCES))
-PROBE_TOKENS = 128  # most tokens of a row: a small vocabulary needs many for a sentence
+PROBE_TOKENS = 128  # limit for a row: with a small vocabulary, a sentence has many tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Rows padded on the right: input_ids (B, T), and in `real` (B, T) which tokens are not padding."""
+    """Rows padded on the right: input_ids (B, T); `real` (B, T) marks the tokens that are not padding."""
 
     input_ids: Tensor
     real: Tensor
@@ -58,7 +58,7 @@ def make_probe(session: Session) -> Probe:
 def our_logits(model: GPT2, probe: Probe) -> Tensor:
     """Return the logits of each real token, (N, V), or of each row for a classifier, (B, classes).
 
-    Computed in fp64; the model is in fp32 before and after, with the same bits.
+    They are computed in fp64. The model is in fp32 before and after, with the same bits.
     """
     model.double().compute_dtype = torch.float64
     hidden = model(probe.input_ids)
@@ -75,7 +75,7 @@ def our_logits(model: GPT2, probe: Probe) -> Tensor:
 def transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
     """Return the same logits from `transformers`. Raises AdapterError for missing or unexpected weights.
 
-    A classifier reads row by row, because it takes the last token that is not its own padding.
+    A classifier gets the rows one by one, because it reads the last token that is not its own padding token.
     """
     from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
@@ -85,7 +85,7 @@ def transformers_logits(folder: Path, probe: Probe, classifies: bool) -> Tensor:
         model, loading = kind.from_pretrained(folder, output_loading_info=True, **in_fp64)
     wrong = {name: sorted(map(str, found)) for name, found in loading.items() if found}
     if wrong:
-        raise AdapterError(f"transformers opens what was written, but finds {wrong}")
+        raise AdapterError(f"transformers opens the merged model, but reports {wrong}")
     model.double().eval()
     if classifies:
         rows = [ids[real] for ids, real in zip(probe.input_ids, probe.real, strict=True)]
@@ -108,10 +108,10 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def require_equal(expected: Tensor, found: Tensor, what: str) -> None:
-    """Raise AdapterError if logits differ by more than TOLERANCE; `what` changed them."""
+    """Raise AdapterError if logits differ by more than TOLERANCE; `what` is the cause, for the message."""
     difference = float((expected - found).abs().max())
     if not difference <= TOLERANCE:  # so that NaN fails
         raise AdapterError(
             f"{what} changes a logit by {difference:.2g}, more than {TOLERANCE:g}; nothing was written",
-            "are the weights so large that fp32 is too coarse for their sum?",
+            "the weights may be so large that fp32 is too coarse for their sum",
         )

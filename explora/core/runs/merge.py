@@ -1,7 +1,8 @@
 """Merge an adapter into its base, and verify the new Hugging Face folder before it appears.
 
-Weights are merged in fp64, rounded to fp32 and cast last. What was written is checked twice: weights against
-the formula of the method (`weight_check`), and logits against those of base and adapter (`logit_check`).
+Weights are merged in fp64, rounded to fp32 and cast last. The written folder is checked twice: weights
+against the formula of the method (`weight_check`), and logits against those of base and adapter
+(`logit_check`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ IN_FP32 = RuntimeConfig(device="cpu", amp="off")
 class Merged:
     """A merged folder, and how its predictions differ from those of base and adapter.
 
-    `max_difference` is the largest difference of a logit; `argmax_flips` counts the predictions, of the
-    `compared` ones, whose most likely token or class changed.
+    `max_difference` is the largest difference of a logit. `argmax_flips` is the number of predictions, out of
+    `compared`, whose most likely token or class changed.
     """
 
     folder: Path
@@ -68,10 +69,11 @@ def merge_run(
     """Merge the adapter in `run` and write the model to `folder`, which appears whole or not at all.
 
     `dtype` is a key of OUTPUT_DTYPES. `task` is needed only for an adapter without an explora header. Every
-    weight must be the method's, up to one unit in the last place. In fp32 the logits of the folder must agree
-    with those of base and adapter. In bf16 and fp16 they must agree with those of the rounded weights, and
-    the result reports what rounding changed. Raises AdapterError if weights or logits do not agree,
-    InUseError if a process trains in `run` or works in `folder`, and UsageError for an occupied folder.
+    weight must equal the method's formula, up to one unit in the last place. In fp32 the logits of the folder
+    must agree with those of base and adapter. In bf16 and fp16 they must agree with those of the rounded
+    weights, and the result reports what rounding changed. Raises AdapterError if weights or logits do not
+    agree, InUseError if a process trains in `run` or works in `folder`, and UsageError for an occupied
+    folder.
     """
     check_unowned(run)
     _check_adapter(run)
@@ -114,7 +116,7 @@ def _check_adapter(run: Path) -> None:
             "use the folder as it is; transformers opens it",
         )
     check_not_inside(run)
-    raise AdapterError(f"{run} holds no adapter", "the run folder of train --lora or --last-linear does")
+    raise AdapterError(f"{run} has no adapter", "name the run folder of train --lora or --last-linear")
 
 
 def _recorded_task(run: Path) -> str:
@@ -129,27 +131,27 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(
-            f"{folder} already holds something",
+            f"{folder} is not empty",
             f"replace it with --overwrite, or choose another: -o {folder}-2",
         )
     is_run = is_adapter(folder) or (folder / RECORD_FILE).is_file()
     if is_run or not (folder / CONFIG).is_file():
         raise UsageError(
-            f"{folder} is not a merged model, so --overwrite leaves it alone", "choose another: -o"
+            f"{folder} is not a merged model, so --overwrite does not replace it", "choose another: -o"
         )
 
 
 def _check_apart(folder: Path, run: Path, session: Session) -> None:
-    """Refuse to replace a folder that holds the adapter or its base."""
+    """Raise UsageError if the folder to replace contains the adapter or its base."""
     for source in filter(None, (run, session.base.folder)):
         if folder.resolve() in (source.resolve(), *source.resolve().parents) and folder.exists():
             raise UsageError(
-                f"{folder} holds {source}, which is an input of the merge", "choose another folder: -o"
+                f"{folder} contains {source}, which is an input of the merge", "choose another folder: -o"
             )
 
 
 def _round(model: GPT2, dtype: str) -> None:
-    """Round every weight to `dtype`. Raises AdapterError for a weight beyond its range."""
+    """Round every weight to `dtype`. Raises AdapterError for a weight outside its range."""
     rounded = {
         name: value.detach().to(OUTPUT_DTYPES[dtype]).float() for name, value in model.state_dict().items()
     }
@@ -180,7 +182,7 @@ def _write_header(session: Session, staged: Path) -> None:
 
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
-    """Write the model card. Text from the user is indented, so that Markdown shows it verbatim."""
+    """Write the model card. Text from the user is indented, so that Markdown shows it unchanged."""
     labels = session.task.labels if session.model.score is not None else ()
     answer = "class" if labels else "token"
     template = None if labels else session.encoding.template

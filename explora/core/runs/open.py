@@ -41,7 +41,7 @@ from explora.errors import AdapterError, UsageError, WeightsError
 
 
 def default_source(task: str) -> Path | None:
-    """Return runs/<task> if it holds an adapter or a trained model, else None."""
+    """Return runs/<task> if it has an adapter or a trained model, else None."""
     folder = Path("runs") / task
     return folder if is_adapter(folder) or (folder / FULL_HEADER).is_file() else None
 
@@ -57,8 +57,8 @@ def open_run(
 ) -> Session:
     """Open a run folder, a PEFT adapter, a model folder or a base for evaluation and generation.
 
-    `source` defaults to runs/<task> if that exists, else to the base `model`. That may be a run for another
-    task, whose head is then dropped. `encoding` holds settings by field name. Raises AdapterError if an
+    `source` defaults to runs/<task> if that exists, else to the base `model`. The base may be a run for
+    another task; its head is then dropped. `encoding` holds settings by field name. Raises AdapterError if an
     adapter was trained for another task, on another base, or with another template or other label words.
     """
     folder = whole_folder(Path(source)) if source is not None else default_source(task_name)
@@ -66,7 +66,7 @@ def open_run(
         return _open_adapter(task_name, folder, model, tokenizer, runtime, encoding or {})
     if folder is not None and not (folder / FULL_HEADER).is_file() and read_record(folder) is not None:
         raise AdapterError(
-            f"{folder} holds no trained weights: the run stopped before its first dev score",
+            f"{folder} has no trained weights: the run stopped before its first dev score",
             f"explora train {task_name} -o {folder} --resume",
         )
     if folder is not None and source not in (EMBEDDED, *MODELS) and not (folder / CONFIG).is_file():
@@ -118,7 +118,7 @@ def _open_model(
 
 
 def _foreign_labels(base: Base, task_name: str) -> tuple[str, ...]:
-    """Return the labels of the head of a model that explora did not train, empty if the task uses none."""
+    """Return the labels of a model that explora did not train, empty if the task does not use its head."""
     if not task_row(task_name).own_head or base.folder is None:
         return ()
     classes = head_classes(base)
@@ -139,7 +139,7 @@ def _open_adapter(
 ) -> Session:
     tensors, header = read_adapter(folder)
     run = _recorded(folder)
-    # peft drops the header when it saves, but leaves the record of the run
+    # peft drops the header when it saves the adapter, but the record of the run stays
     encoding = _encoding(header or run, task_name, asked, str(folder))
     base = open_base(model) if model else _own_base(folder, header, run)
     if header and base_digest(base) != header.base_digest:
@@ -175,14 +175,14 @@ def _open_adapter(
         insert_adapter(session.model, folder, method)
     if (header is None or header.best_step > 0) and method.is_untrained(trained_tensors(session.model)):
         raise AdapterError(
-            f"{folder}: the adapter leaves the base as it is: {method.untrained}", "was it ever trained?"
+            f"{folder}: the adapter does not change the base: {method.untrained}", "was it ever trained?"
         )
     session.model.eval()
     return session
 
 
 def _own_base(folder: Path, header: Header | None, run: TrainRun | None) -> Base:
-    """Open the base that an adapter was trained on. Raises AdapterError if it is not where it was."""
+    """Open the base that an adapter was trained on. Raises AdapterError if it has moved."""
     name = base_name(folder, header, run)
     try:
         return open_base(name)
@@ -205,9 +205,10 @@ def _check_fit(method: Method, base: Base, folder: Path) -> None:
 def _encoding(
     trained: Header | TrainRun | None, task: str, asked: Mapping[str, Any], where: str
 ) -> EncodingConfig:
-    """Return how rows are encoded: as stored with the adapter, except for the maximum length.
+    """Return the stored encoding of rows, with the maximum length that was asked for.
 
-    Without either, as the options say. Raises AdapterError if they contradict what is stored.
+    Without a stored encoding, the options decide. Raises AdapterError if an option contradicts the stored
+    value.
     """
     alone = resolve(task, asked)[0].encoding
     if trained is None:
@@ -221,7 +222,7 @@ def _encoding(
         if asked.get(name, stored) != stored:
             raise AdapterError(
                 f"{where} was trained with the {name.replace('_', ' ')} {stored!r}, not {asked[name]!r}",
-                "leave the option out: it is stored with the adapter",
+                "leave the option out: its value is stored with the adapter",
             )
     return dataclasses.replace(trained.encoding, **asked)
 
@@ -232,7 +233,7 @@ def _recorded(folder: Path) -> TrainRun | None:
 
 
 def base_name(folder: Path, header: Header | None, run: TrainRun | None) -> str:
-    """Return the name of an adapter's base, by its header, the record of its run, or PEFT's configuration."""
+    """Return the name of an adapter's base: from its header, its run's record, or PEFT's configuration."""
     if header is not None and header.base:
         return header.base
     if run is not None:
@@ -246,7 +247,7 @@ def base_name(folder: Path, header: Header | None, run: TrainRun | None) -> str:
         raise AdapterError(f"{folder} does not name its base", "name it: --model NAME|FOLDER")
     if revision not in (None, "", "main"):
         raise AdapterError(
-            f"{folder} names the revision {revision!r} of its base {name}; explora fetches the main one",
+            f"{folder} names the revision {revision!r} of its base {name}; explora fetches only the main one",
             f"hf download {name} --revision {revision} --local-dir base, then add --model base",
         )
     return name

@@ -29,7 +29,7 @@ from explora.core.runs.record import Origin, read_record
 from explora.errors import AdapterError, DataError, UsageError
 
 PROMPT = ("template", "label_words")
-# Without --data, the rows are those of the first run. Its seed chose which of them are for dev scores.
+# Without --data, the rows are those of the first run. Its seed chose the dev rows among them.
 DATA = ("data", "dev", "columns", "format", "encoding", "skip_bad")
 
 
@@ -38,7 +38,7 @@ class Start:
     """Trained weights to start from.
 
     `model` is their base, by name or folder. `foreign` is set for an adapter that PEFT wrote, `header` for
-    all others. `run` is the run that trained them, None where there is no record.
+    all others. `run` is the run that trained them, None without a record.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Start:
 
     @property
     def origin(self) -> Origin:
-        """What run.json records."""
+        """The path and digest that run.json records."""
         if self.method.trains_base:
             digest = base_digest(open_base(self.model))
         else:
@@ -61,9 +61,9 @@ class Start:
 
 
 def read_start(task: str, source: str, model: str | None) -> Start:
-    """Find out what trained weights a folder holds; `model` is their base if it has moved.
+    """Read which trained weights a folder has; `model` is their base if it has moved.
 
-    Raises AdapterError for weights of another task, and where there are none.
+    Raises AdapterError for weights of another task, and if there are none.
     """
     folder = whole_folder(Path(source).expanduser())
     record = read_record(folder)
@@ -79,8 +79,8 @@ def read_start(task: str, source: str, model: str | None) -> Start:
             foreign = read_foreign(folder, read_adapter(folder)[0], open_base(base))
     else:
         raise AdapterError(
-            f"--from {source}: there are no trained weights",
-            "name a run folder with a dev score, or a PEFT adapter; a base is named by --model",
+            f"--from {source}: this folder has no trained weights",
+            "name a run folder with a dev score, or a PEFT adapter; use --model to start from a base",
         )
     if header is not None and header.task != task:
         raise AdapterError(
@@ -101,9 +101,9 @@ def read_start(task: str, source: str, model: str | None) -> Start:
 
 
 def inherit(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a config file, with those that a run takes from where it starts (`from_run`).
+    """Return the settings of a config file, with those that a run takes from its start (`from_run`).
 
-    Without `from_run` they stay as they are. Options still override them all.
+    Without `from_run` the settings do not change. Options override all of them.
     """
     source = options.get("from_run", from_file.get("from_run"))
     if source is None:
@@ -139,22 +139,22 @@ def check_start(start: Start, run: TrainRun) -> None:
         if name not in found or found[name] != value:
             raise UsageError(
                 f"--from {start.folder}: it has {spelled(name)} {value}, not {found.get(name)}",
-                "leave the option out: it is stored with the weights",
+                "leave the option out: its value is stored with the weights",
             )
 
 
 def has_seen_dev_rows(start: Start, run: TrainRun) -> bool:
-    """Tell whether the start was trained on rows that a run takes for dev scores.
+    """Return whether the start was trained on rows that a run uses for dev scores.
 
-    That is so where the run divides the file that the start was trained on, and the start did not divide it
-    by the same seed.
+    This happens if the run divides the file that the start was trained on, and the start did not divide it by
+    the same seed.
     """
     if start.run is None:
         return False
     try:
         dev = find_split(run.task, with_absolute_data(run.data), "dev")
         trained_on = find_split(run.task, with_absolute_data(start.run.data), "train")
-    except DataError:  # the old file may have gone; a new one that is missing is reported when it is read
+    except DataError:  # the old file may be gone; a missing new file is reported when it is read
         return False
     same_division = not trained_on.whole and start.run.training.seed == run.training.seed
     return not dev.whole and dev.file == trained_on.file and not same_division

@@ -1,12 +1,12 @@
-"""Let one process at a time train in a folder, and name that process to all others.
+"""Let only one process at a time train in a folder, and show all others which process that is.
 
-Beside the folder NAME lie two files:
+There are two files beside the folder NAME:
 
-    .NAME.lock     held by the operating system as long as the process lives
+|raw|    .NAME.lock     locked by the operating system as long as the process lives
     .NAME.owner    JSON: the process, its host, when it started, and its command
 
-The lock ends with its process. The owner's file also protects a folder that another host shares, where the
-lock may not be seen. A file that a dead process of this host left behind is ignored.
+The lock ends with its process. The owner file also protects a folder that another host shares, where the lock
+may not be visible. An owner file that a dead process of this host left behind is ignored.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 from explora.core.files import remove_leftovers, write_atomically
 from explora.errors import InUseError, UsageError, WriteError
 
-PATIENCE = 1.0  # seconds to wait for the lock: time enough for its new holder to name itself
-CLOCK_TOLERANCE = 2.0  # seconds by which the start time of a process, as the system computes it, may shift
+PATIENCE = 1.0  # seconds to wait for the lock, so that its new holder can write the owner file
+CLOCK_TOLERANCE = 2.0  # seconds by which the reported start time of a process may vary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Owner:
     command: str
 
     def may_be_alive(self) -> bool:
-        """Tell whether the process still runs; one on another host may always do.
+        """Return whether the process may still run; always true for a process on another host.
 
-        The start time tells it from a later process with the same number.
+        The start time distinguishes it from a later process with the same number.
         """
         if self.host != socket.gethostname():
             return True
@@ -54,9 +54,9 @@ class Owner:
 def owning(folder: Path) -> Iterator[None]:
     """Own a folder, which need not exist yet, until the context ends. Leftovers of dead owners are removed.
 
-    Parents that were made for the lock disappear again if they are empty in the end.
-    A link is the folder that it points to. Raises InUseError if another process owns the folder, and
-    WriteError where no lock can be created.
+    Parent folders that were created for the lock are removed at the end if they are empty. A link stands for
+    the folder that it points to. Raises InUseError if another process owns the folder, and WriteError if no
+    lock can be created.
     """
     if not folder.resolve().name:
         raise UsageError(f"{folder} is the root of the file system", "choose a folder in it: -o")
@@ -71,21 +71,21 @@ def owning(folder: Path) -> Iterator[None]:
             yield
         finally:
             owner_file.unlink(missing_ok=True)
-            with suppress(PermissionError):  # Windows keeps an open file
+            with suppress(PermissionError):  # Windows cannot remove an open file
                 _lock_file(folder).unlink(missing_ok=True)
-            with suppress(OSError):  # one that is not empty stays, and so do those above it
+            with suppress(OSError):  # a folder that is not empty stays, and so do those above it
                 for parent in made:
                     parent.rmdir()
 
 
 def _locked(folder: Path) -> AbstractContextManager[object]:
-    """Take the lock of a folder, for a context to release."""
-    from filelock import FileLock, Timeout  # takes a tenth of a second, which --help does not have
+    """Lock a folder; the returned context releases the lock."""
+    from filelock import FileLock, Timeout  # importing it takes a tenth of a second, too long for --help
 
     file = _lock_file(folder)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(action="ignore"):  # without flock it locks by the file's existence
+        with warnings.catch_warnings(action="ignore"):  # it warns where it must lock without flock
             return FileLock(file, thread_local=False).acquire(timeout=PATIENCE)
     except Timeout:
         if not file.exists():  # some file systems, such as /proc, refuse every new file
@@ -116,7 +116,7 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _places(folder: Path) -> list[Path]:
-    """Return the folder, and where a new or an old one lies while the one replaces the other."""
+    """Return the folder, and the folders of its new and old content during a replacement."""
     place = folder.resolve()
     return [place, *(place.with_name(f".{place.name}.{state}") for state in ("new", "old"))]
 
@@ -135,13 +135,13 @@ def _this_process() -> Owner:
 
 
 def _program() -> str:
-    """Return the program's name as a person types it: `python -m explora` is `explora`."""
+    """Return the program's name as a person types it: `python -m explora` becomes `explora`."""
     name = Path(sys.argv[0]).name
     return "explora" if name == "__main__.py" else name
 
 
 def _start_time(process: int) -> float | None:
-    """Return when a process of this host started, in seconds since 1970; None if it has ended."""
+    """Return the start time of a process of this host, in seconds since 1970; None if it has ended."""
     import psutil
 
     try:
@@ -152,7 +152,7 @@ def _start_time(process: int) -> float | None:
 
 
 def _read_owner(folder: Path) -> Owner | None:
-    """Return the owner of a folder; None if there is no such file, or it names none."""
+    """Return the owner of a folder; None without a valid owner file."""
     try:
         return Owner(**json.loads(_owner_file(folder).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -160,11 +160,12 @@ def _read_owner(folder: Path) -> Owner | None:
 
 
 def _in_use(folder: Path, owner: Owner | None) -> InUseError:
-    """Return the error for a folder with an owner; `owner` is None while it has not named itself yet."""
+    """Return the error for a folder in use; `owner` is None if its owner file is not written yet."""
     files = " and ".join(str(file) for file in (_owner_file(folder), _lock_file(folder)) if file.exists())
     if owner is None or not owner.may_be_alive():
         return InUseError(
-            f"{folder} is in use by another process", f"wait until it ends; if there is none, remove {files}"
+            f"{folder} is in use by another process",
+            f"wait until it ends; if there is no such process, remove {files}",
         )
     since = datetime.fromtimestamp(owner.started).astimezone().isoformat(" ", "seconds")
     message = (

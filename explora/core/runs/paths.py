@@ -1,4 +1,4 @@
-"""Make the paths in a run's settings absolute, so that its base and its data are found from any directory."""
+"""Make the paths in a run's settings absolute, so that its base and data are found from any directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from explora.errors import UsageError
 
 
 def with_absolute_paths(run: TrainRun) -> TrainRun:
-    """Return the run with absolute paths of its base, tokenizer and data. Names stay what they are."""
+    """Return the run with absolute paths of its base, tokenizer and data. Names do not change."""
     from explora.core.base.find import RANDOM  # loads tokenizers, which --help does not need
 
     named = run.model in (EMBEDDED, *MODELS) or run.model.startswith(RANDOM)
@@ -27,23 +27,23 @@ def with_absolute_paths(run: TrainRun) -> TrainRun:
 
 
 def with_absolute_data(config: DataConfig) -> DataConfig:
-    """Return the data settings with absolute paths. The names of known data sets stay what they are."""
+    """Return the data settings with absolute paths. The names of known data sets do not change."""
     data = config.data if config.data in SOURCES else config.data and _absolute(config.data)
     return replace(config, data=data, dev=config.dev and _absolute(config.dev))
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path of what exists; what does not may be a name, or an error told later."""
+    """Return the absolute path of an existing file; other text may be a name, or an error reported later."""
     return str(Path(path).absolute()) if Path(path).exists() else path
 
 
 def read_by(run: TrainRun) -> tuple[str | None, ...]:
-    """Return the paths, and the names, of what a run reads; None where it reads no such thing."""
+    """Return the paths and names of the inputs of a run; None for inputs that it does not have."""
     return run.model, run.tokenizer, run.from_run, run.data.data, run.data.dev
 
 
 def check_utf8(run: TrainRun, folder: Path) -> None:
-    """Raise UsageError for a path of a run that is not UTF-8: neither JSON nor safetensors could name it."""
+    """Raise UsageError for a path that is not UTF-8, because neither JSON nor safetensors can store it."""
     for path in (folder, *read_by(run)):
         try:
             str(path or "").encode()

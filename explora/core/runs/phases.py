@@ -18,7 +18,7 @@ LENGTH = ("epochs", "max_steps")
 
 
 def longer(record: RunRecord, options: Mapping[str, Any]) -> TrainRun | None:
-    """Return a finished run with the length that the options ask for, None if that is not longer."""
+    """Return a finished run with the length that the options set; None if that is not longer."""
     asked = {name: options[name] for name in LENGTH if name in options}
     if not asked:
         return None
@@ -28,7 +28,7 @@ def longer(record: RunRecord, options: Mapping[str, Any]) -> TrainRun | None:
 
 
 def dropped_limit(before: TrainingConfig, after: TrainingConfig) -> str | None:
-    """Return in words the limit of a finished phase that the next one does not have; None without one."""
+    """Return, in words, the limit of a finished phase that the next one does not have; None without one."""
     if before.max_minutes is not None:
         return f"{before.max_minutes:g} minutes"
     if before.max_steps is not None and after.max_steps is None:
@@ -37,7 +37,7 @@ def dropped_limit(before: TrainingConfig, after: TrainingConfig) -> str | None:
 
 
 def phases_before(record: RunRecord | None) -> tuple[Phase, ...]:
-    """Return the finished phases of a run that goes on, oldest first."""
+    """Return the finished phases of a run that continues, oldest first."""
     if record is None:
         return ()
     if not record.finished:

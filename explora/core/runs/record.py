@@ -22,14 +22,14 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A finished part of a run that went on with more steps: its length, and its result."""
+    """A finished part of a run that was continued with more steps: its length and its result."""
 
     training: TrainingConfig
     result: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Phase:
-        """Parse what `write_record` wrote."""
+        """Build a phase from its JSON in run.json."""
         training = from_plain(TrainingConfig, value["training"], "earlier_phases.training")
         return cls(training=training, result=value["result"])
 
@@ -46,8 +46,8 @@ class Origin:
 class RunRecord:
     """A run and its result; the result is empty until the run has finished.
 
-    `identity` is what the run is trained on, None in records of earlier versions. `origin` is what it started
-    from, None for a base. `earlier_phases` are the parts before the run was made longer.
+    `identity` describes the inputs of the run, None in records of earlier versions. `origin` are the weights
+    that it started from, None for a base. `earlier_phases` are the parts before the run was made longer.
     """
 
     run: TrainRun
@@ -59,7 +59,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Tell whether the run has a result."""
+        """Whether the run has a result."""
         return bool(self.result)
 
 
@@ -80,7 +80,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have, by None."""
+    """Replace NaN and infinity, which JSON cannot express, by None."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,26 +98,26 @@ def read_record(folder: Path) -> RunRecord | None:
     except UsageError as error:
         raise AdapterError(
             f"the record of the run is damaged: {error.message}",
-            f"train again in another folder: -o {folder}-2; or to use its weights, remove {file} and "
+            f"train again in another folder: -o {folder}-2; to use only its weights, remove {file} and "
             "name their base: --model NAME|FOLDER",
         ) from None
 
 
 def read_config(file: Path) -> tuple[str, dict[str, Any]]:
-    """Return the task of a `--config` file and, by field name, the settings that it names.
+    """Return the task of a `--config` file and, by field name, the settings in it.
 
-    The file is a run.json, its `config` object alone, or a part of that. Raises UsageError.
+    The file is a run.json, its `config` object alone, or a part of that object. Raises UsageError.
     """
     if file.is_dir():
         file = file / RECORD_FILE
     if not file.is_file():
-        raise UsageError(f"--config {file}: there is no such file", "every run folder has a run.json")
+        raise UsageError(f"--config {file}: no such file", "use the run.json of a run folder")
     value = _read_json(file)
     return _parse_run(file, value).task, settings_in(value.get("config", value))
 
 
 def read_identity(file: Path) -> Identity | None:
-    """Return what the run of a `--config` file was trained on, or None if it does not record it."""
+    """Return the identity of the inputs of a `--config` file's run, or None if it has no record of it."""
     file = file / RECORD_FILE if file.is_dir() else file
     return _parse_identity(file, _read_json(file))
 
@@ -178,7 +178,10 @@ class MetricsLog:
 
 
 def open_metrics(folder: Path, step: int) -> MetricsLog:
-    """Return the log of a run that continues after `step`, without the lines of later steps; -1 drops all."""
+    """Return the log of a run that continues after `step`, without the lines of later steps.
+
+    A `step` of -1 removes all lines.
+    """
     file = folder / METRICS_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     kept = [line for line in lines if _step(line) <= step]

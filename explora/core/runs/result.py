@@ -16,12 +16,11 @@ from explora.core.tasks.contract import Evaluation
 class TrainResult:
     """The result of a finished run.
 
-    total: parameters of the base and of a linear head; trainable: parameters that were trained; skipped: bad
-    rows of train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best
-    step, on dev; peak_memory_bytes: of the leading process, the largest across
-    interruptions; processor_seconds: of all its threads, None in records of earlier versions;
-    processes: that trained together at the end; global_batch: examples of an optimizer step;
-    sent_bytes: of gradients that each process hands over in a step.
+    total: parameters of the base and of a linear head; trainable: trained parameters; skipped: bad rows of
+    train and dev; seconds: training and evaluations, across interruptions; evaluation: of the best step, on
+    dev; peak_memory_bytes: of the leading process, the maximum across interruptions; processor_seconds: of
+    all its threads, None in records of earlier versions; processes: that trained together at the end;
+    global_batch: examples per optimizer step; sent_bytes: gradients that each process sends per step.
     """
 
     run: str
@@ -41,13 +40,13 @@ class TrainResult:
     peak_memory_bytes: int
     full_fine_tuning: FullFineTuningCost | None
     processes: int = 1
-    global_batch: int | None = None  # records of earlier versions do not say
+    global_batch: int | None = None  # not recorded by earlier versions
     sent_bytes: int = 0
     processor_seconds: float | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainResult:
-        """Return the result that run.json records. It has no predictions and no number of dev examples."""
+        """Build the result from run.json. It has no predictions and no number of dev examples."""
         own = {item.name: value[item.name] for item in dataclasses.fields(cls) if item.name in value}
         scores, full = value["scores"], value["full_fine_tuning"]
         evaluation = Evaluation(
@@ -57,7 +56,7 @@ class TrainResult:
                 name: (_number(low), _number(high)) for name, (low, high) in value["intervals"].items()
             },
             floors={name: _number(floor) for name, floor in value["floors"].items()},
-            trivial_answers=value.get("trivial_answers", {}),  # records of earlier versions have none
+            trivial_answers=value.get("trivial_answers", {}),  # not recorded by earlier versions
             higher_is_better=value.get("higher_is_better", {}),
             notes=value.get("notes", ()),
         )
@@ -66,7 +65,7 @@ class TrainResult:
 
     @property
     def share(self) -> float:
-        """Trained parameters per parameter of the model."""
+        """Share of the model's parameters that are trained."""
         return self.trainable / self.total
 
     @property
@@ -104,5 +103,5 @@ class TrainResult:
 
 
 def _number(recorded: float | None) -> float:
-    """Return a recorded number; JSON has null where it was not a number."""
+    """Return a recorded number; JSON has null instead of NaN and infinity."""
     return math.nan if recorded is None else recorded

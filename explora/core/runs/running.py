@@ -44,17 +44,17 @@ from explora.core.training.time_budget import fit_steps
 from explora.errors import TrainingError
 
 CHECKPOINT = "checkpoint"
-LATEST = 1.02  # a run ends at the latest after this multiple of its minutes
+LATEST = 1.02  # a run ends at this multiple of its minutes at the latest
 
 
 @dataclass(kw_only=True)
 class Running:
-    """A run in progress. Iterate `events()` to train; the last event is Completed.
+    """A run in progress. Iterate over `events()` to train; the last event is Completed.
 
-    folder: as the user named it; place: where its files are, beside `folder` while the run that it will
-    replace is there; record: what run.json holds until there is a result; started: when the run began, on the
-    monotonic clock, less the time before interruptions; closing_seconds: time needed after the last step, 0
-    unless the steps were fitted to a time; processes: how many trained together.
+    folder: as the user named it; place: the folder with its files, beside `folder` as long as that has the
+    run to replace; record: the content of run.json until there is a result; started: start of the run on the
+    monotonic clock, minus the time before interruptions; closing_seconds: time needed after the last step, 0
+    unless the number of steps was fitted to a time limit; processes: the number that trained together.
     """
 
     folder: Path
@@ -74,17 +74,17 @@ class Running:
 
     @property
     def run(self) -> TrainRun:
-        """The settings of the run, with the number of steps once it is fitted to the time."""
+        """The settings of the run, including the number of steps once it is fitted to the time limit."""
         return self.training.run
 
     @property
     def skipped(self) -> list[str]:
-        """Return the messages about bad rows, each once: train and dev may be parts of the same file."""
+        """The messages about bad rows, each once, because train and dev may be parts of the same file."""
         return list(dict.fromkeys((*self.train.skipped, *self.dev.skipped)))
 
     @property
     def writes(self) -> bool:
-        """Tell whether this process writes the files of the run."""
+        """Whether this process writes the files of the run."""
         return self.training.processes.leads
 
     def open(self, tokenizer: Tokenizer | None) -> None:
@@ -100,7 +100,7 @@ class Running:
         self.training.save()
 
     def saved_step(self) -> int:
-        """Return the step from which the run can be resumed, 0 if there is no state."""
+        """Return the step from which the run can be resumed, 0 if there is no resume state."""
         return saved_step(self.folder / CHECKPOINT)
 
     def events(self) -> Iterator[RunEvent]:
@@ -124,11 +124,11 @@ class Running:
                 yield self._complete(event)
 
     def _fit(self, seconds: float) -> Iterator[Event | Fitted]:
-        """Schedule the steps that fit into `seconds` since the run started."""
+        """Find how many steps fit into `seconds` since the run started, and schedule them."""
         yield from self.training.keep_features()
         try:
             found = fit_steps(self.training, self.started + seconds - time.monotonic())
-        except TrainingError:  # before any step: leave the folder as it was
+        except TrainingError:  # no step is done yet, so restore the folder
             if self.writes:
                 discard_pending(self.folder)
                 empty_folder(self.place)
@@ -140,14 +140,14 @@ class Running:
         yield Fitted(steps=found.steps)
 
     def _record(self, result: Mapping[str, Any]) -> None:
-        run = dataclasses.replace(self.record.run, training=self.run.training)  # its steps may be fitted
+        run = dataclasses.replace(self.record.run, training=self.run.training)  # with the fitted steps
         write_record(self.place, dataclasses.replace(self.record, run=run, result=result))
 
     def _compare_with_full(self, step: StepDone) -> Iterator[FullFineTuningCost]:
         """Predict the cost of full fine-tuning, once, after the first steps of an adapter."""
         method, shape = self.run.method, self.session.model.shape
         passes_blocks = method.first_trained_block(shape) < shape.n_layer
-        if not self.writes or self.training.processes.size > 1:  # of one process it says nothing here
+        if not self.writes or self.training.processes.size > 1:  # it does not apply to several processes
             return
         if method.trains_base or not passes_blocks or len(self.first_steps) == AFTER_STEPS:
             return
@@ -208,7 +208,7 @@ class Running:
         result = self._result(finished, evaluation)
         write_card(self.folder, self.run, result.to_json(), session.task.labels if session.classes else ())
         self._record(result.to_json())
-        # A network file system cannot remove the features' file while it is mapped.
+        # A network file system cannot remove the file of features while it is mapped.
         self.training.examples, self.training.dev = self.train.examples, self.dev.examples
         discard_checkpoint(self.place / CHECKPOINT)
         return Completed(result=result)
@@ -228,7 +228,7 @@ class Running:
             stopped_early=finished.stopped_early or progress.step < (run.training.max_steps or 0),
             examples=len(self.train.examples),
             skipped=len(self.skipped),
-            seconds=round(progress.seconds, 3),  # as recorded, so that --resume shows the same speed
+            seconds=round(progress.seconds, 3),  # as in the record: --resume then shows the same speed
             processor_seconds=round(progress.processor_seconds, 3),
             tokens=progress.tokens,
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes()),

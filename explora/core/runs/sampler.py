@@ -1,7 +1,7 @@
 """Record how a run continues one text: at its start, in its middle and at its best step.
 
 The records are in samples.jsonl in the run folder, so that a resumed run keeps those of its earlier part.
-Sampling changes no bit of the training: it draws from generators of its own, and without dropout.
+Sampling does not change the training: it uses generators of its own, and no dropout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINES = 14  # of a sonnet
 
 
 class Sampler:
-    """Take the samples of a run in progress: one now, the others when it sees the events of their steps."""
+    """Recorder of the samples of a run: one at once, the others at the events of their steps."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -34,7 +34,7 @@ class Sampler:
             self._take(START, 0)
 
     def __call__(self, event: RunEvent) -> None:
-        """Take the sample that belongs to an event, if there is one."""
+        """Record the sample that belongs to an event, if there is one."""
         if isinstance(event, StepDone) and MIDDLE not in self.known and 2 * event.step >= event.steps:
             self._take(MIDDLE, event.step)
         elif isinstance(event, Completed):  # the session has the weights of the best step again
@@ -54,12 +54,12 @@ class Sampler:
 
 
 def samplers(running: Running) -> list[Sampler]:
-    """Return a sampler for a run whose task continues texts, none for one that chooses a class."""
+    """Return a sampler for a run whose task continues texts; none for a classification task."""
     return [Sampler(running)] if TASKS[running.run.task].classes is None else []
 
 
 def _first_line(running: Running) -> str:
-    """Return the beginning of the first dev row: a line with its end, or whole words of a long one."""
+    """Return the beginning of the first dev row: its first line, or the first words of a long line."""
     example = running.dev.examples[0]
     text = example.row.values.get("text") or running.session.tokenizer.decode(example.ids[:64])
     line = text.strip().splitlines()[0]

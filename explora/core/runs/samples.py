@@ -1,6 +1,6 @@
-"""Read how a run continued one text: at its start, in its middle and at its best step. Light.
+"""Read how a run continued one text: at its start, in its middle and at its best step.
 
-The samples are in samples.jsonl in the run folder; `sampler` takes them.
+The samples are in samples.jsonl in the run folder; `sampler` records them. This module does not load torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sample:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """Return the samples of a run folder, the latest of each moment; none if it has none."""
+    """Return the latest sample of each moment from a run folder; empty if there are none."""
     file = folder / SAMPLES_FILE
     if not file.is_file():
         return []

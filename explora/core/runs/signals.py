@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Signals:
-    """Note Ctrl-C and SIGTERM, for the end of the step, or raise Interrupted at once while `at_once` is set.
+    """Context that notes Ctrl-C and SIGTERM, so that the current step can finish first.
 
-    A second signal interrupts at once, unless `once`.
+    While `at_once` is set, and at a second signal unless `once`, it raises Interrupted immediately.
     """
 
     def __init__(self, *, once: bool = False) -> None:
@@ -45,9 +45,8 @@ class Signals:
 def train_to_end(running: Running, signals: Signals, see: Callable[[RunEvent], None]) -> Completed | None:
     """Train and pass each event to `see`. After a signal, save the state and raise Interrupted.
 
-    A signal stops an evaluation at once; it is made again when the run resumes. Several processes stop
-    together, after a step. A run that is complete is not interrupted any more. Returns None in a process that
-    does not lead.
+    A signal stops an evaluation immediately; the resumed run repeats it. Several processes stop together,
+    after a step. A completed run is not interrupted. Returns None in a process that does not lead.
     """
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalStarted

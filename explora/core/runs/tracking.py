@@ -1,7 +1,6 @@
-"""Send the figures of a run to an experiment tracker. Each tracker needs its own package.
+"""Send the metrics of a run to an experiment tracker. Each tracker needs its own package.
 
-TensorBoard and trackio write to this machine. wandb sends the figures to its server, unless it is set up
-otherwise.
+TensorBoard and trackio write to this machine. wandb sends the metrics to its server by default.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ TENSORBOARD_FOLDER = "tensorboard"  # inside the run folder
 
 
 class Tracker(Protocol):
-    """Where figures go."""
+    """A destination for metrics."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep the figures of a step, by name."""
+        """Record the metrics of a step, by name."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered metrics and close."""
 
 
 class TensorBoard:
-    """Write event files into the run folder."""
+    """Tracker that writes event files into the run folder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -45,7 +44,7 @@ class TensorBoard:
         self.writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```")
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a scalar for each figure."""
+        """Add a scalar for each metric."""
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
@@ -55,14 +54,14 @@ class TensorBoard:
 
 
 class WandbLike:
-    """Log to a package with the interface of wandb, such as trackio."""
+    """Tracker for a package with the interface of wandb, such as trackio."""
 
     def __init__(self, package: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self.package = importlib.import_module(package)
         self.package.init(project=PROJECT, name=str(folder), config=dict(settings))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log the figures of a step in one call."""
+        """Log the metrics of a step in one call."""
         self.package.log(dict(figures), step=step)
 
     def close(self) -> None:
@@ -83,14 +82,14 @@ TRACKERS: Mapping[str, Make] = MappingProxyType(
 def check_tracker(name: str) -> None:
     """Raise UsageError for a tracker that is unknown or not installed."""
     if name not in TRACKERS:
-        raise UsageError(f"--track {name}: a tracker is one of {', '.join(TRACKERS)}")
+        raise UsageError(f"--track {name}: choose one of {', '.join(TRACKERS)}")
     if importlib.util.find_spec(name) is None:
         raise UsageError(f"--track {name} needs the package {name}", f"pip install 'explora[{name}]'")
 
 
 @contextmanager
 def tracking(name: str, running: Running) -> Iterator[Callable[[RunEvent], None]]:
-    """Yield what sends the figures of each event to a tracker; the tracker is closed at the end."""
+    """Yield a function that sends the metrics of an event to a tracker; the tracker is closed at the end."""
     tracker = TRACKERS[name](running.place, running.run.to_json())
 
     def observe(event: RunEvent) -> None:
@@ -105,7 +104,7 @@ def tracking(name: str, running: Running) -> Iterator[Callable[[RunEvent], None]
 
 
 def _figures(event: RunEvent) -> tuple[int, dict[str, float]]:
-    """Return the step of an event and its figures by name; no figures for other events."""
+    """Return the step of an event and its metrics by name; no metrics for other events."""
     from explora.core.runs.events import Completed
     from explora.core.training.events import EvalDone, StepDone
 

@@ -30,7 +30,7 @@ from explora.core.training.checkpoint import discard_checkpoint
 from explora.core.training.loop import Training
 from explora.errors import CheckpointError
 
-ACCEPT_CHANGES = "put it back as it was, or name it as it is now: --model, --tokenizer, --data"
+ACCEPT_CHANGES = "restore it, or choose its current form with --model, --tokenizer or --data"
 
 
 def start_run(
@@ -43,14 +43,14 @@ def start_run(
     processes: Processes | None = None,
     machine: Machine | None = None,
 ) -> Running:
-    """Prepare a run in its folder, or resume it there if the folder holds a resume state.
+    """Prepare a run in its folder, or resume it there if the folder has a resume state.
 
     The caller owns the folder (`ownership.owning`). With `replace`, the run trains beside the old content of
     the folder until it has weights to keep. `spent` is the part of the run's time, in seconds, that is
-    already over. `expected` is the identity of the run that is repeated. Of several `processes`, which all
-    call this, the leading one writes. `machine` is the description to record, by default as this process sees
-    it. Raises CheckpointError, DataError, IdentityError, UsageError and WeightsError for a state, data,
-    settings or a base that cannot be used.
+    already over. `expected` is the identity of the run that is repeated. All `processes` call this, and only
+    the leading one writes. `machine` is the description to record, by default that of this process. Raises
+    CheckpointError, DataError, IdentityError, UsageError and WeightsError for a state, data, settings or a
+    base that cannot be used.
     """
     started = time.monotonic() - spent
     recorded = with_absolute_paths(run)
@@ -59,7 +59,7 @@ def start_run(
     tokenizer = processes.decide(own_tokenizer(run, place, fresh=replace) if processes.leads else None)
     session, train, dev = assemble_for_training(run, tokenizer)
     if processes.size > 1:
-        set_seed(run.training.seed + processes.rank)  # another dropout in each
+        set_seed(run.training.seed + processes.rank)  # each process needs its own dropout
     identity = identify(session, train, dev)
     if expected is not None:
         require_same(expected, identity, run, "the run of --config", ACCEPT_CHANGES)
@@ -69,7 +69,7 @@ def start_run(
     if replace and processes.leads:
         discard_pending(folder)
     if before is not None and before.finished and processes.leads:
-        discard_checkpoint(place / CHECKPOINT)  # it goes on, but not from a state that a kill left behind
+        discard_checkpoint(place / CHECKPOINT)  # left by a killed process; the run continues without it
     processes.wait()
     record = RunRecord(
         run=recorded,
@@ -110,7 +110,7 @@ def start_run(
 
 
 def _require_same_step(training: Training, place: Path) -> None:
-    """Raise CheckpointError if this process has not resumed where the leading process has."""
+    """Raise CheckpointError if this process has resumed at another step than the leading process."""
     step, own = training.processes.decide(training.progress.step), training.progress.step
     if step != own:
         raise CheckpointError(
@@ -121,7 +121,7 @@ def _require_same_step(training: Training, place: Path) -> None:
 
 
 def tidy_finished(folder: Path) -> None:
-    """Remove what a kill may have left of a run whose result is recorded: its resume state."""
+    """Remove the resume state that a killed process may have left in the folder of a finished run."""
     settle_folder(real_folder(folder))
     discard_pending(folder)
     discard_checkpoint(folder / CHECKPOINT)

@@ -1,4 +1,4 @@
-"""Check merged weights against the method's formula, computed again in fp64 from base and adapter."""
+"""Check merged weights against the method's formula, recomputed in fp64 from base and adapter."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float
 
 
 def check_weights(folder: Path, base: Base, adapter: Mapping[str, Tensor], method: Method) -> None:
-    """Compare every weight in a merged folder with what the method makes of base and adapter.
+    """Compare every weight in a merged folder with the method's formula for base and adapter.
 
     `adapter` has PEFT's names. Raises AdapterError for a weight that differs by more than one unit in the
-    last place of the type in which it is stored.
+    last place of its stored type.
     """
     original = load_model(base, dtype=torch.float32, device=torch.device("cpu")).state_dict()
     stored = {_canonical(name): value for name, value in adapter.items()}
     written = stored_tensors(replace(base, folder=folder))
     if other := written.keys() ^ (original.keys() | ({SCORE} & stored.keys())):
-        raise AdapterError(f"merging wrote other tensors than it should: {', '.join(sorted(other))}")
+        raise AdapterError(f"merging wrote unexpected or too few tensors: {', '.join(sorted(other))}")
     for name, item in written.items():
         expected = stored[name] if name == SCORE else method.merged_weight(name, original[name], stored)
         if (apart := units_apart(item.read(), expected)) > 1:
             raise AdapterError(
                 f"the merged {name} differs from the formula of {method.name} by {apart:,} units in the last "
                 "place; nothing was written",
-                "this is a fault of explora: please report it with the adapter's configuration",
+                "this is a bug in explora: please report it with the adapter's configuration",
             )
 
 
@@ -46,7 +46,7 @@ def _canonical(name: str) -> str:
 def units_apart(found: Tensor, expected: Tensor) -> int:
     """Return the largest difference of a tensor from `expected`, in units in the last place of its type.
 
-    Consecutive floating-point numbers of one sign have consecutive integers as their bits.
+    The bits of consecutive floating-point numbers of one sign are consecutive integers.
     """
     rounded = expected.to(found.dtype)
     if found.equal(rounded):
@@ -55,7 +55,7 @@ def units_apart(found: Tensor, expected: Tensor) -> int:
 
 
 def _number(value: Tensor) -> Tensor:
-    """Return the place of each number among all of its type, 0 for zero."""
+    """Return the index of each number among all numbers of its type; zero has index 0."""
     integers = INTEGERS[value.dtype]
     bits = value.contiguous().view(integers).long()
     return torch.where(bits < 0, torch.iinfo(integers).min - bits, bits)

@@ -1,1 +1,1 @@
-"""What is decided by the machine, once per run: device, precision, threads, attention kernel."""
+"""Settings that depend on the machine, resolved once per run: device, precision, threads, attention."""

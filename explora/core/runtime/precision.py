@@ -1,4 +1,4 @@
-"""Recognise a precision that this CPU only emulates."""
+"""Warn about a precision that this CPU only emulates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def precision_warning(runtime: RuntimeConfig, *, is_recorded: bool = False) -> str | None:
-    """Return one line of warning if the CPU emulates the precision that was asked for, else None.
+    """Return a one-line warning if the CPU emulates the requested precision, else None.
 
-    runtime: as it was asked for, before `auto` is resolved; `auto` never chooses an emulated precision.
-    is_recorded: the precision comes from a run that is resumed, and cannot be changed.
+    runtime: as requested, before `auto` is resolved; `auto` never chooses an emulated precision. is_recorded:
+    the precision comes from a resumed run and cannot be changed.
     """
     if runtime.amp not in HALF or not _is_on_cpu(runtime.device):
         return None

@@ -1,7 +1,7 @@
-"""What only a trial tells about a CPU: bf16 or fp32, how many threads, which attention at which length.
+"""Measure what is fastest on this CPU: bf16 or fp32, the number of threads, the attention for each length.
 
-It takes two seconds, once: the answers are kept in the cache by machine and torch, and recorded with each
-run, so that a run that is repeated or resumed asks nobody.
+This takes two seconds, once per machine and torch version; the results are stored in the cache. They are also
+recorded with each run, so that a repeated or resumed run uses the same values.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from explora.core.machine.facts import describe_machine
 from explora.core.model.attention import PLAIN_UP_TO, attend, causal_attention
 from explora.errors import WriteError
 
-PRODUCT = (256, 768, 3072)  # rows, in, out: of a small batch on GPT-2
-# Without bf16 units PRODUCT takes seconds in bf16; this one takes milliseconds, enough to tell.
+PRODUCT = (256, 768, 3072)  # rows, inputs, outputs: a small batch on GPT-2
+# Without bf16 units, PRODUCT takes seconds in bf16; this one takes milliseconds, enough for a comparison.
 SMALL_PRODUCT = (64, 256, 512)
-# A precision this many times as slow as fp32 is emulated. Measured: 0.5 with AVX512-BF16, 2.6 with AVX-512
-# alone, 80 with AVX2; fp16 80 with all three.
+# A precision that takes at least this multiple of fp32's time is emulated. Measured: 0.5 with AVX512-BF16,
+# 2.6 with AVX-512 alone, 80 with AVX2; fp16 takes 80 on all three.
 EMULATED_FROM = 2.0
-HEADS, HEAD_SIZE, TOKENS = 12, 64, 512  # of the attention that is tried: GPT-2's, in rows of each length
+HEADS, HEAD_SIZE, TOKENS = 12, 64, 512  # of the measured attention: GPT-2's, in rows of each length
 LENGTHS = (64, 128, 256, 512, 1024)
-# What must be gained for another choice than the usual one: a busy neighbour makes a trial waver.
+# Required gain of a choice other than the default, because other programs disturb a measurement.
 BF16_GAIN, THREADS_GAIN, KERNEL_GAIN = 1.25, 1.1, 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """What this machine is fastest with; `plain_*`: up to how many tokens attention is plain products."""
+    """The fastest choices on this machine; `plain_*`: the longest row, in tokens, for plain attention."""
 
     amp: str
     threads: int
@@ -46,24 +46,27 @@ class Probes:
     plain_fp32: int
 
     def plain_attention(self, amp: str) -> int:
-        """Return the limit of a precision."""
+        """Return the longest row for plain attention in a precision."""
         return self.plain_fp32 if amp == "off" else self.plain_bf16
 
 
 def probe_once() -> Probes:
-    """Return what is known of this machine, or try it and keep the answer."""
+    """Return the cached choices for this machine, or measure and cache them."""
     file = cache_folder() / "probes" / f"{_machine_digest()}.json"
     try:
         return Probes(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, or of another version
+    except (OSError, ValueError, TypeError):  # there is no file, or one of another version
         found = probe()
-    with suppress(WriteError):  # then the next run measures again
+    with suppress(WriteError):  # without a cache, the next run measures again
         write_atomically(file, json.dumps(dataclasses.asdict(found)))
     return found
 
 
 def _machine_digest() -> str:
-    """Identify what the answers depend on; processors of one name may differ in their instructions."""
+    """Return a digest of the facts that the results depend on.
+
+    Processors of the same name may differ in their instructions.
+    """
     facts = describe_machine() | {
         "openmp": os.environ.get("OMP_NUM_THREADS", ""),
         "limit": PLAIN_UP_TO,
@@ -74,7 +77,7 @@ def _machine_digest() -> str:
 
 
 def probe() -> Probes:
-    """Try everything; torch's number of threads is the same afterwards."""
+    """Measure all choices; torch's number of threads is the same afterwards."""
     before = torch.get_num_threads()
     threads = faster_threads()
     torch.set_num_threads(threads)
@@ -82,7 +85,7 @@ def probe() -> Probes:
     found = Probes(
         amp="off" if emulated else faster_precision(),
         threads=threads,
-        plain_bf16=0 if emulated else plain_limit(torch.bfloat16),  # emulated products never beat the kernel
+        plain_bf16=0 if emulated else plain_limit(torch.bfloat16),  # emulated products are always slower
         plain_fp32=plain_limit(torch.float32),
     )
     torch.set_num_threads(before)
@@ -90,7 +93,7 @@ def probe() -> Probes:
 
 
 def faster_precision() -> str:
-    """Return bf16 only where a matrix product measurably gains from it, else off."""
+    """Return "bf16" if a matrix product is measurably faster in it, else "off"."""
     if is_emulated(torch.bfloat16):
         return "off"
     gains = matmul_seconds(torch.float32) > BF16_GAIN * matmul_seconds(torch.bfloat16)
@@ -98,9 +101,9 @@ def faster_precision() -> str:
 
 
 def faster_threads() -> int:
-    """Return torch's number of threads, or one a core or a processor where that is faster.
+    """Return torch's number of threads, or one per core or per processor if that is faster.
 
-    What the user said by OMP_NUM_THREADS stands.
+    A value in OMP_NUM_THREADS takes precedence.
     """
     default = torch.get_num_threads()
     if os.environ.get("OMP_NUM_THREADS"):
@@ -120,14 +123,14 @@ def _seconds_with(threads: int) -> float:
 
 
 def is_emulated(dtype: torch.dtype) -> bool:
-    """Return whether this CPU computes products in `dtype` by way of fp32, and so more slowly."""
+    """Return whether this CPU computes products in `dtype` through fp32, and therefore more slowly."""
     return slowdown(dtype) >= EMULATED_FROM
 
 
 def slowdown(dtype: torch.dtype) -> float:
-    """Return how many times as long as in fp32 a small matrix product takes in `dtype`, on one thread.
+    """Return the time of a small matrix product in `dtype`, divided by that in fp32, on one thread.
 
-    Two threads wait for each other longer than either computes, and both precisions seem equally fast.
+    Two threads would wait for each other longer than they compute, and hide the difference.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -144,9 +147,10 @@ def matmul_seconds(dtype: torch.dtype, size: tuple[int, int, int] = PRODUCT) -> 
 
 
 def plain_limit(dtype: torch.dtype) -> int:
-    """Return the greatest of LENGTHS up to which plain products beat torch's fused kernel, there and back.
+    """Return the largest of LENGTHS up to which plain attention beats the fused kernel, forward and backward.
 
-    Up to the usual limit the fused kernel has to be clearly faster, beyond it plain products have to be.
+    Up to the default limit, the fused kernel must be clearly faster to be chosen; above it, plain attention
+    must.
     """
     limit = 0
     for length in LENGTHS:
@@ -182,7 +186,7 @@ def _fused(projected: Tensor) -> Tensor:
 
 
 def best_seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Return the least time of `work`, called once before it counts."""
+    """Return the shortest time of `work` in seconds, after one call that is not timed."""
     work()
     best = float("inf")
     for _ in range(repeats):

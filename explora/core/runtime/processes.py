@@ -1,8 +1,8 @@
 """The processes that train one model together: data parallelism on torch.distributed, started by torchrun.
 
-Each process holds the whole model and computes its share of every batch. The gradients are added up before
-the optimizer step (Li et al. 2020, "PyTorch Distributed"), so all processes take the same step. Only what is
-trained is sent: a LoRA adapter is small enough for an ordinary network.
+Each process has the whole model and computes its share of every batch. The gradients are added up before the
+optimizer step (Li et al. 2020, "PyTorch Distributed"), so all processes take the same step. Only gradients of
+trained parameters are sent: a LoRA adapter is small enough for an ordinary network.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.distributed.rendezvous import rendezvous
 from explora.core.machine.launch import local_rank, world_size
 from explora.errors import ProcessError
 
-BUCKET = 1 << 24  # numbers that are added up at once: few messages, little extra memory
+BUCKET = 1 << 24  # numbers added up in one message: few messages, little extra memory
 TIMEOUT = "EXPLORA_TIMEOUT"  # environment variable: seconds
-PATIENCE = 600.0  # seconds: longer than the slowest thing that one process does alone
-GO_ON = "torchrun --max-restarts N -m explora train ... --resume goes on from the last saved state"
-LAST_WORDS = 5.0  # seconds in which the processes that still run answer after one has hung
+PATIENCE = 600.0  # seconds: longer than the slowest task of a single process
+GO_ON = "continue from the last saved state: torchrun --max-restarts N -m explora train ... --resume"
+LAST_WORDS = 5.0  # seconds to wait for answers of the running processes after one has hung
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -38,10 +38,10 @@ Numbers = TypeVar("Numbers", bound=NDArray[Any])
 
 @dataclass(kw_only=True)
 class Processes:
-    """The processes of a training, seen from one of them. A lone process sends nothing.
+    """The processes of a training, seen from one of them. A single process sends nothing.
 
-    rank: the number of this process; size: how many there are; timeout: seconds until a process that does
-    not answer is given up; sent: bytes of gradients that each process has handed over so far.
+    rank: the number of this process; size: the number of processes; timeout: seconds to wait for a process
+    that does not answer; sent: bytes of gradients that each process has sent so far.
     """
 
     rank: int = 0
@@ -53,22 +53,22 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Tell whether this is the process that writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Return this process's part of `rows`: every size-th, so that sorted lengths are spread evenly."""
+        """Return this process's part of `rows`: every size-th row, to spread sorted lengths evenly."""
         return rows if self.size == 1 else rows[self.rank :: self.size]
 
     def add_gradients(self, trained: Sequence[nn.Parameter], losses: Sequence[Tensor]) -> list[Tensor]:
-        """Replace each gradient by its sum over all processes. Returns the losses, added up likewise.
+        """Replace each gradient by its sum over all processes; return the losses, summed in the same way.
 
         The processes also agree on whether to stop. Raises ProcessError if one does not answer in time.
         """
         if self.size == 1:
             return list(losses)
         for parameter in trained:
-            if parameter.grad is None:  # this process had no row in the batch
+            if parameter.grad is None:  # the batch has no row for this process
                 parameter.grad = torch.zeros_like(parameter)
         loss = sum(losses, torch.zeros((), device=trained[0].device)).to(torch.float32)
         stop = torch.full_like(loss, self.asked_to_stop)
@@ -79,12 +79,12 @@ class Processes:
         return [loss]
 
     def stop(self, wanted: bool) -> bool:
-        """Tell whether all processes stop now, because one of them wants to: one step after it said so."""
+        """Return whether all processes stop now; they do one step after any of them has asked to stop."""
         self.asked_to_stop |= wanted
         return self.asked_to_stop if self.size == 1 else self.agreed_to_stop
 
     def add_up(self, numbers: Numbers) -> Numbers:
-        """Return the sum over all processes of an array of numbers."""
+        """Return the sum of an array of numbers over all processes."""
         if self.size == 1:
             return numbers
         sums = numbers.copy()
@@ -101,11 +101,11 @@ class Processes:
         return said[0]
 
     def wait(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have called this function."""
         self.decide(None)
 
     def gather(self, value: Value) -> list[Value]:
-        """Return the values of all processes, in their order."""
+        """Return the values of all processes, ordered by rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -114,7 +114,7 @@ class Processes:
         return found
 
     def leave(self) -> None:
-        """End the communication: from here on, each process is alone."""
+        """End the communication; afterwards, each process works alone."""
         if self.size > 1:
             dist.destroy_process_group()
             self.size = 1
@@ -130,20 +130,20 @@ class Processes:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Turn an error of torch's communication into a ProcessError that names the silent processes."""
+        """Convert an error of torch's communication to a ProcessError that names the silent processes."""
         try:
             yield
         except (RuntimeError, dist.DistError) as error:
             if "timed out" not in str(error).lower():
-                raise ProcessError("another process has ended, so this one cannot go on", GO_ON) from None
+                raise ProcessError("another process has ended, so this one cannot continue", GO_ON) from None
             numbers = ", ".join(str(rank) for rank in self._silent())
             raise ProcessError(
                 f"no answer from process {numbers} of {self.size} within {self.timeout:.0f} s",
-                f"see whether it still runs; a slow one needs more time: {TIMEOUT}=SECONDS",
+                f"check whether it still runs; if it is only slow, allow more time: {TIMEOUT}=SECONDS",
             ) from None
 
     def _silent(self) -> list[int]:
-        """Return the processes that do not come here too: they hang or have ended."""
+        """Return the processes that do not call this function in time: they hang or have ended."""
         store = dist.distributed_c10d._get_default_store()
         deadline = time.monotonic() + LAST_WORDS
         keys = [f"explora/waits/{rank}" for rank in range(self.size)]
@@ -152,13 +152,13 @@ class Processes:
             while not store.check(keys) and time.monotonic() < deadline:
                 time.sleep(0.1)
             return [rank for rank, key in enumerate(keys) if not store.check([key])]
-        except (RuntimeError, dist.DistError):  # the process that holds the store has ended
+        except (RuntimeError, dist.DistError):  # the process with the store has ended
             return [0]
 
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that torchrun has started with this one; without torchrun, yield a lone process."""
+    """Join the processes that torchrun has started with this one; without it, yield a single process."""
     if world_size() == 1:
         yield Processes()
         return
@@ -180,7 +180,7 @@ def joined_processes() -> Iterator[Processes]:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield consecutive tensors of one type, up to BUCKET numbers together, or one that is larger."""
+    """Yield groups of consecutive tensors of one type: up to BUCKET numbers, or one larger tensor."""
     bucket = list[Tensor]()
     for tensor in tensors:
         numbers = sum(each.numel() for each in bucket) + tensor.numel()

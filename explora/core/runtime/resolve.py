@@ -1,4 +1,4 @@
-"""What the machine decides, once per run: device, precision, threads, seed."""
+"""Resolve the settings that depend on the machine, once per run: device, precision, threads, seed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_runtime(config: RuntimeConfig) -> RuntimeConfig:
-    """Replace `auto` and None, for training, by what is fastest here; what is decided already stands.
+    """Replace `auto` and None by the fastest choices for training on this machine; keep other values.
 
-    Raises UsageError for a device that is not there.
+    Raises UsageError for a device that is not available.
     """
     keep_freed_memory()
     device = _resolve_device(config.device)
@@ -43,7 +43,7 @@ def with_resolved_runtime(run: TrainRun) -> TrainRun:
 
 
 def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
-    """Replace `auto` and None for eval and generate: threads are torch's, and only a precision is tried."""
+    """Replace `auto` and None for eval and generate: torch's number of threads, a measured precision."""
     keep_freed_memory()
     device = _resolve_device(config.device)
     threads = config.threads or torch.get_num_threads()
@@ -57,11 +57,11 @@ def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
 def compute_deterministically() -> None:
     """Choose kernels on a GPU that give the same bits in every run. Call it before the first product.
 
-    Where an operation has no such kernel, torch warns. cuBLAS needs workspaces of a fixed size for it.
+    If an operation has no such kernel, torch warns. cuBLAS needs workspaces of a fixed size for it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling new tensors would cost time, and only finds bugs.
+    # torch would fill new tensors, which costs time and only helps to find bugs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -78,11 +78,13 @@ def _find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device: no device {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
+        raise UsageError(
+            f"--device: no device is called {name!r}", "devices: auto, cpu, cuda, cuda:1, mps"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("this torch sees no CUDA device", "leave --device out, or use --device cpu")
+        raise UsageError("torch finds no CUDA device", "leave --device out, or use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("this torch sees no MPS device", "leave --device out, or use --device cpu")
+        raise UsageError("torch finds no MPS device", "leave --device out, or use --device cpu")
     return device
 
 
@@ -91,6 +93,6 @@ def _accelerator_precision(device: torch.device) -> str:
 
 
 def set_seed(seed: int) -> None:
-    """Seed every generator that a run draws from."""
+    """Seed every random number generator that a run uses."""
     random.seed(seed)
     torch.manual_seed(seed)

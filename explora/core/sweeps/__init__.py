@@ -1,1 +1,1 @@
-"""Sweeps: the same training with several values of some settings, each in a run folder of its own."""
+"""Sweeps: the same training with several values of some settings, each in its own run folder."""

@@ -1,4 +1,7 @@
-"""From options with several values to the cells of a sweep: one training run for each combination. Light."""
+"""Convert options with several values to the cells of a sweep: one training run for each combination.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,9 @@ MOST_CELLS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a sweep: its name, which is also that of its folder, and its settings.
+    """One run of a sweep: its name, which is also the name of its folder, and its settings.
 
-    `varied` holds, in the text form of options, those settings that differ between the cells and that this
-    cell has.
+    `varied` holds those settings of this cell that differ between the cells, as option text.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Crossing:
-    """The cells of a sweep in order, and one message for each setting that some method lacks."""
+    """The cells of a sweep in order, and one message for each setting that some method does not have."""
 
     cells: tuple[Cell, ...]
     dropped: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class Crossing:
 def cross(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | None = None) -> Crossing:
     """Return a cell for each combination of the values of `options`; equal cells count once.
 
-    Where methods are compared, each takes the settings that it has. The seed varies slowest, so that an
+    If methods are compared, each uses those settings that it has. The seed varies slowest, so that an
     interrupted sweep has compared everything with its first seeds. Raises UsageError for a combination that
     cannot be trained, and for a setting that none of the methods has.
     """
@@ -55,7 +57,7 @@ def cross(task: str, options: Mapping[str, Any], from_file: Mapping[str, Any] | 
     axes = {name: value for name, value in options.items() if isinstance(value, Several)}
     axes = {name: axes[name] for name in sorted(axes, key=lambda name: name != "seed")}  # sorting is stable
     _check_size(axes)
-    shape_of = cache(find_shape)  # for a hub id a request
+    shape_of = cache(find_shape)  # for a hub id, it sends a request
     runs: dict[str, TrainRun] = {}
     dropped: dict[str, None] = {}
     for values in product(*axes.values()):
@@ -78,7 +80,7 @@ def _check_size(axes: Mapping[str, Several]) -> None:
 
 
 def _lacked_settings(options: Mapping[str, Any], chosen: Mapping[str, Any]) -> set[str]:
-    """Return the options that the method of a cell lacks, but another method of the sweep has."""
+    """Return the options that the method of a cell does not have, but another method of the sweep has."""
     methods = options.get("method")
     if not isinstance(methods, Several):
         return set()
@@ -89,7 +91,7 @@ def _lacked_settings(options: Mapping[str, Any], chosen: Mapping[str, Any]) -> s
 
 @contextmanager
 def _naming_the_cell(axes: Iterable[str], values: Iterable[Any]) -> Iterator[None]:
-    """Put the values of a cell before the message of a UsageError."""
+    """Add the values of a cell to the beginning of the message of a UsageError."""
     try:
         yield
     except UsageError as error:
@@ -103,7 +105,7 @@ def _configure(
     from_file: Mapping[str, Any] | None,
     shape_of: Callable[[str], Shape],
 ) -> TrainRun:
-    """Resolve and check the settings of one cell as `train` does."""
+    """Resolve and check the settings of one cell in the same way as `train`."""
     if options.get("from_run", (from_file or {}).get("from_run")) is not None:
         from explora.core.runs.origin import inherit  # loads torch, which a dry run does not need
 
@@ -123,7 +125,7 @@ def _check_length(run: TrainRun, shape: Shape, origins: Mapping[str, str]) -> No
 
 
 def _as_cells(runs: list[TrainRun], axes: list[str]) -> tuple[Cell, ...]:
-    """Name the runs by what differs between them; `axes` are the settings with several values."""
+    """Name the runs by their differences; `axes` are the settings with several values."""
     shown = [_shown(run, ["method", *(name for name in axes if name != "method")]) for run in runs]
     varying = {name for each in shown for name in each if len({other.get(name) for other in shown}) > 1}
     varied = [{name: text for name, text in each.items() if name in varying} for each in shown]
@@ -135,7 +137,7 @@ def _as_cells(runs: list[TrainRun], axes: list[str]) -> tuple[Cell, ...]:
 
 
 def _shown(run: TrainRun, names: list[str]) -> dict[str, str]:
-    """Return those of the named settings that the run has, in the text form of options."""
+    """Return those of the named settings that the run has, as option text."""
     known, values = all_settings(type(run.method)), settings_of(run)
     return {
         name: known[name].show(values[name]) if name in known else str(values[name])

@@ -1,4 +1,7 @@
-"""Train cells, several at once, each in a process of its own, and yield what happens. Light."""
+"""Train cells, several at the same time, each in a process of its own, and yield their events.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes before and after
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A cell to train: its name, its folder and its settings, the number of threads included.
+    """A cell to train: its name, its folder and its settings, including the number of threads.
 
     with_samples: record continuations of a text for a report.
     """
@@ -38,13 +41,13 @@ class Order:
     with_samples: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the worker reads."""
+        """Return the JSON object that the worker reads."""
         return {"run": self.run.to_json(), "with_samples": self.with_samples}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What happened to a cell: the event, "started", "step", "score" or one of ENDS, and its facts."""
+    """An event of a cell, "started", "step", "score" or one of ENDS, and its data."""
 
     name: str
     event: str
@@ -52,16 +55,19 @@ class Report:
 
 
 class Jobs:
-    """Jobs that share a queue of orders: each trains one cell after the other on its own processors."""
+    """Jobs that share a queue of orders: each trains one cell after another on its own processors."""
 
     def __init__(self, orders: Sequence[Order], processors: Sequence[tuple[int, ...]]) -> None:
         self.reports: SimpleQueue[Report | None] = SimpleQueue()
         self._orders = deque(orders)
-        self._lock = threading.Lock()  # no worker starts while all are stopped
+        self._lock = threading.Lock()  # prevents the start of a worker while all are stopped
         self._jobs = [_Job(self, each) for each in processors]
 
     def events(self) -> Iterator[Report]:
-        """Train everything. Whatever interrupts this should call `stop`, and use what it yields."""
+        """Train everything, and yield the reports.
+
+        If the iteration is interrupted, the caller should call `stop` and use the reports that it yields.
+        """
         for job in self._jobs:
             job.start()
         busy = len(self._jobs)
@@ -73,7 +79,7 @@ class Jobs:
                 yield report
 
     def stop(self) -> Iterator[Report]:
-        """Let every worker finish its step, save and end; yield what became of the cells in progress."""
+        """Let every worker finish its step, save and end; yield the outcomes of the cells in progress."""
         self._signal(signal.SIGTERM)
         for job in self._jobs:
             if job.is_alive():
@@ -83,7 +89,7 @@ class Jobs:
                 yield report
 
     def kill(self) -> None:
-        """End every worker at once. The steps since the last saved state are lost."""
+        """Kill every worker immediately. The steps since its last saved state are lost."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -94,7 +100,7 @@ class Jobs:
                     job.process.send_signal(number)
 
     def next_order(self, job: _Job) -> Order | None:
-        """Return what a job trains next, with its process started; None if nothing is left."""
+        """Return the next order of a job, with its process started; None if no order is left."""
         with self._lock:
             if not self._orders:
                 return None
@@ -104,7 +110,7 @@ class Jobs:
 
 
 class _Job(threading.Thread):
-    """Start a process for each order, and pass on what it tells."""
+    """A thread that starts a process for each order, and forwards its messages."""
 
     def __init__(self, jobs: Jobs, processors: tuple[int, ...]) -> None:
         super().__init__(daemon=True)
@@ -132,7 +138,7 @@ class _Job(threading.Thread):
             stdout=subprocess.PIPE,
             stderr=self.errors,
             encoding="utf-8",
-            process_group=0,  # Ctrl-C in a terminal reaches us alone, and we stop the workers
+            process_group=0,  # Ctrl-C in a terminal reaches only this process, which then stops the workers
             env={**TUNABLES, **os.environ},
         )
 
@@ -142,7 +148,7 @@ class _Job(threading.Thread):
     def _train(self, order: Order) -> Iterator[dict[str, Any]]:
         """Yield the messages of the process; the last event is one of ENDS."""
         assert self.process and self.process.stdin and self.process.stdout
-        with suppress(BrokenPipeError):  # it has died: there are no messages
+        with suppress(BrokenPipeError):  # the process has died, so there are no messages
             self.process.stdin.write(json.dumps(order.to_json()))
             self.process.stdin.close()
         has_ended = False
@@ -157,9 +163,9 @@ class _Job(threading.Thread):
 
 
 def _death(code: int, errors: str) -> dict[str, Any]:
-    """Return the message for a process that ended in the middle of a cell."""
+    """Return the message for a process that ended before its cell did."""
     if code == -signal.SIGKILL:
-        reason = "the process was killed: usually because the memory ran out"
+        reason = "the process was killed, usually because the machine ran out of memory"
     elif code < 0:
         reason = f"the process was ended by {signal.Signals(-code).name}"
     else:

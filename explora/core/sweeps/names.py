@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-LONGEST_VALUE = 24  # characters; a longer value is numbered instead
+LONGEST_VALUE = 24  # characters; a number replaces a longer value
 SHORT = {"rank": "r", "alpha": "a", "learning_rate": "lr", "batch_size": "b", "epochs": "e", "seed": "s"}
 
 
 def name_cells(methods: Sequence[str], varied: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return `lora-r8-lr0.001-s11711` for each cell: its method, then its settings that vary, the seed last.
+    """Return `lora-r8-lr0.001-s11711` for each cell: its method, then its varied settings, the seed last.
 
-    `varied` holds the settings of each cell in the text form of options, of those that differ between cells.
+    `varied` holds the settings of each cell that differ between cells, as option text.
     """
     settings = {name: None for each in varied for name in each if name != "method"}
     ordered = sorted(settings, key=lambda name: name == "seed")
@@ -45,7 +45,7 @@ def _plain(text: str) -> str:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Number names that are equal: learning rates may differ beyond the digits that are shown."""
+    """Number names that are equal, because learning rates may differ in digits that are not shown."""
     total, seen = Counter(names), Counter[str]()
     unique = []
     for name in names:

@@ -1,4 +1,4 @@
-"""How far a cell has come, as its folder tells. Light."""
+"""State of a cell, from the files in its folder. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILURE_FILE = "failed.txt"
 
 
 class State(StrEnum):
-    """What has become of a cell."""
+    """State of a cell."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -38,10 +38,13 @@ class Outcome:
 
 
 def read_outcome(folder: Path, run: TrainRun) -> Outcome:
-    """Return the outcome that a cell's folder records. Raises UsageError if the folder holds another run."""
+    """Return the outcome from the files in a cell's folder.
+
+    Raises UsageError if the folder has another run.
+    """
     record, failure = read_record(folder), folder / FAILURE_FILE
     if record is not None and _as_planned(record.run, run) != run:
-        raise UsageError(f"{folder} holds another run than the plan", "choose another folder: -o FOLDER")
+        raise UsageError(f"{folder} has another run than the plan", "choose another folder: -o FOLDER")
     if record is not None and record.result:
         return Outcome(state=State.FINISHED, result=record.result, dev=_best_score(folder))
     if failure.is_file():
@@ -50,7 +53,7 @@ def read_outcome(folder: Path, run: TrainRun) -> Outcome:
 
 
 def _as_planned(recorded: TrainRun, planned: TrainRun) -> TrainRun:
-    """Return a recorded run as it was planned: how many threads and, in a time, steps turns out later."""
+    """Return a recorded run as it was planned, before threads and fitted steps were decided."""
     training = recorded.training
     if training.max_minutes is not None:
         training = replace(training, max_steps=planned.training.max_steps)
@@ -68,7 +71,7 @@ def _best_score(folder: Path) -> float | None:
 
 
 def record_failure(folder: Path, message: str, details: str) -> None:
-    """Write why a cell failed, the message in the first line, where the next try and people find it."""
+    """Write why a cell failed, with the message in the first line, for the next try and for people."""
     first = " ".join(message.splitlines())
     write_atomically(folder / FAILURE_FILE, f"{first}\n{details}".rstrip() + "\n")
 

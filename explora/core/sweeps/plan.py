@@ -1,4 +1,7 @@
-"""The plan of a sweep, sweep.json: which cells there are, with every setting as resolved. Light."""
+"""The plan of a sweep, sweep.json: its cells with every setting as resolved.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """Return the plan of a sweep folder, None if it has none. Raises UsageError for a damaged one."""
+    """Return the plan of a sweep folder, None if there is none. Raises UsageError for a damaged plan."""
     file = folder / PLAN_FILE
     if not file.is_file():
         return None
@@ -43,7 +46,7 @@ def _read_cell(value: Mapping[str, Any]) -> Cell:
 
 
 def publish_plan(folder: Path, plan: Plan) -> Plan:
-    """Write the plan, unless a process on another machine was first; return the plan that the folder has."""
+    """Write the plan unless another machine has written one; return the plan in the folder."""
     cells = [
         {"name": each.name, "settings": each.varied, "config": each.run.to_json()} for each in plan.cells
     ]
@@ -56,7 +59,7 @@ def publish_plan(folder: Path, plan: Plan) -> Plan:
 
 
 def adopt(cells: Sequence[Cell], recorded: Plan, folder: Path) -> tuple[Cell, ...]:
-    """Return the cells with the machine's settings that a recorded plan has for them.
+    """Return the cells with the runtime settings that a recorded plan has for them.
 
     Raises UsageError unless both plans have the same cells.
     """
@@ -67,13 +70,13 @@ def adopt(cells: Sequence[Cell], recorded: Plan, folder: Path) -> tuple[Cell, ..
     other = next((cell.name for cell in found if known.get(cell.name) != cell), None)
     other = other or next(name for name in known if name not in {cell.name for cell in found})
     raise UsageError(
-        f"{folder} holds another sweep: {other} is not a cell of both, or has other settings",
+        f"{folder} has another sweep: {other} is not a cell of both, or has other settings",
         f"continue it with --resume, replace it with --overwrite, or choose another folder: -o {folder}-2",
     )
 
 
 def _with_runtime(cell: Cell, recorded: Cell | None) -> Cell:
-    """Fill in what the machine decided before."""
+    """Return the cell with the runtime settings that the machine decided before."""
     if recorded is None:
         return cell
     values = {

@@ -1,4 +1,4 @@
-"""Which processors each job of a sweep computes on. Light."""
+"""The processors of each job of a sweep. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CAN_BIND = hasattr(psutil.Process, "cpu_affinity")  # not on macOS
 
 
 def divide_processors(jobs: int) -> list[tuple[int, ...]]:
-    """Return disjoint sets of processors, one for each job, about equal, and of whole cores if they suffice.
+    """Return disjoint sets of processors of about equal size, one per job; of whole cores if possible.
 
-    The sets are empty for a single job, and where the system cannot bind a process to processors. Raises
+    The sets are empty for a single job, and on a system that cannot bind a process to processors. Raises
     UsageError for more jobs than processors.
     """
     cores = _cores()
@@ -33,12 +33,12 @@ def divide_processors(jobs: int) -> list[tuple[int, ...]]:
 
 
 def threads_of_job(jobs: int) -> int:
-    """Return how many threads a cell gets beside `jobs` - 1 others: one a core."""
+    """Return the number of threads of a cell that trains beside `jobs` - 1 others: one per core."""
     return max(1, len(_cores()) // jobs)
 
 
 def bind_to(processors: tuple[int, ...]) -> None:
-    """Bind this process to processors. Call it before threads start: they inherit it."""
+    """Bind this process to processors. Call it before threads start, because they inherit the binding."""
     if processors and CAN_BIND:
         psutil.Process().cpu_affinity(list(processors))
 
@@ -52,7 +52,7 @@ def _cores() -> list[tuple[int, ...]]:
 
 
 def _core_of(processor: int) -> tuple[int, int]:
-    """Return package and core of a logical processor; without a topology, each is a core of its own."""
+    """Return package and core of a logical processor; if they are unknown, each processor is its own core."""
     folder = TOPOLOGY / f"cpu{processor}" / "topology"
     try:
         return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())

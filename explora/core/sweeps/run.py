@@ -1,4 +1,4 @@
-"""A whole sweep: its plan, what its folders hold already, and the training of what is left."""
+"""A whole sweep: its plan, the existing content of its folders, and the training of the remaining cells."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from explora.errors import UsageError
 class CellProgress:
     """A cell of a sweep in progress.
 
-    step, steps: taken and planned, in this session or before; seconds: of training, across interruptions;
-    score: the latest dev score; outcome: its state, and what it gave.
+    step, steps: done and planned, including earlier sessions; seconds: of training, across interruptions;
+    score: the latest dev score; outcome: its state, result and error.
     """
 
     cell: Cell
@@ -50,8 +50,8 @@ class CellProgress:
 class Sweep:
     """A sweep that is ready to run, or has run. `own` are the cells of this shard, by name.
 
-    metric: the dev score by which cells are compared; skipped: messages about bad rows; threads: of a cell
-    that does not set them; replaces: the sweep in the folder is removed first; with_samples: see Order.
+    metric: the dev score by which cells are compared; skipped: messages about bad rows; threads: the number
+    for a cell that does not set it; replaces: remove the sweep in the folder first; with_samples: see Order.
     """
 
     folder: Path
@@ -81,9 +81,9 @@ class Sweep:
         return sorted(over_seeds(scores), key=lambda group: group.mean, reverse=self.higher_is_better)
 
     def events(self) -> Iterator[Report]:
-        """Train every cell that has not finished, and yield what happens. Failures are recorded, not raised.
+        """Train every cell that has not finished, and yield reports. Failures are recorded, not raised.
 
-        Raises UsageError where another sweep has taken the folder meanwhile.
+        Raises UsageError if another sweep has taken the folder in the meantime.
         """
         if self.replaces and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -109,19 +109,19 @@ class Sweep:
                 self._note(report)
 
     def kill(self) -> None:
-        """End every cell in progress at once, at its last saved state."""
+        """Kill every cell in progress immediately; it can be resumed from its last saved state."""
         if self._running is not None:
             self._running.kill()
 
     def seconds_of(self, *cells: CellProgress) -> float | None:
-        """Estimate what is left of some cells, in seconds of one job; None before any step has been timed."""
+        """Estimate the remaining time of some cells in seconds of one job; None before a step is timed."""
         done = sum(_work_done(each) for each in self.own.values())
         seconds = sum(each.seconds for each in self.own.values())
         left = sum(each.forecast.work - _work_done(each) for each in cells)
         return seconds / done * left if done else None
 
     def seconds_left(self) -> float | None:
-        """Estimate the time until the last cell ends; None before any step has been timed."""
+        """Estimate the time until the last cell ends; None before the first timed step."""
         seconds = self.seconds_of(*self.with_state(State.WAITING, State.RUNNING))
         return None if seconds is None else seconds / self.jobs
 
@@ -132,7 +132,7 @@ class Sweep:
         return Order(name=progress.cell.name, folder=progress.folder, run=run, with_samples=self.with_samples)
 
     def _note(self, report: Report) -> None:
-        """Record what happened to a cell, in memory and in its folder."""
+        """Record the event of a cell, in memory and in its folder."""
         progress, facts = self.own[report.name], report.facts
         if report.event == "started":
             forget_failure(progress.folder)
@@ -152,7 +152,7 @@ class Sweep:
 
 
 def _work_done(progress: CellProgress) -> float:
-    """Return how much of the forecast's work a cell has done."""
+    """Return how much of the predicted work a cell has done."""
     if progress.outcome.state is State.FINISHED:
         return progress.forecast.work
     return progress.forecast.work * progress.step / progress.steps if progress.steps else 0.0
@@ -175,11 +175,11 @@ def open_sweep(
     overwrite: bool = False,
     with_samples: bool = False,
 ) -> Sweep:
-    """Prepare a sweep, or the part of it that is `shard`, without writing anything.
+    """Prepare a sweep, or its part `shard`, without writing anything.
 
-    Reads the data once, for the forecasts and to report bad rows now. What a sweep in the folder has decided
-    and finished is kept, unless `overwrite` starts it again. Raises UsageError where the folder holds
-    something else, DataError and WeightsError.
+    Reads the data once, for the forecasts and to report bad rows early. Decisions and results of a sweep in
+    the folder are kept, unless `overwrite` starts it again. Raises UsageError if the folder has other
+    content, DataError and WeightsError.
     """
     lanes = divide_processors(jobs)
     cells = tuple(_with_absolute_paths(cell) for cell in cells)
@@ -191,7 +191,7 @@ def open_sweep(
     threads = _threads(cells, len(lanes))
     cells = _on_this_machine(cells)
     forecasts, skipped = survey([cell.run for cell in cells])
-    return_freed_memory()  # the rows are large, and the cells need the room
+    return_freed_memory()  # the rows took much memory, and the cells need it
     places = list(range(len(cells)))
     if shard is not None:
         places = cells_of_shard([forecast.work for forecast in forecasts], shard)
@@ -217,7 +217,7 @@ def _check_empty(folder: Path) -> None:
 
 
 def _threads(cells: Sequence[Cell], jobs: int) -> int:
-    """Return the number of threads of cells that do not set it: for one job, what a single run takes."""
+    """Return the number of threads of cells that do not set it; for one job, the number of a single run."""
     free = [cell.run.runtime for cell in cells if cell.run.runtime.threads is None]
     if jobs > 1 or not free:
         return threads_of_job(jobs)
@@ -234,7 +234,7 @@ def _on_this_machine(cells: Sequence[Cell]) -> tuple[Cell, ...]:
 
 
 def _with_absolute_paths(cell: Cell) -> Cell:
-    """Let the cell be resumed from any directory."""
+    """Make the paths of a cell absolute, so that it can be resumed from any directory."""
     return replace(cell, run=with_absolute_paths(cell.run))
 
 

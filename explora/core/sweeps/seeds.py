@@ -1,4 +1,4 @@
-"""Dev scores over seeds: what settings give apart from the luck of one seed. Light."""
+"""Dev scores over seeds: the result of settings, independent of one seed. It does not load torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class OverSeeds:
-    """The dev scores of cells that differ in their seed alone. `settings` are the others that vary."""
+    """The dev scores of cells that differ only in their seed. `settings` are their other varied settings."""
 
     name: str
     settings: Mapping[str, str]
@@ -16,14 +16,15 @@ class OverSeeds:
 
     @property
     def mean(self) -> float:
-        """The mean score."""
+        """Mean of the dev scores over the seeds."""
         return sum(self.scores) / len(self.scores)
 
 
 def over_seeds(scores: Iterable[tuple[str, Mapping[str, str], float]]) -> list[OverSeeds]:
-    """Group scores, given with the names and varied settings of their cells, by all settings but the seed.
+    """Group scores by all settings except the seed.
 
-    Returns an empty list if the cells have one seed.
+    The scores come with the names and varied settings of their cells. Returns an empty list if all cells have
+    the same seed.
     """
     groups: dict[str, list[float]] = {}
     settings: dict[str, Mapping[str, str]] = {}

@@ -1,4 +1,4 @@
-"""The values of one option that sweeps. Light: the command line reads them."""
+"""Several values of one option, for the command line. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from explora.errors import UsageError
 
 
 class Several(tuple[Any, ...]):
-    """Two or more values of one setting, in the order given."""
+    """Two or more values of one setting, in the given order."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        """Return the values separated by commas, as an option takes them."""
+        """Return the values separated by commas, as option text."""
         return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self)
 
 
 def one_or_several(values: Iterable[Any]) -> Any:
-    """Return the only value itself, or Several."""
+    """Return a single value as it is, and several values as Several."""
     found = tuple(values)
     return found[0] if len(found) == 1 else Several(found)
 
 
 def split_values(option: str, text: str, read: Callable[[str], Any], wanted: str) -> Any:
-    """Read `4,8,16` as Several and `4` as one value, each by `read`.
+    """Parse `4,8,16` to Several and `4` to one value, each by `read`.
 
-    `wanted` completes the sentence "... is not ..." where `read` raises ValueError. Raises UsageError, naming
-    the item.
+    `wanted` completes the message "... is not ..." if `read` raises ValueError. Raises UsageError, naming the
+    item.
     """
     values = []
     for item in (part.strip() for part in text.split(",")):

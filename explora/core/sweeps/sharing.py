@@ -1,4 +1,7 @@
-"""Divide the cells of a sweep among machines and jobs, so that all end at about the same time. Light."""
+"""Divide the cells of a sweep among machines and jobs, so that all end at about the same time.
+
+Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,23 @@ class Shard:
     count: int
 
     def __str__(self) -> str:
-        """Return the text that `parse_shard` reads."""
+        """Return the text form, as `parse_shard` reads it."""
         return f"{self.number}/{self.count}"
 
 
 def parse_shard(text: str) -> Shard:
-    """`2/4` -> the second of four shards. Raises UsageError."""
+    """Parse `2/4`, the second of four shards. Raises UsageError."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--shard {text} is not a shard of a number of shards", "--shard 1/4 to --shard 4/4")
+        raise UsageError(f"--shard {text} is not NUMBER/COUNT", "--shard 1/4 to --shard 4/4")
     return Shard(number=int(match[1]), count=int(match[2]))
 
 
 def cells_of_shard(work: Sequence[float], shard: Shard) -> list[int]:
-    """Return the places of the cells that a shard trains, in order; `work` is that of each cell.
+    """Return the indices of the cells that a shard trains, in order; `work` is that of each cell.
 
-    The longest cell that is left goes to the shard with the least work (Graham 1969), so that no shard has
-    more than 4/3 of the best possible. Every machine finds the same division.
+    The longest remaining cell goes to the shard with the least work (Graham 1969). No shard then has more
+    than 4/3 of the best possible maximum. Every machine computes the same division.
     """
     totals = [0.0] * shard.count
     own = []
@@ -46,5 +49,5 @@ def cells_of_shard(work: Sequence[float], shard: Shard) -> list[int]:
 
 
 def longest_first(work: Sequence[float]) -> list[int]:
-    """Return the places of the cells from the longest to the shortest; equal cells keep their order."""
+    """Return the indices of the cells from the longest to the shortest; equal cells keep their order."""
     return sorted(range(len(work)), key=lambda place: -work[place])

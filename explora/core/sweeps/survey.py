@@ -1,4 +1,4 @@
-"""What the cells of a sweep will take: steps, work and memory, from the rows of the data and closed forms."""
+"""Forecast of a sweep's cells: steps, work and memory, from the rows of the data and closed forms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from explora.core.runs.assemble import make_task
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The training rows of some cells: how many, and how long in tokens; `classes` is None for text.
+    """The training rows of some cells: their number and lengths in tokens; `classes` is None for text.
 
     `shape` is that of the base that reads them.
     """
@@ -32,10 +32,10 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a cell will take.
+    """Predicted steps, work and memory of a cell.
 
-    steps: optimizer steps, None where time or the data decide them; work: floating-point operations, or
-    minutes where a cell is limited by time; memory: predicted at the peak, None without rows.
+    steps: optimizer steps, None if time or the data decide them; work: floating-point operations, or minutes
+    if time limits a cell; memory: the predicted peak, None without rows.
     """
 
     steps: int | None
@@ -44,15 +44,15 @@ class Forecast:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The predicted peak; None without rows."""
+        """The predicted peak memory in bytes; None without rows."""
         return None if self.memory is None else self.memory.peak
 
 
 def survey(runs: Sequence[TrainRun]) -> tuple[list[Forecast], list[str]]:
-    """Read the data of all runs once, and return a forecast for each run and the messages about skipped rows.
+    """Read the data of all runs once; return a forecast for each run, and the messages about skipped rows.
 
     The runtimes must be resolved. Raises DataError and WeightsError, so that a bad row or a missing base is
-    reported before anything is trained.
+    reported before any training starts.
     """
     known: list[tuple[Any, Rows | None]] = []
     forecasts = []
@@ -71,7 +71,7 @@ def _messages(found: Iterable[Rows | None]) -> Iterable[str]:
 
 
 def _read_rows(run: TrainRun) -> Rows | None:
-    """Return the rows of a run; None for a base from scratch, whose tokenizer is trained by the run."""
+    """Return the rows of a run; None for a base from scratch, because the run trains its tokenizer."""
     if run.from_scratch is not None:
         return None
     base = open_base(run.model)

@@ -1,4 +1,4 @@
-"""Train one cell, and report every step and score and how it ended."""
+"""Train one cell, and report every step, every score and its end."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from explora.core.runtime.resolve import with_resolved_runtime
 from explora.core.training.events import EvalDone, StepDone
 from explora.errors import ExploraError, Interrupted
 
-Tell = Callable[..., None]  # tell(event, **facts): the facts are plain JSON
+Tell = Callable[..., None]  # called as tell(event, **facts), with plain JSON values as facts
 
 
 def train_cell(
     run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool = False, machine: Machine | None = None
 ) -> None:
-    """Train a cell, or resume it. Tell how it ended: "finished", or "failed" with the reason.
+    """Train a cell, or resume it. Report its end: "finished", or "failed" with the reason.
 
     With `with_samples`, a run that writes text records samples (`runs.sampler`). `machine` is the description
-    that the run records, by default that of this process. Raises Interrupted after a signal, once the state
-    is saved and "stopped" is told.
+    that the run records, by default that of this process. Raises Interrupted after a signal, after it has
+    saved the state and reported "stopped".
     """
     try:
         _train(run, folder, tell, with_samples=with_samples, machine=machine)
@@ -37,7 +37,7 @@ def train_cell(
         raise
     except ExploraError as error:
         tell("failed", message=error.message, details=f"hint: {error.hint}" if error.hint else "")
-    except Exception as error:  # out of memory, or a bug: neither may stop the other cells
+    except Exception as error:  # out of memory, or a bug: the other cells must go on
         tell("failed", message=_reason(error), details=traceback.format_exc())
     else:
         tell("finished")
@@ -51,12 +51,12 @@ def _reason(error: Exception) -> str:
 
 
 def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool, machine: Machine | None) -> None:
-    """Train to the end. The settings of a cell that was started before are those that it recorded."""
+    """Train to the end. A cell that was started before keeps its recorded settings."""
     record = read_record(folder)
     started = run if record is None else record.run
-    # A cluster may send SIGTERM to every process, and our parent sends one.
+    # A cluster may send SIGTERM to every process, and the parent process sends one.
     with owning(folder), Signals(once=True) as signals:
-        signals.at_once = True  # nothing is lost before the first step
+        signals.at_once = True  # before the first step, nothing can be lost
         resolved = with_resolved_runtime(started)
         running = start_run(resolved, folder, machine=machine)
         signals.at_once = False

@@ -1,12 +1,10 @@
 """The process that trains one cell: `python -m explora.core.sweeps.worker PARENT PROCESSORS FOLDER`.
 
-It reads an order as JSON from stdin (see `Order.to_json`), and writes what happens, one JSON object a line,
-to what was its stdout when it started. It computes on the given processors only: `0,4`, or all for an empty
-text.
+It reads an order as JSON from stdin (see `Order.to_json`), and writes its events to the original stdout, one
+JSON object per line. It computes on the given processors only: `0,4`, or all for an empty text.
 
-Each cell has a process of its own, so that its peak memory is that of the same run alone. In a process that
-has trained other cells, the caches and the fragmentation that they leave behind would count too
-(docs/sweeps.md).
+Each cell has a process of its own, so that its peak memory equals that of the same run alone. In a process
+that has trained other cells, their caches and fragmentation would count, too (docs/sweeps.md).
 """
 
 from __future__ import annotations
@@ -27,18 +25,18 @@ from explora.core.sweeps.processors import bind_to
 from explora.errors import Interrupted
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-TOLD_EVERY = 0.1  # seconds: a step may take less time than to tell it
+TOLD_EVERY = 0.1  # seconds between reports of steps: a step may take less time than its report
 
 
 def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
-    """Train the cell. Exits as `train` does after a signal."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; our parent sends SIGTERM
+    """Train the cell. After a signal, exits with the same code as `train`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by a terminal; the parent process sends SIGTERM
     _end_with(parent)
-    machine = describe_machine()  # all of it, not only the processors of this job
+    machine = describe_machine()  # the whole machine, before this process is bound to some processors
     bind_to(processors)  # before torch starts threads, which inherit it
     from explora.core.sweeps.training import train_cell
 
-    signal.signal(signal.SIGTERM, _interrupt)  # while torch was loaded, the signal simply ended the process
+    signal.signal(signal.SIGTERM, _interrupt)  # before, while torch was loaded, SIGTERM ended the process
     try:
         order = json.load(sys.stdin)
         run = TrainRun.from_json(order["run"])
@@ -48,7 +46,7 @@ def main(parent: int, processors: tuple[int, ...], folder: Path) -> None:
 
 
 class Channel:
-    """The way to the parent. What anything else writes to stdout goes to stderr from here on."""
+    """Channel to the parent process. All other output to stdout goes to stderr from now on."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -56,9 +54,9 @@ class Channel:
         self._told_at = 0.0
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Write an event; of steps that follow each other quickly, not all are written.
+        """Write an event. Of steps in quick succession, only some are written.
 
-        Raises Interrupted if the parent has gone.
+        Raises Interrupted if the parent process has ended.
         """
         now = time.monotonic()
         if event == "step" and now - self._told_at < TOLD_EVERY:
@@ -76,7 +74,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_with(parent: int) -> None:
-    """Let Linux send SIGTERM to this process as soon as its parent has ended, in whatever way."""
+    """Make Linux send SIGTERM to this process as soon as its parent has ended, in whatever way."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

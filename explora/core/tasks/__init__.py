@@ -1,1 +1,1 @@
-"""What is learned, one file per task family."""
+"""The tasks that a model can be trained for, with one file per task or family of tasks."""

@@ -1,4 +1,4 @@
-"""What the tasks that choose one of several classes share: labels, batches, loss, scores."""
+"""Base class of the tasks that choose one of several classes: labels, batches, loss, scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from explora.core.tasks.metrics import Score, accuracy, macro_f1, positive_f1
 from explora.core.tasks.trivial import values_of
 from explora.errors import DataError, UsageError
 
-UNNAMED = "LABEL_"  # transformers calls class 3 LABEL_3 where nobody named it
+UNNAMED = "LABEL_"  # transformers calls class 3 LABEL_3 if it has no name
 
 
 class Classification(ABC):
@@ -49,7 +49,7 @@ class Classification(ABC):
         self.labels = context.labels
 
     def head_classes(self) -> int | None:
-        """Return the number of labels where a classification head answers."""
+        """Return the number of labels if a classification head answers, else None."""
         own_head = TASKS[self.context.name].own_head or self.context.needs_head
         return len(self.labels) if own_head else None
 
@@ -62,22 +62,22 @@ class Classification(ABC):
         return model.classify(hidden)
 
     def canonical(self, label: str) -> str:
-        """Return the one spelling of a label: 3.0 is 3."""
+        """Return the canonical spelling of a label: 3.0 becomes 3."""
         return canonical_label(label)
 
     def expected_labels(self) -> str:
-        """Return which labels a row may have, for messages."""
+        """Return the labels that a row may have, for messages."""
         return f"one of {', '.join(self.labels)}"
 
     def load(self, config: DataConfig, split: str) -> Split:
-        """See the contract. Train labels that are all the same raise DataError."""
+        """Read and encode a split; see `Task`. Raises DataError if all train rows have the same label."""
         table = load_split(self.context.name, config, split, self.context.seed)
         if split == "train":
             self._learn_labels(table.rows)
         return self._split(table, config)
 
     def read(self, source: str, config: DataConfig) -> Split:
-        """See the contract."""
+        """Read and encode one file; see `Task`."""
         return self._split(read_table(source, self.context.name, config), config)
 
     def _learn_labels(self, rows: Sequence[Row]) -> None:
@@ -85,7 +85,7 @@ class Classification(ABC):
         if len(found) < 2:
             raise DataError(
                 f"every train row has the label {next(iter(found), '')!r}: there is nothing to learn",
-                "two classes are the least; a tenth of a single file is set aside unless there is --dev FILE",
+                "use at least two classes; without --dev FILE, a tenth of a single file becomes the dev set",
                 file=rows[0].file,
             )
         if not self.labels:
@@ -93,7 +93,7 @@ class Classification(ABC):
 
     def _split(self, table: Table, config: DataConfig) -> Split:
         encoded = iter(self.encode(table.rows))
-        # A label counts as it is written, else by its canonical form: older runs have other spellings.
+        # Labels of older runs have other spellings, so a label matches as it is written or in canonical form.
         classes = {self.canonical(label): index for index, label in enumerate(self.labels)}
         classes |= {label: index for index, label in enumerate(self.labels)}
         return encode_rows(
@@ -119,15 +119,15 @@ class Classification(ABC):
         )
 
     def prompt(self, text: str, seed: int) -> Prompt:
-        """Encode a prompt as it is."""
+        """Encode a prompt without changes."""
         return Prompt(ids=self.context.tokenizer.encode(text), seed=seed)
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
-        """Raise UsageError: there is nothing to continue in a row."""
-        raise UsageError(f"--data holds poems; {self.context.name} takes --prompt")
+        """Raise UsageError: the rows of this task are not prompts."""
+        raise UsageError(f"--data is for poems; {self.context.name} takes --prompt")
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Targets are the classes, -1 where a row has none."""
+        """Make a batch whose targets are the classes, or -1 for rows without a label."""
         lengths = torch.tensor([len(example.ids) for example in examples])
         targets = torch.tensor([-1 if example.label is None else example.label for example in examples])
         return Batch(
@@ -146,7 +146,7 @@ class Classification(ABC):
 
     @torch.inference_mode()
     def probabilities(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Tensor:
-        """Return the class probabilities (N, classes) of examples, in their order."""
+        """Return the class probabilities (N, classes) of examples, in the order of the examples."""
         lengths = [len(example.ids) for example in examples]
         answers = torch.empty(len(examples), max(2, len(self.labels)))
         for rows in in_length_order(lengths, batch_size):
@@ -156,14 +156,14 @@ class Classification(ABC):
         return answers
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
-        """Return the accuracy."""
+        """Return the accuracy on labelled examples."""
         answers = self.probabilities(model, examples, batch_size).argmax(dim=-1).tolist()
         return accuracy(answers, _gold(examples))
 
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Return accuracy and F1."""
+        """Return accuracy and F1, with the scores of trivial answers."""
         probabilities = self.probabilities(model, examples, batch_size)
         answers = probabilities.argmax(dim=-1).tolist()
         predictions = [
@@ -183,7 +183,7 @@ class Classification(ABC):
     def score_texts(
         self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
     ) -> dict[str, Score]:
-        """Raise UsageError: a classifier writes nothing."""
+        """Raise UsageError: a classifier writes no texts."""
         raise UsageError(f"{self.context.name} has no scores of continuations")
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -202,8 +202,8 @@ class Classification(ABC):
     def _trivial_scores(self, gold: Sequence[int]) -> dict[str, dict[str, float]]:
         """Return the scores of every constant answer, and of guessing each class as often as it occurs.
 
-        Such guesses have an expected F1 of p for a class with the share p, and so a mean of one over the
-        number of classes. No constant answer has a higher macro F1, and no guess a higher accuracy.
+        For a class of share p, such guesses have an expected F1 of p. Their mean is one over the number of
+        classes. No constant answer has a higher macro F1, and no guess a higher accuracy.
         """
         constant = {
             f"always {self.label_word(label)}": values_of(self._scores([label] * len(gold), gold))

@@ -1,4 +1,4 @@
-"""Scores of continued poems, by whatever wrote them: likeness to the poet's own text, and form of verse."""
+"""Scores of continued poems, whoever wrote them: similarity to the poet's own text, and form of verse."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from explora.core.tasks.pronunciation import INSTALL, has_dictionary
 from explora.core.tasks.trivial import values_of
 from explora.core.tasks.verse_form import BY_SOUND, SONNET_LINES, Poem, form_scores
 
-DRAWS = 20  # of another poem's end for every poem
+DRAWS = 20  # random poems whose ends are scored for every poem
 ANOTHER_POEM = "another poem's end"
 THE_GIVEN_LINES = "given lines again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationScoring:
-    r"""What continuations are scored with.
+    """The data for scoring continuations.
 
     `prompts` are the given lines, each ending with \n. `references` are the poets' own continuations.
-    `training` are the poems of the training set, `tails` what follows their first lines.
+    `training` are the poems of the training set, and `tails` the text after their first lines.
     """
 
     prompts: Sequence[str]
@@ -36,7 +36,7 @@ class ContinuationScoring:
         return self.likeness(texts) | self.form(texts)
 
     def likeness(self, texts: Sequence[str]) -> dict[str, Score]:
-        """Return BLEU and chrF of the continuations alone and, as `course_`, with the given lines."""
+        """Return BLEU and chrF of the continuations alone and, with the prefix `course_`, of whole poems."""
         whole, poems = self._whole(texts), self._whole(self.references)
         return {
             "bleu": bleu(texts, self.references),
@@ -46,7 +46,7 @@ class ContinuationScoring:
         }
 
     def form(self, texts: Sequence[str]) -> dict[str, Score]:
-        """Return the scores of form of the poems that the continuations complete."""
+        """Return the scores of form for the poems that the continuations complete."""
         poems = [
             Poem(lines=[line for line in whole.split("\n") if line.strip()], given=prompt.count("\n"))
             for prompt, whole in zip(self.prompts, self._whole(texts), strict=True)
@@ -54,9 +54,9 @@ class ContinuationScoring:
         return form_scores(poems, self.training)
 
     def trivial(self, seed: int) -> dict[str, dict[str, float]]:
-        """Return the scores of texts that no model wrote, by answer and metric.
+        """Return the scores of texts that need no model, by answer and metric.
 
-        Each poem gets the tail of a random training poem; these scores are means of 20 draws.
+        The continuation of each poem is the end of a random training poem; the scores are means of 20 draws.
         """
         found = {THE_GIVEN_LINES: values_of(self.scores([_repeated(prompt) for prompt in self.prompts]))}
         if not self.tails:
@@ -78,7 +78,7 @@ def _repeated(prompt: str) -> str:
 
 
 def scoring_notes() -> list[str]:
-    """Return how BLEU and chrF were computed, and which scores a missing package leaves out."""
+    """Return notes on how BLEU and chrF are computed, and on scores that need a missing package."""
     notes = [f"{name}: 0 to 100, sacrebleu's {signature}" for name, signature in signatures().items()]
     if not has_dictionary():
         notes.append(f"left out: {', '.join(BY_SOUND)} (they need {INSTALL})")

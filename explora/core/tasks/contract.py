@@ -1,7 +1,7 @@
-"""What a task is: the whole of what someone who adds one must supply.
+"""The interface of a task: everything that a new task must supply.
 
 A task turns rows into examples, examples into batches, a batch into a summed loss, and a model into an
-evaluation. It never sees the optimizer, and asks the model only for the logits that it needs.
+evaluation. It has no access to the optimizer, and asks the model only for the logits that it needs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from explora.errors import DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One row, encoded. `label` indexes the task's labels; `breaks` are token offsets of line ends.
+    """One encoded row. `label` indexes the task's labels; `breaks` are token offsets of line ends.
 
-    `features`, where they are kept, are what the frozen blocks make of `ids`; see `feature_cache`.
+    `features`, if they are cached, are the output of the frozen blocks for `ids`; see `feature_cache`.
     """
 
     row: Row
@@ -41,12 +41,12 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows padded on the right to the longest.
+    """Rows padded on the right to the length of the longest.
 
-    input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 where no loss is taken;
-    positions (B,): the last real token of each row; weight: how many items the summed loss has;
-    tokens: real tokens read; places (N,): where among the B T token targets a loss is taken, None for
-    classes; features: those of the examples, padded likewise, where all have them.
+    input_ids (B, T); targets: (B,) classes, or (B, T) token ids with -100 for tokens without a loss;
+    positions (B,): the last real token of each row; weight: the number of items in the summed loss; tokens:
+    the number of real tokens; places (N,): indices of the targets with a loss among the B T tokens, None for
+    classes; features: those of the examples, padded in the same way, if all examples have them.
     """
 
     input_ids: Tensor
@@ -59,19 +59,18 @@ class Batch:
 
     @property
     def inputs(self) -> Tensor | Features:
-        """What the model reads: the features where there are any, else the ids."""
+        """The model's input: the features if there are any, else the ids."""
         return self.input_ids if self.features is None else self.features
 
     def predicted(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hidden states, (N, C), at which a token is predicted, and these tokens, (N,).
+        """Return the hidden states, (N, C), that predict a token, and these tokens, (N,).
 
-        hidden: (B, T, C). The places are known from the start, because a boolean index would make the host
-        wait for a GPU.
+        hidden: (B, T, C). `places` avoids a boolean index, for which the host would wait for a GPU.
         """
         return hidden.flatten(0, 1)[self.places], self.targets.flatten()[self.places]
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on a device. The host does not wait for a GPU to copy them."""
+        """Return the batch with its tensors on a device, without waiting for a GPU to copy them."""
         if device == self.input_ids.device:
             return self
         places, features = self.places, self.features
@@ -86,29 +85,29 @@ class Batch:
 
 
 def find_places(targets: Tensor) -> Tensor:
-    """Return the places (N,) of `Batch` for token targets (B, T)."""
+    """Return the indices (N,) of the token targets (B, T) with a loss: `Batch.places`."""
     return (targets.flatten() >= 0).nonzero().squeeze(1)
 
 
 def stack_features(examples: Sequence[Example]) -> Features | None:
-    """Return the features of a batch, rows padded on the right with zeros; None where one has none."""
+    """Return the features of a batch, rows padded on the right with zeros; None if an example has none."""
     found = [example.features for example in examples if example.features is not None]
     if len(found) < len(examples):
         return None
     states = [item.states for item in found]
-    same = len({len(item) for item in states}) == 1  # then stacking does it, in a tenth of the time
+    same = len({len(item) for item in states}) == 1  # then stack is ten times as fast as pad_sequence
     padded = torch.stack(states) if same else pad_sequence(states, batch_first=True)
     return Features(padded, found[0].depth)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores of a split by metric; None where the rows have no labels.
+    """The scores of a split by metric; None if the rows have no labels.
 
-    `intervals` are 95 % intervals. `floors` are the scores of the best trivial answers, and
-    `trivial_answers` say what these are: "always yes". A metric without a trivial answer is in neither.
-    `statistics` keeps the counts of each example, so that evaluations of the same rows can be paired.
-    `notes` tell how scores were computed, and which were left out and why.
+    `intervals` are 95 % intervals. `floors` are the scores of the best trivial answers, and `trivial_answers`
+    describe these: "always yes". A metric without a trivial answer is in neither. `statistics` keeps the
+    counts of each example, so that evaluations of the same rows can be paired. `notes` explain how scores
+    were computed, and which were left out and why.
     """
 
     examples: int
@@ -131,7 +130,7 @@ class Evaluation:
         predictions: Sequence[Mapping[str, Any]] = (),
         notes: Sequence[str] = (),
     ) -> Evaluation:
-        """Return the evaluation of measured scores; `trivial` has the scores of each trivial answer."""
+        """Build an evaluation from measured scores and the scores of each trivial answer."""
         floors = best_trivial(scores, trivial)
         return cls(
             examples=examples,
@@ -147,7 +146,7 @@ class Evaluation:
 
     @property
     def doubt(self) -> str:
-        """Why the scores are weak evidence, in a sentence; empty for enough examples or an unknown number."""
+        """A warning if the scores are weak evidence; empty for enough rows or an unknown number of them."""
         if self.examples == 0 or self.examples >= FEW_EXAMPLES:
             return ""
         return (
@@ -156,7 +155,7 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores and what belongs to them as plain JSON data, without predictions and notes."""
+        """Return the scores and their details as plain JSON data, without predictions and notes."""
         return {
             "scores": None if self.scores is None else dict(self.scores),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
@@ -168,10 +167,10 @@ class Evaluation:
 
 @runtime_checkable
 class DigestedRows(Protocol):
-    """Examples that know their digest, because there may be too many to make each of them."""
+    """Examples with a digest of their own, because there may be too many to build each of them."""
 
     def digest(self) -> str:
-        """Return a digest of everything that training reads of them."""
+        """Return a digest of everything in them that training reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +182,9 @@ class Split:
 
 
 def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: bool) -> Split:
-    """Encode the rows of a table; the first that cannot be used raises DataError.
+    """Encode the rows of a table. Raises DataError for the first row that cannot be used.
 
-    With `skip_bad` such rows are reported in `skipped`, as those that could not be read.
+    With `skip_bad`, such rows are reported in `skipped`, together with rows that could not be read.
     """
     examples, skipped = list[Example](), list(table.skipped)
     for row in table.rows:
@@ -196,16 +195,17 @@ def encode_rows(table: Table, encode: Callable[[Row], Example], *, skip_bad: boo
                 raise
             skipped.append(error.message)
     if not examples:
-        raise DataError(f"no good row; the first: {skipped[0]}", file=table.rows[0].file)
+        raise DataError(f"no usable row; the first problem: {skipped[0]}", file=table.rows[0].file)
     return Split(examples=examples, skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """Hold what a task is built with.
+    """The arguments from which a task is built.
 
-    `name` is the task's name in the registry. `needs_head` is that of the method. `n_positions` is the
-    longest row that the model reads. `labels` are empty until they are learned or read.
+    `name` is the task's name in the registry. `needs_head` is that of the method. `n_positions` is the length
+    in tokens of the longest row that the model reads. `labels` is empty until the labels are read from the
+    data or from a trained model.
     """
 
     name: str
@@ -218,16 +218,16 @@ class TaskContext:
 
     @property
     def max_length(self) -> int:
-        """How many tokens of a text the model and the setting allow."""
+        """Largest number of tokens per text that both the model and the setting allow."""
         return min(self.encoding.max_length, self.n_positions)
 
 
 class Task(Protocol):
-    """Define what a task does.
+    """The operations of a task.
 
-    `metric` names the score that picks the best adapter, by `higher_is_better`. `labels` names the classes.
-    `candidates` are the tokens, one for each class, among which the tied head chooses; None where the whole
-    vocabulary or a head of the task's own answers.
+    `metric` is the score that picks the best adapter; `higher_is_better` gives its direction. `labels` are
+    the names of the classes. `candidates` are the tokens, one per class, among which the tied head chooses;
+    None if it chooses among the whole vocabulary, or if the task has its own head.
     """
 
     metric: str
@@ -238,52 +238,52 @@ class Task(Protocol):
     def __init__(self, context: TaskContext) -> None: ...
 
     def head_classes(self) -> int | None:
-        """Return the number of classes of the `score` head this task trains, or None for the tied head.
+        """Return the number of classes of the `score` head that this task trains, or None for the tied head.
 
-        The head looks at the `positions` of a batch and nowhere else. The number agrees with
-        `TaskRow.head_classes`, which knows it without torch.
+        The head reads only the `positions` of a batch. The number agrees with `TaskRow.head_classes`, which
+        does not need torch.
         """
 
     def load(self, config: DataConfig, split: str) -> Split:
-        """Read and encode "train", "dev" or "test"; the train split teaches the labels if none are known.
+        """Read and encode "train", "dev" or "test"; the train split defines the labels if none are known.
 
         Raises DataError with file, line and column for a row that cannot be used.
         """
 
     def read(self, source: str, config: DataConfig) -> Split:
-        """Read and encode all of one file, or of stdin for "-"."""
+        """Read and encode the whole of one file, or of stdin for "-"."""
 
     def prompt(self, text: str, seed: int) -> Prompt:
-        """Encode a text to be continued: it begins as the training texts do, and knows where to stop."""
+        """Encode a text to continue, with the start of a training text and the condition to stop."""
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
-        """Yield each row of a file with the text that it gives as a prompt.
+        """Yield each row of a file with the prompt that it gives.
 
-        Raises UsageError for a task whose rows are no prompts, before anything is read.
+        Raises UsageError, before it reads anything, for a task whose rows are not prompts.
         """
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Make a batch, its features by `stack_features`.
+        """Make a batch; its features come from `stack_features`.
 
-        The ids are the examples' in every epoch; the targets may be drawn anew, as a function of seed, epoch
-        and row alone.
+        The ids are the examples' in every epoch. The targets may be random, as a function of seed, epoch and
+        row only.
         """
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
         """Return the loss summed over the `weight` items of the batch."""
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
-        """Return `metric` on labelled examples: quick, for choosing the best step."""
+        """Return the score `metric` of labelled examples: a fast score, to choose the best step."""
 
     def evaluate(
         self, model: GPT2, examples: Sequence[Example], train: Sequence[Example], batch_size: int
     ) -> Evaluation:
-        """Score a split in full; trivial answers that need training rows take them from `train`."""
+        """Compute all scores of a split; trivial answers that need training rows take them from `train`."""
 
     def score_texts(
         self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
     ) -> dict[str, Score]:
-        """Score one continuation of each example, by whatever wrote it; `train` shows what is copied.
+        """Score one continuation per example, whoever wrote it; `train` may have been copied.
 
         Raises UsageError for a task without such scores.
         """

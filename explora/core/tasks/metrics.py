@@ -1,8 +1,8 @@
 """Metrics as pure functions, each with its interval.
 
 Every metric here is a formula over sums of per-example counts: hits, the two sides of F1, negative log
-likelihoods, matched n-grams. A `Score` keeps the counts by example beside the formula, so that resampling
-the examples costs a sum and never a second look at the data.
+likelihoods, matched n-grams. A `Score` keeps the counts of each example beside the formula. Resampling the
+examples then costs one sum, and the data is not read again.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FEW_EXAMPLES = 100  # below, an interval is wide: an accuracy near 0.5 is known to within 0.1 at best
+FEW_EXAMPLES = 100  # with fewer, the interval of an accuracy near 0.5 is at best plus or minus 0.1
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with what it takes to resample it.
+    """A metric's value with the counts that are needed to resample it.
 
-    `counts` is (U, K), one row for each distinct example; `order` (N,) says which of these rows each example
-    has, in the order of the examples, so that two scores of the same examples can be paired; `formula` turns
-    the (K,) sum over all N examples into the metric.
+    `counts` (U, K) has one row per distinct example. `order` (N,) gives the row in `counts` of each example,
+    so that two scores of the same examples can be paired. `formula` turns the (K,) sum over all N examples
+    into the metric.
     """
 
     counts: Counts
@@ -37,35 +37,35 @@ class Score:
 
     @property
     def value(self) -> float:
-        """The metric of all examples."""
+        """The metric over all examples."""
         return self.formula(self.sums)
 
     @property
     def sums(self) -> Counts:
-        """The sum of the counts of all examples, (K,)."""
+        """Sum of the counts over all examples, (K,)."""
         return self.times @ self.counts
 
     @property
     def times(self) -> NDArray[np.int64]:
-        """How often each distinct example occurs, (U,)."""
+        """Number of occurrences of each distinct example, (U,)."""
         return np.bincount(self.order, minlength=len(self.counts))
 
     @property
     def by_example(self) -> Counts:
-        """The counts of each example, (N, K), in the order of the examples."""
+        """Counts of each example, (N, K), in the order of the examples."""
         return self.counts[self.order]
 
     def grouped(self, groups: Sequence[int]) -> Score:
-        """Return the score whose examples are whole groups of these, such as the parts of one text.
+        """Return the score with groups of these examples as its examples, such as all parts of one text.
 
-        `groups` (N,) names the group of each example, from 0. Resampling then draws whole groups.
+        `groups` (N,) holds the group of each example, from 0. Resampling then draws whole groups.
         """
         members = np.asarray(groups) == np.arange(max(groups) + 1)[:, None]
         sums = members.astype(self.counts.dtype) @ self.by_example
         return replace(self, counts=sums, order=np.arange(len(sums)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, and the formula by its name in `FORMULAS`."""
+        """Convert to plain lists, with the formula by its name in `FORMULAS`."""
         return {
             "formula": self.formula.__name__,
             "counts": self.counts.tolist(),
@@ -75,15 +75,15 @@ class Score:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Score:
-        """Return the score that `to_json` wrote."""
+        """Rebuild the score that `to_json` wrote."""
         counts, order = np.array(value["counts"]), np.array(value["order"], dtype=np.int64)
         return cls(counts, order, FORMULAS[value["formula"]], value["higher_is_better"])
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return Wilson's interval for a share, else the percentile bootstrap interval (Efron 1979).
 
-        The bootstrap is over the examples. The same seed gives the same interval. Where every resample has
-        the same value, such as from one example or equal ones, it knows no interval: both ends are NaN.
+        The bootstrap is over the examples. The same seed gives the same interval. If every resample has the
+        same value, as with one example or equal ones, there is no interval: both ends are NaN.
         """
         if self.formula is share:
             hits, examples = self.sums
@@ -100,7 +100,8 @@ class Score:
 def wilson_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval (1927, "Probable inference") of the share `hits` / `examples`.
 
-    It holds every share p from which hits / examples is at most z standard errors sqrt(p (1 - p) / examples).
+    It contains every share p whose distance from hits / examples is at most z standard errors, sqrt(p (1 - p)
+    / examples).
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     center = (hits + z**2 / 2) / (examples + z**2)
@@ -109,16 +110,16 @@ def wilson_interval(hits: int, examples: int, level: float = 0.95) -> tuple[floa
 
 
 def accuracy(answers: Sequence[int], labels: Sequence[int]) -> Score:
-    """The fraction of answers that equal their label."""
+    """Return the share of the answers that equal their label."""
     cells, order = _confusion_cells(answers, labels)
     right = cells[:, 0] == cells[:, 1]
     return Score(np.stack([right, np.ones_like(right)], axis=1).astype(np.int64), order, share)
 
 
 def macro_f1(answers: Sequence[int], labels: Sequence[int]) -> Score:
-    """The unweighted mean of the F1 of every class that is answered or labelled at least once.
+    """Return the unweighted mean of the F1 of every class that occurs among answers or labels.
 
-    A class that is only answered or only labelled counts as 0. A resample averages over the classes it holds.
+    A class that occurs in only one of the two counts as 0. A resample averages over the classes in it.
     """
     cells, order = _confusion_cells(answers, labels)
     classes = np.unique(cells)
@@ -128,38 +129,38 @@ def macro_f1(answers: Sequence[int], labels: Sequence[int]) -> Score:
 
 
 def positive_f1(answers: Sequence[int], labels: Sequence[int], positive: int = 1) -> Score:
-    """F1 of the class `positive` alone; 0 where it is neither answered nor labelled."""
+    """Return the F1 of the class `positive`; 0 if neither an answer nor a label has it."""
     cells, order = _confusion_cells(answers, labels)
     return Score(_f1_counts(cells[:, :1] == positive, cells[:, 1:] == positive), order, mean_f1)
 
 
 def perplexity(nll: ArrayLike, tokens: ArrayLike) -> Score:
-    """exp of the mean negative log likelihood per token.
+    """Return exp of the mean negative log likelihood per token; infinite if exp overflows.
 
-    `nll` (N,) holds each text's summed negative log likelihood in nats, `tokens` (N,) how many tokens it
-    sums over. Resampling draws whole texts. Infinite where exp overflows.
+    `nll` (N,) holds the summed negative log likelihood of each text in nats, and `tokens` (N,) its number of
+    predicted tokens. Resampling draws whole texts.
     """
     counts = np.stack([np.asarray(nll, np.float64), np.asarray(tokens, np.float64)], axis=1)
     return Score(counts, _one_row_each(counts), exp_ratio, higher_is_better=False)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Corpus BLEU of one reference each, 0 to 100, with sacrebleu's defaults (13a, exp smoothing)."""
+    """Return corpus BLEU with one reference each, 0 to 100, and sacrebleu's defaults (13a, exp smoothing)."""
     counts = _ngram_counts(_bleu()._extract_corpus_statistics, hypotheses, references)
     return Score(counts, _one_row_each(counts), bleu_of_counts)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Corpus chrF2 of one reference each, 0 to 100, with sacrebleu's defaults, as CS224N scores sonnets."""
+    """Return corpus chrF2 with one reference each, 0 to 100, with sacrebleu's defaults, as in CS224N."""
     counts = _ngram_counts(_chrf()._extract_corpus_statistics, hypotheses, references)
     return Score(counts, _one_row_each(counts), chrf_of_counts)
 
 
 def signatures() -> dict[str, str]:
-    """Return sacrebleu's signatures of `bleu` and `chrf`, which let others compute the same scores."""
+    """Return sacrebleu's signatures of `bleu` and `chrf`, so that others can compute the same scores."""
     found = {}
     for name, metric in (("bleu", _bleu()), ("chrf", _chrf())):
-        metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
+        metric.corpus_score(["a"], [["a"]])  # the signature contains the number of references
         found[name] = str(metric.get_signature())
     return found
 
@@ -167,7 +168,7 @@ def signatures() -> dict[str, str]:
 def _confusion_cells(
     answers: Sequence[int], labels: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct (answer, label) pairs (U, 2) and which of them each example is (N,)."""
+    """Return the distinct (answer, label) pairs (U, 2), and the index of each example's pair (N,)."""
     pairs = np.array(list(zip(answers, labels, strict=True)), dtype=np.int64)
     _refuse_empty(pairs)
     cells, order = np.unique(pairs, axis=0, return_inverse=True)
@@ -175,15 +176,15 @@ def _confusion_cells(
 
 
 def _f1_counts(answered: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(U, C) memberships -> (U, 2C): what was hit, then answered plus labelled (F1 = 2 hit / both)."""
+    """Return hits, then answers plus labels, (U, 2C), from memberships (U, C): F1 = 2 hits / both."""
     both = answered.astype(np.int64) + labelled
     return np.concatenate([answered & labelled, both], axis=1, dtype=np.int64)
 
 
 def _resample(times: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Draw as many examples as there are, with replacement; return how often each distinct one came (U,)."""
+    """Draw as many examples as there are, with replacement; return the count of each distinct one (U,)."""
     examples = int(times.sum())
-    if len(times) == examples:  # all distinct: counting draws is several times as fast as a multinomial
+    if len(times) == examples:  # all distinct: bincount is several times as fast as a multinomial
         return np.bincount(generator.integers(examples, size=examples), minlength=examples)
     return generator.multinomial(examples, times / examples)
 
@@ -193,7 +194,7 @@ def _ngram_counts(
     hypotheses: Sequence[str],
     references: Sequence[str],
 ) -> NDArray[np.int64]:
-    """Sacrebleu's sufficient statistics (N, K): adding them up and scoring is its corpus score."""
+    """Return sacrebleu's statistics (N, K); their sum determines the corpus score."""
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     _refuse_empty(hypotheses)
@@ -207,29 +208,29 @@ def _one_row_each(counts: Counts) -> NDArray[np.int64]:
 
 def _refuse_empty(examples: Sequence[object] | Counts) -> None:
     if len(examples) == 0:
-        raise ValueError("a score of no examples is not defined")
+        raise ValueError("a score needs at least one example")
 
 
-# --- formulas: from the (K,) sum of all examples to the metric ------------------------------------
+# --- formulas: from the (K,) sum over all examples to the metric -----------------------------------
 
 
 def ratio(sums: Counts) -> float:
-    """The first sum per the second."""
+    """Return the first sum divided by the second."""
     return float(sums[0] / sums[1])
 
 
 def share(sums: Counts) -> float:
-    """The share of the examples that are hits: (2,) hits and examples."""
+    """Return the share of the examples that are hits, from (2,): hits and examples."""
     return ratio(sums)
 
 
 def ratio_or_zero(sums: Counts) -> float:
-    """The first sum per the second; 0 where there is nothing to count."""
+    """Return the first sum divided by the second; 0 if the second is 0."""
     return ratio(sums) if sums[1] else 0.0
 
 
 def exp_ratio(sums: Counts) -> float:
-    """exp of the first sum per the second; infinite where that overflows."""
+    """Return exp of the first sum divided by the second; infinite if exp overflows."""
     try:
         return math.exp(ratio(sums))
     except OverflowError:
@@ -237,19 +238,19 @@ def exp_ratio(sums: Counts) -> float:
 
 
 def mean_f1(sums: Counts) -> float:
-    """The mean F1 of C classes from (2C,) sums: hits, then answered plus labelled."""
+    """Return the mean F1 of C classes from (2C,) sums: hits, then answers plus labels."""
     hit, both = np.split(sums, 2)
     present = both > 0
     return float((2 * hit[present] / both[present]).mean()) if present.any() else 0.0
 
 
 def bleu_of_counts(sums: Counts) -> float:
-    """BLEU from sacrebleu's corpus statistics."""
+    """Return BLEU from sacrebleu's corpus statistics."""
     return float(_bleu()._compute_score_from_stats(sums.tolist()).score)
 
 
 def chrf_of_counts(sums: Counts) -> float:
-    """chrF2 from sacrebleu's corpus statistics."""
+    """Return chrF2 from sacrebleu's corpus statistics."""
     return float(_chrf()._compute_score_from_stats(sums.tolist()).score)
 
 
@@ -263,7 +264,7 @@ FORMULAS = {
 def _bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    return BLEU(force=True)  # silences a warning about tokenised input; it does not change the score
+    return BLEU(force=True)  # turns off a warning about tokenised input; the score does not change
 
 
 @cache

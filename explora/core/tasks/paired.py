@@ -1,14 +1,14 @@
-"""Compare systems that answered the same examples: the difference of a metric, its interval and its p-value.
+"""Comparison of systems on the same examples: the difference of a metric, its interval and its p-value.
 
 The paired bootstrap (Koehn 2004, "Statistical significance tests for machine translation evaluation") draws
-the same examples for all systems, so that examples which are hard for every system cancel out.
+the same examples for all systems. Examples that are hard for every system then cancel out.
 
 A system may be several runs that differ in their random seed. The variance of their mean then has two
 components. The bootstrap gives the component of the examples. The component of the seeds is the variance
-between the runs, less what the sampling of the examples adds to it. A few seeds estimate it badly. The
-interval therefore uses Student's t, with the degrees of freedom of Satterthwaite (1946), "An approximate
-distribution of estimates of variance components". `benchmarks/results/coverage.md` has the measured
-coverage, also of the percentiles of a bootstrap over seeds, which covers too little.
+between the runs, minus the part of it that comes from sampling the examples. A few seeds estimate it badly.
+The interval therefore uses Student's t, with the degrees of freedom of Satterthwaite (1946), "An approximate
+distribution of estimates of variance components". `benchmarks/results/coverage.md` has the measured coverage.
+It also measures the percentiles of a bootstrap over seeds, whose coverage is too low.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class Estimate:
 class PairedScores:
     """One metric of several runs on the same examples.
 
-    values (R,): the metric of each run; covariance (R, R): that of the runs' sampling errors, by bootstrap;
+    values (R,): the metric of each run; covariance (R, R): of the runs' sampling errors, by bootstrap;
     examples: their number. Raises ValueError for scores of different numbers of examples.
     """
 
     def __init__(self, scores: Sequence[Score], *, resamples: int = RESAMPLES, seed: int = 0) -> None:
         counts = {len(score.order) for score in scores}
         if len(counts) != 1:
-            raise ValueError(f"paired scores need the same examples, not {sorted(counts)} of them")
+            raise ValueError(f"paired scores need the same examples, but their numbers are {sorted(counts)}")
         (self.examples,) = counts
         self.values = np.array([score.value for score in scores])
         self.covariance = _covariance(scores, resamples, seed)
 
     def difference(self, first: Sequence[int], second: Sequence[int], *, level: float = 0.95) -> Estimate:
-        """Return the mean of the runs `first` minus that of the runs `second`, both named by their index.
+        """Return the mean of the runs `first` minus that of the runs `second`, both given by their indices.
 
-        Several runs on a side are seeds of the same settings, and the interval is about these settings. A
-        single run is compared as it is, unless the other side shows how much seeds vary. Where nothing can
-        be estimated (one example, an infinite metric) the interval is unbounded and p is 1.
+        Several runs on a side are seeds of the same settings, and the interval is for these settings. For a
+        single run, the interval is for that run, unless the other side shows how much seeds vary. If nothing
+        can be estimated (one example, an infinite metric), the interval is unbounded and p is 1.
         """
         value = float(self._weights(first, second) @ self.values[[*first, *second]])
         error, degrees = self._standard_error(first, second)
@@ -69,7 +69,7 @@ class PairedScores:
         return Estimate(value=value, low=value - half, high=value + half, p=p)
 
     def mean(self, runs: Sequence[int], *, level: float = 0.95) -> Estimate:
-        """Return the mean of runs that differ in their seed; its interval is about their settings."""
+        """Return the mean of runs that differ in their seed; the interval is for their settings."""
         return self.difference(runs, (), level=level)
 
     def _weights(self, first: Sequence[int], second: Sequence[int]) -> NDArray[np.float64]:
@@ -77,7 +77,7 @@ class PairedScores:
         return np.repeat([1 / sizes[0], -1 / max(1, sizes[1])], sizes)
 
     def _standard_error(self, first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
-        """Return the standard error of a difference and its degrees of freedom; 0 where it is not known."""
+        """Return the standard error of a difference and its degrees of freedom; the error is 0 if unknown."""
         runs, weights = [*first, *second], self._weights(first, second)
         variance = float(weights @ self.covariance[np.ix_(runs, runs)] @ weights)
         squares = variance**2 / max(1, self.examples - 1)  # Satterthwaite's, by their degrees of freedom
@@ -87,14 +87,14 @@ class PairedScores:
             share = 1 / len(side) + (1 if len(other) == 1 else 0)
             observed, by_seeds = self._seed_variances(list(side))
             variance += share * by_seeds
-            # The square of `observed` alone would give intervals that cover 98 %, that of `by_seeds` 93 %.
+            # With the square of `observed` alone, intervals cover 98 %; with that of `by_seeds`, 93 %.
             squares += share**2 * observed * by_seeds / (len(side) - 1)
         if not variance > 0:
             return 0.0, 1.0
         return math.sqrt(variance), max(1.0, variance**2 / squares)
 
     def _seed_variances(self, runs: list[int]) -> tuple[float, float]:
-        """Return the variance between runs, and what is left of it without the sampling of the examples."""
+        """Return the variance between runs, and the part of it that is not due to sampling of examples."""
         noise, count = self.covariance[np.ix_(runs, runs)], len(runs)
         shared = (noise.sum() - noise.trace()) / (count * (count - 1))
         by_examples = noise.trace() / count - shared
@@ -106,16 +106,16 @@ class PairedScores:
 def compare(
     first: Sequence[Score], second: Sequence[Score], *, level: float = 0.95, resamples: int = RESAMPLES
 ) -> Estimate:
-    """Return the difference `first` minus `second` of two systems, each one or several runs (seeds)."""
+    """Return the difference `first` minus `second` of two systems; each is one or several runs (seeds)."""
     scores = PairedScores([*first, *second], resamples=resamples)
     border = len(first)
     return scores.difference(range(border), range(border, border + len(second)), level=level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number (Holm 1979, "A simple sequentially rejective test").
+    """Adjust p-values for their number (Holm 1979, "A simple sequentially rejective test").
 
-    Rejecting where the adjusted value is below 0.05 keeps the chance of any false rejection below 5 %.
+    If adjusted values below 0.05 reject, the probability of any false rejection is below 5 %.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -125,7 +125,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _unknown(value: float) -> Estimate:
-    """Return the estimate for systems whose difference has no known variance: unbounded unless it is zero."""
+    """Return the estimate for a difference of unknown variance: unbounded unless the difference is zero."""
     if value == 0:
         return Estimate(value=0.0, low=0.0, high=0.0, p=1.0)
     return Estimate(value=value, low=-math.inf, high=math.inf, p=1.0)
@@ -145,6 +145,6 @@ def _covariance(scores: Sequence[Score], resamples: int, seed: int) -> NDArray[n
         for row, sums in zip(rows, times @ counts, strict=True):
             parts = np.split(sums, edges)
             values[row] = [score.formula(part) for score, part in zip(scores, parts, strict=True)]
-    with np.errstate(invalid="ignore"):  # an infinite perplexity has no variance: nan
+    with np.errstate(invalid="ignore"):  # the variance of an infinite perplexity is NaN
         found = np.atleast_2d(np.cov(values, rowvar=False))
-    return found * examples / max(1, examples - 1)  # the variance of a bootstrap mean is that much too small
+    return found * examples / max(1, examples - 1)  # corrects the bias of the bootstrap variance

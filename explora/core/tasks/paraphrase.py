@@ -1,7 +1,7 @@
 """Paraphrase detection as a cloze: the model completes a question about two sentences with yes or no.
 
-Only the two label rows of the tied head are looked at, at the last position. With --last-linear a fresh
-two-way head takes their place.
+The answer compares two rows of the tied head, one per label word, at the last position. With --last-linear, a
+new linear head with two classes replaces them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPELLINGS |= {token: label for label, token in TASKS["paraphrase"].course_ids.it
 
 
 class Paraphrase(Classification):
-    """See the module; class 1 is a paraphrase."""
+    """Paraphrase detection as described above; class 1 is a paraphrase."""
 
     prediction_column = "Predicted_Is_Paraphrase"
 
@@ -37,18 +37,18 @@ class Paraphrase(Classification):
         self.label_rows = torch.tensor(self.candidates)
 
     def _label_row(self, word: str) -> int:
-        """Return the token of a label word: after a space of the template as it is, else with its own."""
+        """Return the token of a label word, with a space before it unless the template ends with one."""
         spaced = word if self.template[-1:].isspace() else " " + word
         (ids,) = self.context.tokenizer.encode_parts([spaced])
         if len(ids) != 1:
             raise UsageError(
-                f"the label word {word!r} is {len(ids)} tokens of this base, not one",
+                f"the label word {word!r} is {len(ids)} tokens of this base instead of one",
                 "choose common short words: --label-words yes,no",
             )
         return ids[0]
 
     def canonical(self, label: str) -> str:
-        """Return 1 for 1, 1.0, yes, true and 8505; 0 likewise; anything else as it is."""
+        """Return "1" for 1, 1.0, yes, true and 8505, and "0" likewise; other labels do not change."""
         plain = super().canonical(label).lower()
         return SPELLINGS.get(plain, label)
 
@@ -57,11 +57,11 @@ class Paraphrase(Classification):
         return ("no", "yes")[label]
 
     def expected_labels(self) -> str:
-        """See the base class."""
+        """Return the accepted spellings of a label, for messages."""
         return "yes/no, true/false or 1/0"
 
     def encode(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Fill the template; where that is too long the sentences are cut, the longer one first."""
+        """Fill the template; if the result is too long, cut the sentences, the longer one first."""
         prompts = [self.template.format_map(row.values) for row in rows]
         encoded = self.context.tokenizer.encode_batch(prompts)
         return [
@@ -92,7 +92,7 @@ class Paraphrase(Classification):
         )
 
     def class_logits(self, model: GPT2, hidden: Tensor) -> Tensor:
-        """Return the logits of no and yes, by the head where there is one."""
+        """Return the logits of no and yes; they come from the head if there is one."""
         if model.score is not None:
             return super().class_logits(model, hidden)
         self.label_rows = self.label_rows.to(hidden.device)
@@ -100,5 +100,5 @@ class Paraphrase(Classification):
 
 
 def _whole_characters(text: str) -> str:
-    """Drop the last character of a cut text where some of its bytes are missing."""
+    """Remove the last character of a cut text if some of its bytes are missing."""
     return text.rstrip("\N{REPLACEMENT CHARACTER}")

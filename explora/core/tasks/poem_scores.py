@@ -13,15 +13,15 @@ from explora.core.tasks.contract import Example
 from explora.core.tasks.metrics import Score, perplexity
 from explora.core.tasks.trivial import UNIFORM, UNIGRAM, uniform_losses, unigram_losses, values_of
 
-GIVEN_LINES = (1, 3, 6, 12)  # lines given where the perplexity of the rest is reported
+GIVEN_LINES = (1, 3, 6, 12)  # numbers of given lines for which perplexity is reported
 
 
 def perplexities(
     examples: Sequence[Example], losses: Sequence[Tensor | NDArray[np.float64]]
 ) -> dict[str, Score]:
-    """Return the perplexity of what follows 1, 3, 6 and 12 given lines, together and apart.
+    """Return the perplexity of the text after 1, 3, 6 and 12 given lines, together and for each.
 
-    `losses` has, for each poem, the loss of every token but the first, (T - 1,).
+    `losses` has the losses of each poem's tokens without the first one, (T - 1,).
     """
     sums = {
         given: [
@@ -37,7 +37,7 @@ def perplexities(
 
 
 def by_poem(pooled: Score, examples: Sequence[Example]) -> Score:
-    """Return the perplexity over all given lines with poems as its examples: resampling draws whole poems."""
+    """Return the perplexity over all given lines with whole poems as its examples, for resampling."""
     return pooled.grouped(
         [row for given in GIVEN_LINES for row, poem in enumerate(examples) if len(poem.breaks) > given]
     )
@@ -46,7 +46,7 @@ def by_poem(pooled: Score, examples: Sequence[Example]) -> Score:
 def trivial_perplexities(
     examples: Sequence[Example], train: Sequence[Example], vocabulary: int
 ) -> dict[str, dict[str, float]]:
-    """Return the perplexities of predicting each token without its context, by answer and metric."""
+    """Return the perplexities of predictions that ignore the context, by answer and metric."""
     tables = {UNIFORM: uniform_losses(vocabulary)}
     if train:
         tables[UNIGRAM] = unigram_losses((example.ids for example in train), vocabulary)

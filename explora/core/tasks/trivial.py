@@ -1,4 +1,4 @@
-"""Scores of answers that need no model: what a useful score must beat."""
+"""Scores of trivial answers, which need no model: a useful score must be better."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNIGRAM = "unigram frequencies"
 
 @dataclass(frozen=True)
 class Trivial:
-    """The score `value` of a trivial answer, and what that answer is: "always yes"."""
+    """The score `value` of a trivial answer, and its description: "always yes"."""
 
     value: float
     answer: str
@@ -27,7 +27,7 @@ def best_trivial(
 ) -> dict[str, Trivial]:
     """Return the best trivial answer for each metric of `scores` that has one.
 
-    `answers` holds, for each trivial answer, its scores by metric. Of equals, the first is taken.
+    `answers` holds the scores of each trivial answer by metric. Among equal answers, the first is used.
     """
     best: dict[str, Trivial] = {}
     for metric, score in scores.items():
@@ -39,19 +39,19 @@ def best_trivial(
 
 
 def values_of(scores: Mapping[str, Score]) -> dict[str, float]:
-    """Return the value of each score."""
+    """Return the value of each score by name."""
     return {name: score.value for name, score in scores.items()}
 
 
 def uniform_losses(vocabulary: int) -> NDArray[np.float64]:
-    """Return the loss in nats of each token, (V,), where every token is equally likely."""
+    """Return the loss in nats of each token, (V,), if every token is equally likely."""
     return np.full(vocabulary, np.log(vocabulary))
 
 
 def unigram_losses(texts: Iterable[ArrayLike], vocabulary: int) -> NDArray[np.float64]:
     """Return the loss in nats of each token, (V,), under its frequency in the training `texts`.
 
-    Tokens that do not occur get a share by interpolation with the uniform distribution (Witten and Bell
+    Tokens that do not occur get a probability by interpolation with the uniform distribution (Witten and Bell
     1991): p(w) = (c(w) + T / V) / (N + T), for N tokens of which T are distinct. `texts` are token ids (N,).
     """
     counts = np.zeros(vocabulary)

@@ -1,7 +1,7 @@
-"""The form of verse: lines, metre, rhyme, and what is repeated or copied. No score here reads the meaning.
+"""Scores of the form of verse: lines, metre, rhyme, repetition and copying. No score depends on meaning.
 
-Each score sums counts over poems, so that intervals resample whole poems (see `metrics.Score`). Only the
-lines that follow the given ones count, except for the number of lines and for rhymes with given lines.
+Each score sums counts over poems, so that intervals resample whole poems (see `metrics.Score`). Only lines
+after the given ones count, except for the number of lines and for rhymes with given lines.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ RHYMING_LINES = ((0, 2), (1, 3), (4, 6), (5, 7), (8, 10), (9, 11), (12, 13))  # 
 COUPLET = RHYMING_LINES[-1]
 PENTAMETER = 10  # syllables
 COPIED_WORDS = 4
-ONE_OF_EACH_POEM = ("lines", "couplet")  # counted once a poem, so that Wilson's interval holds
+ONE_OF_EACH_POEM = ("lines", "couplet")  # yes or no for each poem, so that Wilson's interval applies
 LOWER_IS_BETTER = ("repeated", "copied", "longest_copied")
 BY_SOUND = ("syllables", "iambic", "rhyme", "couplet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poem:
-    """The lines of a poem, of which the first `given` were given to whoever wrote the others."""
+    """The lines of a poem; the first `given` of them were the prompt."""
 
     lines: Sequence[str]
     given: int
 
     @property
     def written(self) -> Sequence[str]:
-        """The lines that were not given."""
+        """The lines after the given ones."""
         return self.lines[self.given :]
 
 
 def form_scores(poems: Sequence[Poem], training: Sequence[str]) -> dict[str, Score]:
     """Return the scores of form by name: shares from 0 to 1, except `longest_copied`, in words.
 
-    `training` are the poems of the training set; without them nothing can be copied, and these two scores are
-    left out. Scores of sound are left out without the dictionary of pronunciations.
+    `training` are the poems of the training set; without them, the two scores of copying are left out. Scores
+    of sound are left out without the dictionary of pronunciations.
     """
     counts: dict[str, Callable[[Poem], tuple[int, int]]] = {"lines": _lines, "repeated": _repeated}
     if training:
@@ -66,7 +66,7 @@ def _lines(poem: Poem) -> tuple[int, int]:
 
 
 def _repeated(poem: Poem) -> tuple[int, int]:
-    """Count the written lines that are equal, word by word, to a line above."""
+    """Count the written lines that equal an earlier line, word by word."""
     above = [words(line) for line in poem.lines]
     repeated = sum(above[place] in above[:place] for place in range(poem.given, len(above)))
     return repeated, len(poem.written)
@@ -90,7 +90,7 @@ def _iambic(poem: Poem) -> tuple[int, int]:
 
 
 def _readings(line: str, *, iambic: bool = False) -> set[int]:
-    """Return in how many syllables a line can be read; with `iambic`, counting iambic readings alone."""
+    """Return the possible numbers of syllables of a line; with `iambic`, of its iambic readings only."""
     lengths = {0}
     for word in words(line):
         lengths = {
@@ -103,17 +103,17 @@ def _readings(line: str, *, iambic: bool = False) -> set[int]:
 
 
 def _scans(pattern: str, start: int) -> bool:
-    """Whether a word fits an iambic line after `start` syllables.
+    """Return whether a word fits an iambic line after `start` syllables.
 
-    Its primary stress must fall on an even syllable of the line, or on the first: poets often invert the
-    first foot. Words of one syllable fit everywhere.
+    Its primary stress must fall on an even syllable of the line, or on the first, because poets often invert
+    the first foot. Words of one syllable always fit.
     """
     stressed = [start + place for place, stress in enumerate(pattern, start=1) if stress == "1"]
     return len(pattern) == 1 or all(place % 2 == 0 or place == 1 for place in stressed)
 
 
 def _rhyme(poem: Poem) -> tuple[int, int]:
-    """Count the rhymes of ABAB CDCD EFEF GG whose second line was written; a missing line does not rhyme."""
+    """Count the rhymes of ABAB CDCD EFEF GG whose second line was written; missing lines do not rhyme."""
     pairs = [pair for pair in RHYMING_LINES if pair[1] >= poem.given]
     return sum(_line_ends_rhyme(poem, pair) for pair in pairs), len(pairs)
 
@@ -133,24 +133,24 @@ def _line_ends_rhyme(poem: Poem, pair: tuple[int, int]) -> bool:
 
 
 class TrainingPoems:
-    """The words of the training poems, searched for what a poem copied from them."""
+    """Search for the words of a poem in the training poems."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        # The bar keeps a run of words inside one poem; spaces keep words whole.
+        # The bar prevents matches across two poems; the spaces prevent matches of parts of words.
         self._text = " | ".join(["", *(" ".join(words(text)) for text in texts), ""])
 
     def has(self, run: Sequence[str]) -> bool:
-        """Whether consecutive words stand in one of the poems, over the ends of lines too."""
+        """Return whether consecutive words occur in one of the poems; line ends are ignored."""
         return f" {' '.join(run)} " in self._text
 
     def copied(self, poem: Poem) -> tuple[int, int]:
-        """Count the written 4-grams of words that stand in a training poem, and all written 4-grams."""
+        """Count the written 4-grams of words that occur in a training poem, and all written 4-grams."""
         written = _written_words(poem)
         runs = [written[at : at + COPIED_WORDS] for at in range(len(written) - COPIED_WORDS + 1)]
         return sum(map(self.has, runs)), len(runs)
 
     def longest_copied(self, poem: Poem) -> tuple[int, int]:
-        """Return the length in words of the longest written run that stands in a training poem."""
+        """Return the length in words of the longest written sequence that occurs in a training poem."""
         written, longest = _written_words(poem), 0
         for start in range(len(written)):
             while start + longest < len(written) and self.has(written[start : start + longest + 1]):

@@ -16,31 +16,32 @@ EPSILON = 1e-8
 
 
 class Optimizer(Protocol):
-    """The methods of an optimizer that training uses; those of torch.optim have them, too."""
+    """The methods of an optimizer that training uses; optimizers of torch.optim have them, too."""
 
     param_groups: list[dict[str, Any]]
 
     @property
     def state(self) -> Any:
-        """The tensors of each parameter, by name."""
+        """Tensors of each parameter, by name."""
 
     def step(self) -> Any:
         """Update every parameter that has a gradient."""
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
+        """Set all gradients to None."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each parameter by its number, and the parameter groups."""
+        """Return the state of each parameter by its index, and the parameter groups."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the result of `state_dict`."""
 
 
 class AdamW:
     """AdamW with a learning rate and a weight decay for each parameter group.
 
-    param_groups: dicts of params (fp32, all on one device), lr, weight_decay, and what else the caller notes.
+    param_groups: dicts with params (fp32, all on one device), lr, weight_decay, and any other keys of the
+    caller.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class AdamW:
         return self.state[value]
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
+        """Set all gradients to None."""
         for value in self._parameters():
             value.grad = None
 
@@ -94,12 +95,12 @@ class AdamW:
         return [value for group in self.param_groups for value in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each parameter by its number."""
+        """Return the state of each parameter by its index."""
         numbered = enumerate(self._parameters())
         return {"state": {number: self.state[value] for number, value in numbered if value in self.state}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the result of `state_dict`."""
         values = self._parameters()
         self.state = {
             values[number]: {name: tensor.to(values[number].device) for name, tensor in state.items()}

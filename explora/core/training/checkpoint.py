@@ -30,12 +30,12 @@ from explora.errors import CheckpointError
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
-    batch: batches taken in this epoch; tokens, seconds: totals across interruptions; best_step: step of the
-    best dev score, 0 for none; evaluated: last step with a dev score; unimproved: evaluations since the best;
-    peak_memory_bytes: of the leading process, the largest across interruptions; processor_seconds: of all its
-    threads while it trained and evaluated, across interruptions.
+    batch: batches done in this epoch; tokens, seconds: totals across interruptions; best_step: step of the
+    best dev score, 0 if there is none; evaluated: last step with a dev score; unimproved: evaluations since
+    the best; peak_memory_bytes: maximum of the leading process, across interruptions; processor_seconds: of
+    all its threads while it trained and evaluated, across interruptions.
     """
 
     step: int = 0
@@ -52,7 +52,7 @@ class Progress:
 
 
 def trained_tensors(model: GPT2) -> dict[str, Tensor]:
-    """Return the parameters that require gradients, by name: exactly those that the method trains."""
+    """Return the trained parameters by name: those that require gradients."""
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
@@ -66,7 +66,7 @@ def save_checkpoint(
 ) -> None:
     """Write a new state, point `latest` at it, and only then remove the old one.
 
-    Brings the peak memory in `progress` up to date. `generators` are the `generator_states` of each process.
+    Updates the peak memory in `progress`. `generators` are the `generator_states` of each process.
     """
     tensors = {f"weights.{name}": value for name, value in trained_tensors(model).items()}
     for rank, states in enumerate(generators):
@@ -90,7 +90,7 @@ def save_checkpoint(
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of the random number generators that a training on `device` draws from."""
+    """Return the states of the random number generators that a training on `device` uses."""
     states = {"generator": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda_generator"] = torch.cuda.get_rng_state(device)
@@ -102,7 +102,7 @@ def _of_process(key: str, rank: int) -> str:
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Return the tensors of an optimizer's state, as "PARAMETER.NAME", and its other values by parameter."""
+    """Return the tensors of the optimizer state, as "PARAMETER.NAME", and its other values by parameter."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for parameter, values in optimizer.state_dict()["state"].items():
@@ -122,9 +122,9 @@ def load_checkpoint(
 ) -> tuple[Progress, dict[str, Any]]:
     """Restore the newest state into model, optimizers and random number generators.
 
-    A process `rank` that was not there before keeps its generators as they are. Returns the progress and the
-    state of the loss scaler. Raises CheckpointError for a state that cannot be read or belongs to other
-    settings.
+    A process `rank` that did not exist when the state was saved keeps its own generators. Returns the
+    progress and the state of the loss scaler. Raises CheckpointError for a state that is unreadable or of
+    other settings.
     """
     tensors, plain = _read(folder / _latest(folder))
     stored = {
@@ -133,8 +133,8 @@ def load_checkpoint(
     own = trained_tensors(model)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
         raise CheckpointError(
-            f"{folder / _latest(folder)} does not fit this run: other tensors are trained",
-            "resume with the settings the run was started with, or use --overwrite",
+            f"{folder / _latest(folder)} does not fit this run: it trains other tensors",
+            "resume with the settings that the run was started with, or use --overwrite",
         )
     with torch.no_grad():
         for key, value in own.items():
@@ -175,12 +175,12 @@ def _restore_optimizer(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Tell whether the folder holds a complete state to resume from."""
+    """Return whether the folder has a complete state to resume from."""
     return (folder / "latest").is_file()
 
 
 def saved_step(folder: Path) -> int:
-    """Return the step of the complete state in a folder, 0 if there is none that can be read."""
+    """Return the step of the complete state in a folder, 0 if there is no readable state."""
     if not has_checkpoint(folder):
         return 0
     try:

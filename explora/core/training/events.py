@@ -18,10 +18,10 @@ class FeaturesDone:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """One optimizer step was taken.
+    """One optimizer step is done.
 
-    loss: mean over `items`, in nats; gradient_norm: before clipping; tokens: read, without padding;
-    seconds: the step took; steps: planned in total.
+    loss: mean over `items`, in nats; gradient_norm: before clipping; tokens: without padding; seconds:
+    duration of the step; steps: planned total.
     """
 
     step: int
@@ -44,10 +44,10 @@ class EvalStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """An evaluation gave a dev score; `best` if it is better than all earlier ones.
+    """An evaluation has a dev score; `best` if it is better than all earlier ones.
 
-    The loop records the evaluation when the next event is requested, so that the caller can save the best
-    adapter first.
+    The loop records the evaluation when the caller requests the next event, so that the caller can save the
+    best adapter first.
     """
 
     step: int
@@ -58,14 +58,14 @@ class EvalDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """The resume state was written."""
+    """The resume state has been written."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The training is complete; `stopped_early` if patience ran out."""
+    """The training is complete; `stopped_early` if it stopped for lack of improvement (`patience`)."""
 
     progress: Progress
     stopped_early: bool

@@ -57,7 +57,7 @@ class FeatureCache:
 
     @property
     def fits(self) -> bool:
-        """Tell whether the file may be written; if not, training runs without it."""
+        """Whether the file may be written; if not, training runs without it."""
         return self.size <= min(self.limit, self.free)
 
     def fill(self) -> Iterator[int]:

@@ -36,16 +36,15 @@ FEATURES_FILE = "features.bin"
 
 
 class Training:
-    """The state of a training: model, optimizers, schedule and progress. Iterate `events()` to train.
+    """The state of a training: model, optimizers, schedule and progress. Iterate over `events()` to train.
 
     Call `resume` and `plan_features` first if the training has a folder. When an EvalDone is `best`, the
-    caller saves the adapter. Between two events the caller may `save()`: the state includes every step that
-    has been yielded.
+    caller saves the adapter. Between two events, the caller may call `save()`: the state includes every step
+    that has been yielded.
 
-    `start` is where the steps begin, if not at 0; optimizer and schedule are new there. Where its `evaluated`
-    lies before its step, the first weights are scored too.
-
-    `phase` is entered for the parts of a step: "collate", "forward", "backward" and "optimizer".
+    `start` is the progress at which the steps begin, if not 0; optimizer and schedule are new there. If
+    `start.evaluated` is below `start.step`, the first weights are scored, too. `phase` is entered for the
+    parts of a step: "collate", "forward", "backward" and "optimizer".
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Training:
         self._counted = time.process_time()
 
     def new_scaler(self) -> torch.amp.GradScaler:
-        """Return a loss scaler in its first state; only fp16 needs one."""
+        """Return a new loss scaler; only fp16 needs one."""
         enabled = self.run.runtime.amp == "fp16"
         return torch.amp.GradScaler(self.model.device.type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 
@@ -109,11 +108,11 @@ class Training:
         self.progress.seconds = seconds
 
     def end_here(self) -> None:
-        """Make the step just taken the last one: the loop then evaluates and finishes."""
+        """Make the latest step the last one: the loop then evaluates and finishes."""
         self.steps = self.progress.step
 
     def save(self) -> None:
-        """Write the resume state. All processes call this, and the leading one writes."""
+        """Write the resume state. All processes call this, and only the leading one writes."""
         now = time.process_time()
         self.progress.processor_seconds += now - self._counted
         self._counted = now
@@ -123,7 +122,7 @@ class Training:
             save_checkpoint(self.folder, self.model, self.optimizers, self.progress, scaler, generators)
 
     def events(self) -> Iterator[Event]:
-        """Train to the end, and yield the events of each step, evaluation and saved state."""
+        """Train to the end; yield the events of each step, evaluation and saved state."""
         seed, at = self.run.training.seed, self.progress
         yield from self.keep_features()
         order = epoch_batches(self.lengths, self.examples_per_step, seed, at.epoch)
@@ -141,7 +140,7 @@ class Training:
                 at.epoch, at.batch = at.epoch + 1, 0
                 order = epoch_batches(self.lengths, self.examples_per_step, seed, at.epoch)
             yield self.take_step(order[at.batch], at.epoch)
-            if self._save_is_due() and not self._eval_is_due():  # an evaluation saves by itself
+            if self._save_is_due() and not self._eval_is_due():  # an evaluation includes a save
                 self.save()
                 yield Saved(step=at.step)
         self.model.eval()
@@ -178,7 +177,7 @@ class Training:
         Raises TrainingError if the loss or the gradient is not finite.
         """
         started, at = time.perf_counter(), self.progress
-        if not self.model.training:  # train() visits every module
+        if not self.model.training:  # train() is slow: it visits every module
             self.model.train()
         batches = self.collate(self.processes.share(rows), epoch)
         items, tokens = self._totals(batches)
@@ -242,10 +241,9 @@ class Training:
         return torch.nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.clip or math.inf)
 
     def _read(self, losses: Sequence[Tensor], norm: Tensor) -> tuple[float, float]:
-        """Return the loss and the norm of the gradient: the only place where a step waits for a GPU.
+        """Return the loss and the norm of the gradient. Only this part of a step waits for a GPU.
 
-        Raises TrainingError if one of them is not finite. In fp16 an infinite norm is normal: the loss scale
-        was too large.
+        Raises TrainingError if one is not finite; in fp16 the norm may be, after a too large loss scale.
         """
         *parts, gradient_norm = torch.stack([*losses, norm]).tolist()
         loss = sum(parts, 0.0)
@@ -256,7 +254,7 @@ class Training:
         return loss, gradient_norm
 
     def update(self, norm: float) -> None:
-        """Take the optimizers' steps, unless the gradients' `norm` is not finite, and drop the gradients."""
+        """Step all optimizers, unless the gradients' `norm` is not finite, and remove the gradients."""
         for optimizer in self.optimizers:
             if math.isfinite(norm):
                 optimizer.step()
@@ -277,7 +275,7 @@ class Training:
 
     def _dev_score(self) -> float:
         """Score the dev examples. Each process scores its share of them."""
-        is_shared = len(self.dev) >= self.processes.size  # else one would have no example
+        is_shared = len(self.dev) >= self.processes.size  # otherwise a process would have no example
         dev = self.processes.share(self.dev) if is_shared else self.dev
         score = self.task.dev_score(self.model, dev, 2 * self.run.training.batch_size)
         return score.formula(self.processes.add_up(score.sums)) if is_shared else score.value
@@ -289,7 +287,7 @@ class Training:
         return score > best if self.task.higher_is_better else score < best
 
     def _accept(self, evaluated: EvalDone) -> None:
-        """Record an evaluation. A run that stops before this repeats it when it resumes."""
+        """Record an evaluation. A run that stops before this call repeats the evaluation when it resumes."""
         at = self.progress
         if evaluated.best:
             at.best_score = evaluated.score

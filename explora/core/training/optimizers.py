@@ -1,8 +1,8 @@
-"""The optimizers and the learning-rate schedule.
+"""Optimizers and the learning-rate schedule.
 
-The method chooses the parameters with weight decay: the matrices of the base, but not adapters, heads,
-biases and norms. It may also multiply the learning rate of some. Muon (Jordan et al. 2024), if chosen,
-updates the matrices of the blocks. Its updates have the scale of AdamW's.
+The method chooses the parameters with weight decay: the matrices of the base, but not adapters, heads, biases
+and norms. It may also multiply the learning rate of some parameters. Muon (Jordan et al. 2024), if chosen,
+updates the matrices of the blocks, with updates of the same scale as AdamW's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from explora.errors import UsageError
 
 
 def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> list[Optimizer]:
-    """Return optimizers that together hold each parameter that requires a gradient exactly once."""
+    """Return optimizers that together contain each trained parameter exactly once."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     if config.optimizer == "adamw":
         return [make_adamw(_groups(trained, method, config), config)]
@@ -30,7 +30,9 @@ def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> lis
         name: value for name, value in trained if name.startswith("h.") and method.decays(name, value.dim())
     }
     if not by_muon:
-        raise UsageError("muon updates the matrices of the blocks, and this method trains none", "use adamw")
+        raise UsageError(
+            "muon needs a method that trains the matrices of the blocks", "use --optimizer adamw"
+        )
     muon = torch.optim.Muon(
         [{"params": list(by_muon.values()), "rate_factor": 1.0}],
         lr=config.learning_rate,
@@ -45,7 +47,7 @@ def make_optimizers(model: GPT2, method: Method, config: OptimizerConfig) -> lis
 def _groups(
     trained: Sequence[tuple[str, nn.Parameter]], method: Method, config: OptimizerConfig
 ) -> list[dict[str, Any]]:
-    """Group parameters by weight decay, those with it first, and by the factor of the learning rate."""
+    """Group parameters by weight decay, those with decay first, and by the factor of the learning rate."""
     found: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, value in trained:
         key = (method.decays(name, value.dim()), method.rate_factor(name))
@@ -67,7 +69,7 @@ def make_adamw(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig) -> 
 
 
 def schedule_factor(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
-    """Return the learning-rate factor as a function of the step, from 0: linear warm-up, then the decay."""
+    """Return the learning-rate factor as a function of the step, from 0: linear warm-up, then decay."""
     warmup = math.ceil(config.warmup * total_steps)
 
     def factor(step: int) -> float:

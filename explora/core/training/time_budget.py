@@ -1,4 +1,4 @@
-"""Measure how many steps fit into a time, by a rehearsal of the first steps."""
+"""Number of steps that fit into a time limit, measured by a rehearsal of the first steps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from explora.core.training.loop import Training
 from explora.core.training.optimizers import make_optimizers
 from explora.errors import TrainingError
 
-WARMUP_STEPS = 2  # not timed: they load kernels, and the first has the longest batch
+WARMUP_STEPS = 2  # not timed: the first steps load kernels, and the first one has the longest batch
 FEWEST_STEPS = 5
-SHARE = 0.03  # of the remaining time, for the rehearsal
+SHARE = 0.03  # share of the remaining time for the rehearsal
 EVALUATED_BATCHES = 4
-MARGIN = 0.98  # of the time is planned for: machines slow down more often than they speed up
+MARGIN = 0.98  # share of the time to plan for: machines slow down more often than they speed up
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBudget:
-    """How many steps fit, and how many seconds are needed after the last one."""
+    """The number of steps that fit, and the seconds needed after the last one."""
 
     steps: int
     closing_seconds: float
@@ -32,7 +32,8 @@ class TimeBudget:
 def fit_steps(training: Training, seconds: float) -> TimeBudget:
     """Return how many steps, with their evaluations, fit into `seconds` on this machine.
 
-    Rehearses a few steps, which leave the training as it was. Raises TrainingError if too few steps fit.
+    Takes a few steps as a rehearsal and then restores the training. Raises TrainingError if too few steps
+    fit.
     """
     started = time.monotonic()
     with _rehearsing(training):
@@ -72,7 +73,7 @@ def _rehearsing(training: Training) -> Iterator[None]:
 
 
 def _step_seconds(training: Training, seconds: float) -> float:
-    """Return the mean time of a step, over as many steps as fit into `seconds`."""
+    """Return the mean time per step in seconds, over as many steps as fit into `seconds`."""
     batches = epoch_batches(training.lengths, training.examples_per_step, training.run.training.seed, epoch=0)
     started, taken = time.monotonic(), 0
     for taken, rows in enumerate(batches, start=1 - WARMUP_STEPS):

@@ -1,4 +1,4 @@
-"""The parts of a training step, for those who measure them."""
+"""Hooks around the parts of a training step, for measurements."""
 
 from __future__ import annotations
 

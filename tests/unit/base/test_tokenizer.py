@@ -176,7 +176,7 @@ def test_truncation_and_padding_stored_in_a_file_are_not_applied(
 
 
 def test_an_empty_folder_has_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="holds no tokenizer"):
+    with pytest.raises(WeightsError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_half_a_pair_of_files_is_no_tokenizer(tokenizer: Tokenizer, tmp_path: Pa
     tokenizer.save(tmp_path)
     _split(tmp_path)
     (tmp_path / "merges.txt").unlink()
-    with pytest.raises(WeightsError, match="holds no tokenizer"):
+    with pytest.raises(WeightsError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
 
 

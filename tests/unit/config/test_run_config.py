@@ -144,8 +144,8 @@ def test_every_setting_says_what_it_does() -> None:
             "run.training has no setting 'epoch'; did you mean epochs?",
         ),
         ({"task": "text", "method": {"qqq": 3}}, "run.method has no setting 'qqq'"),
-        ({"training": {}}, "run does not say its task"),
-        ({"task": "text", "from_scratch": {"n_layer": 2}}, "run.from_scratch does not say its n_head"),
+        ({"training": {}}, "run has no value for task"),
+        ({"task": "text", "from_scratch": {"n_layer": 2}}, "run.from_scratch has no value for n_head"),
         ({"task": 3}, "run.task should be of type str, not 3"),
         ({"task": "text", "training": 3}, "run.training should be an object, not 3"),
         ({"task": "text", "training": {"epochs": "3"}}, "run.training.epochs should be of type int, not '3'"),
@@ -347,7 +347,7 @@ def test_an_option_of_another_method_is_refused(method: str, name: str) -> None:
         resolve("sentiment", {"method": method, name: LORA_OPTIONS[name]})
     users = ", ".join(methods_with(name))
     option = f"--{name.replace('_', '-')}"
-    assert caught.value.message == f"{method} does not take {option}, which belongs to {users}"
+    assert caught.value.message == f"{method} does not take {option}, an option of {users}"
     assert settings_of(resolve("sentiment", {name: LORA_OPTIONS[name]})[0])[name] == LORA_OPTIONS[name]
 
 
@@ -433,7 +433,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("rank_pattern", {"mlp.c_fc": 4}, "--rank-pattern: no adapter on 'mlp.c_fc'"),
         ("rank_pattern", {"h.0.attn.c_attn": 0}, "--rank-pattern: h.0.attn.c_attn must be positive, not 0"),
         ("alpha_pattern", {"attn.c_attn": NAN}, "--alpha-pattern: attn.c_attn must be positive, not nan"),
-        ("label_words", ("yes", "yes"), "label words are two different words"),
+        ("label_words", ("yes", "yes"), "label words must be two different words"),
     ],
 )
 def test_a_value_outside_its_range_is_refused(name: str, value: object, message: str) -> None:

@@ -50,8 +50,8 @@ def test_all_missing_columns_are_listed_with_the_ways_to_name_them() -> None:
         "a.csv:1: no columns 'sentence1', 'sentence2' (there are 1 'q_a', 2 'q_b', 3 'is_dup')"
     )
     assert caught.value.hint == (
-        "name them: --columns sentence1=NAME,sentence2=NAME,label=NAME (leave label out where the rows have "
-        "none); if line 1 is a row and no header, "
+        "name them: --columns sentence1=NAME,sentence2=NAME,label=NAME (leave label out if the rows have "
+        "no labels); if line 1 is a row of data, "
         "give positions: --columns sentence1=1,sentence2=2,label=3"
     )
     with pytest.raises(DataError) as caught:

@@ -73,7 +73,7 @@ def test_stdin_and_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("a.jsonl", b'{"text": "x"}\n{"text": "x"\n', 2, "invalid JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"txt": "x"}\n', 2, "a string is expected"),
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', 2, "a string is expected"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": "  "}\n', 2, "empty, a value is expected"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "  "}\n', 2, "the value is empty"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\\ud800"}\n', 2, "half a surrogate pair"),
         ("a.jsonl", b'{"text": "x"}\n["x"]\n', 2, "an object {...} is expected"),
     ],

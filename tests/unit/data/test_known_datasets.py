@@ -172,7 +172,7 @@ def test_one_file_is_split_by_the_seed(fetch, hub: Hub) -> None:
 
 def test_offline_with_an_empty_cache(fetch, hub: Hub) -> None:
     answer = fetch(HF_HUB_OFFLINE="1")
-    assert "sst cannot be fetched (some/sst/train.jsonl on http://127.0.0.1" in answer["error"]
+    assert "sst cannot be downloaded (some/sst/train.jsonl on http://127.0.0.1" in answer["error"]
     assert "HF_HUB_OFFLINE" in answer["hint"]
     assert hub.requests == []
 
@@ -180,7 +180,7 @@ def test_offline_with_an_empty_cache(fetch, hub: Hub) -> None:
 def test_a_broken_hub(fetch, hub: Hub, tmp_path: Path) -> None:
     hub.mood = "broken"
     answer = fetch()
-    assert "sst cannot be fetched" in answer["error"]
+    assert "sst cannot be downloaded" in answer["error"]
     assert "500" in answer["error"]
     assert cached(tmp_path) == []
     hub.mood = "honest"
@@ -193,7 +193,7 @@ def test_a_file_that_is_gone(fetch, hub: Hub) -> None:
 
 
 def test_nobody_answers(fetch) -> None:
-    assert "sst cannot be fetched" in fetch(HF_ENDPOINT="http://127.0.0.1:9")["error"]
+    assert "sst cannot be downloaded" in fetch(HF_ENDPOINT="http://127.0.0.1:9")["error"]
 
 
 def test_a_slow_hub_is_given_up_in_bounded_time(fetch, hub: Hub, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_slow_hub_is_given_up_in_bounded_time(fetch, hub: Hub, tmp_path: Path)
     start = time.monotonic()
     answer = fetch(HF_HUB_DOWNLOAD_TIMEOUT="1")
     assert time.monotonic() - start < 20
-    assert "sst cannot be fetched" in answer["error"]
+    assert "sst cannot be downloaded" in answer["error"]
     assert cached(tmp_path) == []
 
 
@@ -210,7 +210,7 @@ def test_a_lying_hub(fetch, hub: Hub, tmp_path: Path, lie: str) -> None:
     right = FILES["dev.jsonl"]
     hub.files["dev.jsonl"] = right.replace(b"dev", b"DEV") if lie == "other bytes" else right + right
     answer = fetch()
-    assert "sst is not what it must be (some/sst/dev.jsonl" in answer["error"]
+    assert "sst differs from its pinned version (some/sst/dev.jsonl" in answer["error"]
     assert ("sha256" if lie == "other bytes" else f"{len(right)} bytes expected") in answer["error"]
     assert cached(tmp_path) == ["train.jsonl"]
     assert len(list((tmp_path / "hf").rglob("blobs/*"))) == 1
@@ -220,7 +220,7 @@ def test_a_lying_hub(fetch, hub: Hub, tmp_path: Path, lie: str) -> None:
 
 def test_a_hub_that_hangs_up(fetch, hub: Hub, tmp_path: Path) -> None:
     hub.mood = "cut"
-    assert "sst cannot be fetched" in fetch()["error"]
+    assert "sst cannot be downloaded" in fetch()["error"]
     assert cached(tmp_path) == []
 
 
@@ -228,7 +228,7 @@ def test_a_cached_file_that_has_changed_is_noticed(fetch, hub: Hub) -> None:
     path = Path(fetch()["path"]) / "dev.jsonl"
     path.resolve().write_bytes(FILES["dev.jsonl"].replace(b"0", b"1"))
     hub.mood = "broken"
-    assert "sst is not what it must be" in fetch()["error"]
+    assert "sst differs from its pinned version" in fetch()["error"]
     hub.mood = "honest"
     assert fetch()["texts"]["dev"][0] == "dev.jsonl 0"
 

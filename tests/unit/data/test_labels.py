@@ -95,5 +95,5 @@ def test_a_missing_label_is_a_bad_row_and_in_a_whole_file_no_label(rows, label: 
 
 def test_a_training_set_without_any_label_is_an_error(rows) -> None:
     config = DataConfig(data=rows("nan", "nan"), dev="other.csv")
-    with pytest.raises(DataError, match="no row has a label: there is nothing to learn from"):
+    with pytest.raises(DataError, match="no row has a label, so there is nothing to learn"):
         load_split("sentiment", config, "train", 0)

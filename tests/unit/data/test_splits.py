@@ -72,7 +72,7 @@ def test_train_rows_are_labelled_and_test_rows_need_not_be(tmp_path: Path) -> No
     sentences(tmp_path / "test.tsv", header="sentence\tclass")
     config = DataConfig(data=str(tmp_path))
     assert len(texts(config, "test")) == 30
-    with pytest.raises(DataError, match="nothing to learn from") as caught:
+    with pytest.raises(DataError, match="nothing to learn") as caught:
         texts(config, "train")
     assert "--columns label=NAME" in caught.value.hint
     assert len(texts(DataConfig(data=str(tmp_path), columns={"label": "class"}), "train")) == 30
@@ -193,7 +193,7 @@ def test_a_file_and_its_parts_on_real_rows() -> None:
 
 def test_a_word_that_is_no_data_set_names_those_that_are() -> None:
     with pytest.raises(
-        DataError, match="'quorra' is no data set, file or folder; did you mean quora"
+        DataError, match="no data set, file or folder is called 'quorra'; did you mean quora"
     ) as caught:
         find_split("paraphrase", DataConfig(data="quorra"), "train")
     assert "sst, " in caught.value.hint or "quora, " in caught.value.hint

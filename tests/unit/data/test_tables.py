@@ -197,7 +197,7 @@ GOOD = "7\tone\ttwo\t1\n"
     [
         ("8\tone\ttwo\n", 3, "", "4 fields expected (id, sentence1, sentence2, is_duplicate), 3 found"),
         ("8\tone\ttwo\t1\tmore\n", 3, "", "5 found"),
-        ("8\t \ttwo\t1\n", 3, "sentence1", "empty, a value is expected"),
+        ("8\t \ttwo\t1\n", 3, "sentence1", "the value is empty"),
         ("8\tone\ttwo\t\n", 3, "label", "the label is empty"),
         ("8\tone\ttwo\tNaN\n", 3, "label", "'NaN' is a missing value"),
         ("8\tone\tt\0wo\t1\n", 3, "sentence2", "a NUL byte"),
@@ -231,12 +231,12 @@ def test_a_bad_row_after_a_long_one_has_its_physical_line(write) -> None:
         ('["x", 1]', "", "an object {...} is expected, not a list"),
         ('{"sentence": 3, "label": 1}', "sentence", "a string is expected, not a number"),
         ('{"sentence": "x", "label": [1]}', "label", "a string is expected, not a list"),
-        ('{"sentence": null, "label": 1}', "sentence", "empty, a value is expected"),
+        ('{"sentence": null, "label": 1}', "sentence", "the value is empty"),
         ('{"sentence": "x"}', "label", "the label is empty"),
         ('{"sentence": "x", "label": null}', "label", "the label is empty"),
         ('{"sentence": "x", "label": NaN}', "label", "'NaN' is a missing value"),
         ('{"sentence": "x", "label": -Infinity}', "label", "'-Infinity' is a missing value"),
-        ('{"label": 1}', "sentence", "empty, a value is expected"),
+        ('{"label": 1}', "sentence", "the value is empty"),
         ('{"sentence": "a\\u0000b", "label": 1}', "sentence", "a NUL byte"),
         ('{"sentence": "a\\ud800b", "label": 1}', "sentence", "half a surrogate pair"),
     ],
@@ -303,7 +303,7 @@ def test_an_encoding_that_does_not_fit_or_does_not_exist(write) -> None:
     file = write("a.csv", b"sentence,label\ncaf\x81,1\n")
     assert "a.csv:2: byte 0x81 is not CP1252" in fails(file, "sentiment", encoding="cp1252").message
     for unknown in ("cp12x", "base64"):
-        with pytest.raises(UsageError, match=f"--encoding '{unknown}' is no text encoding"):
+        with pytest.raises(UsageError, match=f"--encoding '{unknown}' is not a text encoding"):
             read(file, "sentiment", encoding=unknown)
 
 
@@ -354,7 +354,7 @@ def test_a_missing_file_and_a_folder(write, tmp_path: Path) -> None:
 
 
 def test_only_bad_rows_is_an_error_even_when_they_are_skipped(write) -> None:
-    assert "no good row" in fails(write("a.csv", PAIR + "1\t\t\t\n"), skip_bad=True).message
+    assert "no usable row" in fails(write("a.csv", PAIR + "1\t\t\t\n"), skip_bad=True).message
 
 
 def test_a_missing_column_names_those_there_are(write) -> None:

@@ -120,7 +120,7 @@ def test_blocks_that_the_base_lacks_are_a_usage_error(layers: str) -> None:
 def test_a_rank_that_no_matrix_has_is_refused() -> None:
     shape = MODELS["gpt2"].shape
     LoRA(rank=768).check_use(shape)
-    with pytest.raises(UsageError, match="rank 769 is more than the matrices of this base have"):
+    with pytest.raises(UsageError, match="rank 769 is larger than the weight matrices of this base allow"):
         LoRA(rank=769).check_use(shape)
     with pytest.raises(UsageError, match="rank 800"):
         LoRA(rank_pattern={"attn.c_attn": 800}).check_use(shape)

@@ -74,7 +74,7 @@ def test_votes_on_other_texts_do_not_count(tmp_path: Path) -> None:
 def test_a_line_that_is_no_vote_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "votes.jsonl"
     file.write_text('{"pair": "x", "choice": "1"}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no vote") as refusal:
+    with pytest.raises(DataError, match="not a vote") as refusal:
         read_votes(file)
     assert refusal.value.line == 2
 

@@ -44,7 +44,7 @@ def test_markdown_has_verdict_tables_and_notes():
     assert r"- LoRA pays off \<here\>." in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings[1:] == [
-        *("## Speed", "## Memory", "## What is learned", "## Comparison", "## Notes", "## How it was made")
+        *("## Speed", "## Memory", "## Scores", "## Comparison", "## Notes", "## How it was made")
     ]
     assert "| lora r=8 | 110 | 100-120 | 0 | 10 | 1 |" in text
     assert r'accuracy (higher is better; \* the best of its setting); the trivial answer "always yes"' in text
@@ -61,7 +61,7 @@ def test_without_scores_there_is_no_table_of_them():
     given = result(quality=None)
     assert not any("learned" in table.title for table in tables_of(given))
     report = bench_report("explora bench", given)
-    assert not any(section.heading == "What is learned" for section in report.sections)
+    assert not any(section.heading == "Scores" for section in report.sections)
 
 
 def test_the_parts_of_memory_are_in_the_table_and_add_up():
@@ -89,7 +89,7 @@ def test_bars_of_memory_end_at_the_measured_peak():
 
 
 def test_scores_stand_beside_the_trivial_answer_and_the_untrained_base():
-    learning = next(s for s in bench_report("", result()).sections if s.heading == "What is learned")
+    learning = next(s for s in bench_report("", result()).sections if s.heading == "Scores")
     steps, seconds, after = learning.blocks[:3]
     assert isinstance(steps, Curves) and isinstance(seconds, Curves) and isinstance(after, Intervals)
     assert (steps.x, seconds.x) == ("steps", "seconds")

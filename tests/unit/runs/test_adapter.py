@@ -211,12 +211,12 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
         [f"{FIRST_A} has shape (2, 16), not (4, 16)", f"{FIRST_B} has shape (48, 2), not (48, 4)"],
     ),
     "another dimension": (lambda t: t | {FIRST_A: t[FIRST_A][None]}, [f"{FIRST_A} has shape (1, 4, 16)"]),
-    "NaN": (with_number(FIRST_A, NAN), [f"{FIRST_A} holds a number that is not finite"]),
-    "infinity": (with_number(FIRST_B, -INF), [f"{FIRST_B} holds a number that is not finite"]),
-    "integers": (lambda t: t | {FIRST_A: t[FIRST_A].long()}, [f"{FIRST_A} holds torch.int64"]),
+    "NaN": (with_number(FIRST_A, NAN), [f"{FIRST_A} has a number that is not finite"]),
+    "infinity": (with_number(FIRST_B, -INF), [f"{FIRST_B} has a number that is not finite"]),
+    "integers": (lambda t: t | {FIRST_A: t[FIRST_A].long()}, [f"{FIRST_A} has type torch.int64"]),
     "outside the blocks": (
         a_number_for_the_query,
-        [f"{FIRST_B} holds numbers outside the adapters lora r=2 (scale 2) on key, value"],
+        [f"{FIRST_B} has nonzero numbers outside the adapters lora r=2 (scale 2) on key, value"],
     ),
     "wrong prefix": (
         lambda t: {name.replace("transformer.", ""): value for name, value in t.items()},
@@ -227,7 +227,7 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
         lambda t: (
             {n: v for n, v in with_number(FIRST_B, NAN)(t).items() if n != FIRST_A} | {"x": torch.ones(1)}
         ),
-        [f"missing {FIRST_A}", f"{FIRST_B} holds a number that is not finite", "unexpected x"],
+        [f"missing {FIRST_A}", f"{FIRST_B} has a number that is not finite", "unexpected x"],
     ),
 }
 

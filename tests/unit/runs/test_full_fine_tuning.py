@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from explora.core.config.precedence import resolve
 from explora.core.config.run_config import TrainRun
 from explora.core.estimate.memory import predict
 from explora.core.machine.facts import peak_memory_bytes
@@ -19,16 +20,24 @@ from explora.core.runs.running import Running
 from explora.core.runs.train import start_run
 from explora.core.runtime.resolve import resolve_runtime
 from explora.core.training.events import StepDone
+from tests.tiny_models import tiny_run
+
+Prepare = Callable[..., TrainRun]
 
 
-def run_of(task: str = "paraphrase", **options: object) -> TrainRun:
-    settings = {"batch_size": 4, "threads": 1, "amp": "off", "max_steps": AFTER_STEPS + 2, **options}
-    run, _ = resolve(task, settings)
-    return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+@pytest.fixture
+def prepare(tiny_base: Path, tiny_data: Path) -> Prepare:
+    """Resolve a run on the tiny base that is long enough for a prediction."""
+
+    def of(task: str = "paraphrase", **options: Any) -> TrainRun:
+        run = tiny_run(tiny_base, tiny_data, task, **{"max_steps": AFTER_STEPS + 2, **options})
+        return dataclasses.replace(run, runtime=resolve_runtime(run.runtime))
+
+    return of
 
 
-def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) -> None:
-    events = list(start_run(run_of(rank=2), tmp_path).events())
+def test_it_comes_once_after_twenty_steps_and_into_the_result(prepare: Prepare, tmp_path: Path) -> None:
+    events = list(start_run(prepare(rank=2), tmp_path).events())
     found = [number for number, event in enumerate(events) if isinstance(event, FullFineTuningCost)]
     assert len(found) == 1
     assert sum(isinstance(event, StepDone) for event in events[: found[0]]) == AFTER_STEPS
@@ -38,8 +47,10 @@ def test_it_comes_once_after_twenty_steps_and_into_the_result(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("options", [{"method": "full"}, {"rank": 2, "max_steps": AFTER_STEPS - 1}])
-def test_without_an_adapter_or_enough_steps_there_is_none(options: dict[str, object], tmp_path: Path) -> None:
-    events = list(start_run(run_of(**options), tmp_path).events())
+def test_without_an_adapter_or_enough_steps_there_is_none(
+    options: dict[str, object], prepare: Prepare, tmp_path: Path
+) -> None:
+    events = list(start_run(prepare(**options), tmp_path).events())
     assert not any(isinstance(event, FullFineTuningCost) for event in events)
     completed = events[-1]
     assert isinstance(completed, Completed)
@@ -48,10 +59,10 @@ def test_without_an_adapter_or_enough_steps_there_is_none(options: dict[str, obj
 
 @pytest.mark.parametrize("task", ["paraphrase", "sonnet"])
 def test_full_fine_tuning_takes_longer_and_more(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_seconds", lambda work, device: 1e-3)  # whoever else uses the machine
-    training = start_run(run_of(task, rank=2), tmp_path).training
+    training = start_run(prepare(task, rank=2), tmp_path).training
     step = StepDone(
         step=1,
         steps=1000,
@@ -74,9 +85,11 @@ def test_full_fine_tuning_takes_longer_and_more(
     assert found.full_peak_memory_bytes - found.peak_memory_bytes == more > 0
 
 
-def test_the_rest_of_the_run_is_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "with").events())
+def test_the_rest_of_the_run_is_as_without_it(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(start_run(prepare(rank=2, dropout=0.1), tmp_path / "with").events())
     monkeypatch.setattr(Running, "_compare_with_full", lambda self, step: iter(()))
-    list(start_run(run_of(rank=2, dropout=0.1), tmp_path / "without").events())
+    list(start_run(prepare(rank=2, dropout=0.1), tmp_path / "without").events())
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]

@@ -83,7 +83,7 @@ def test_a_change_is_told(change: dict[str, Any], told: list[str]) -> None:
     require_same(BEFORE, BEFORE, run, "runs/x", "")
     with pytest.raises(IdentityError) as caught:
         require_same(BEFORE, dataclasses.replace(BEFORE, **change), run, "runs/x", "put it back")
-    assert caught.value.message.startswith("runs/x was trained on something else: ")
+    assert caught.value.message.startswith("runs/x was trained with other inputs: ")
     assert all(part in caught.value.message for part in told)
     assert (caught.value.message.count("changed"), caught.value.hint) == (1, "put it back")
 

@@ -59,7 +59,7 @@ def test_a_config_may_be_the_settings_alone_or_some_of_them(tmp_path: Path) -> N
         ('{"config": 3}', "run should be an object, not 3"),
         ('{"task": "text", "epochs": 3}', "run has no setting 'epochs'"),
         ('{"config": {"task": "text", "training": {"epoch": 3}}}', "did you mean epochs?"),
-        ('{"training": {}}', "run does not say its task"),
+        ('{"training": {}}', "run has no value for task"),
         ("\x80", "is not JSON"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> 
 
 
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_config(tmp_path / "run.json")
 
 

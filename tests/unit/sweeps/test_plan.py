@@ -40,13 +40,13 @@ def test_of_two_machines_that_start_at_once_the_first_decides(plan: Plan, tmp_pa
     first = Plan(task="text", cells=tuple(with_amp(cell, "bf16") for cell in plan.cells))
     publish_plan(tmp_path, first)
     assert publish_plan(tmp_path, plan) == first  # auto gives way to what was decided
-    with pytest.raises(UsageError, match="holds another sweep"):
+    with pytest.raises(UsageError, match="has another sweep"):
         publish_plan(tmp_path, Plan(task="text", cells=tuple(with_amp(cell, "off") for cell in plan.cells)))
 
 
 def test_a_plan_with_fewer_or_other_cells_is_another(plan: Plan) -> None:
     for cells in (plan.cells[:1], cross("text", {"rank": Several((2, 8)), "layers": (0, 1)}).cells):
-        with pytest.raises(UsageError, match="holds another sweep: lora-r"):
+        with pytest.raises(UsageError, match="has another sweep: lora-r"):
             adopt(cells, plan, Path("out"))
 
 
@@ -84,5 +84,5 @@ def test_threads_and_steps_found_by_the_run_are_no_other_settings(plan: Plan, tm
     )
     record(tmp_path, found, {})
     assert read_outcome(tmp_path, timed).state is State.STOPPED
-    with pytest.raises(UsageError, match="holds another run than the plan"):
+    with pytest.raises(UsageError, match="has another run than the plan"):
         read_outcome(tmp_path, run)

@@ -44,7 +44,7 @@ def test_the_longest_come_first_and_equals_keep_their_order() -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a shard"):
+    with pytest.raises(UsageError, match="is not NUMBER/COUNT"):
         parse_shard(text)
 
 

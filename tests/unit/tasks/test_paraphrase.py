@@ -159,7 +159,7 @@ def test_other_label_words_take_the_places_of_yes_and_no(make: Make, tokenizer: 
 
 @pytest.mark.parametrize("words", [("absolutely", "no"), ("yes", "never ever"), ("", "no")])
 def test_a_label_word_is_one_token(make: Make, words: tuple[str, str]) -> None:
-    with pytest.raises(UsageError, match="not one"):
+    with pytest.raises(UsageError, match="instead of one"):
         make(label_words=words)
 
 
@@ -300,7 +300,7 @@ def test_skip_bad_leaves_out_a_row_with_another_label(make: Make, tmp_path: Path
     assert labels_of(make(), file, ["1", "maybe", "0"], skip_bad=True) == [1, 0]
     split = make().read(str(file), DataConfig(skip_bad=True))
     assert list(split.skipped) == [f"{file}:3: column label: 'maybe': use yes/no, true/false or 1/0"]
-    with pytest.raises(DataError, match=r"no good row; the first: .*'maybe'"):
+    with pytest.raises(DataError, match=r"no usable row; the first problem: .*'maybe'"):
         labels_of(make(), file, ["maybe", "perhaps"], skip_bad=True)
 
 

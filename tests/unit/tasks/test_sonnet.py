@@ -132,7 +132,9 @@ def test_lines_that_are_too_long_to_continue_are_an_error_with_their_place(
     make: Make, tmp_path: Path
 ) -> None:
     texts = (poem(*["a short line"] * 14), poem("one", "two", "the endless line " * 30, "four"))
-    with pytest.raises(DataError, match=r"the first 3 lines have .* tokens, more than the 100") as refusal:
+    with pytest.raises(
+        DataError, match=r"the first 3 lines have .* tokens, more than the limit of 100"
+    ) as refusal:
         read(make(max_length=100), tmp_path, *texts)
     assert (refusal.value.file, refusal.value.line) == (str(tmp_path / "poems.txt"), 16)
     (kept,) = read(make(max_length=100), tmp_path, *texts, skip_bad=True)
@@ -313,11 +315,11 @@ def test_the_best_trivial_text_is_the_tail_of_training_poems(
     task, model = make(), saying(tokenizer, {"\n": 0.0})
     lines = ["the lamp", "is lit", "at six", "and burns", "all night", "until the day"]
     (training,) = read(task, tmp_path, poem(*"xyz", *lines))
-    dev = read(task, tmp_path, poem(*"abc", *lines), poem(*"def", "something else"))
+    dev = read(task, tmp_path, poem(*"abc", *lines), poem(*"def", "other inputs"))
     evaluation = task.evaluate(model, dev, [training], 2)
     floors, answers = evaluation.floors, evaluation.trivial_answers
     assert answers["chrf_greedy"] == answers["course_chrf_sampled"] == "another poem's end"
-    tail, references = poem(*lines), [poem(*lines), "something else"]
+    tail, references = poem(*lines), [poem(*lines), "other inputs"]
     assert floors["chrf_greedy"] == pytest.approx(CHRF().corpus_score([tail, tail], [references]).score)
     assert floors["course_chrf_sampled"] == pytest.approx(
         CHRF()

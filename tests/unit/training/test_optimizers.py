@@ -184,7 +184,7 @@ def test_muon_takes_the_matrices_of_the_blocks() -> None:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if not trains_matrices(name)])
 def test_muon_without_matrices_is_refused(method: str) -> None:
-    with pytest.raises(UsageError, match="muon updates the matrices of the blocks"):
+    with pytest.raises(UsageError, match="muon needs a method that trains the matrices of the blocks"):
         make_optimizers(prepared(method), chosen(method), OptimizerConfig(optimizer="muon"))
 
 
