@@ -88,8 +88,8 @@ def _request(context: typer.Context, task: str, settings: Mapping[str, Any], fou
 
 
 def _positive_size(text: str) -> int:
-    if size := parse_size(text):
-        return size
+    if found := parse_size(text):
+        return found
     raise UsageError(f"--ram {text} leaves nothing", "--ram 4GB")
 
 

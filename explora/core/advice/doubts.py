@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from explora.core.advice.choosing import Expectation, Question
 from explora.core.advice.leave_one_out import TARGET, LeaveOneOut
 
-FEW_TASKS = 5  # leaving one of fewer out says little
+FEW_TASKS = 4  # leaving one of fewer out says little
 FAR = 4.0  # times as many or as few rows as the nearest cell
 LEVELS = ("high", "medium", "low")
 

@@ -13,7 +13,7 @@ from explora.core.config.registry import FULL_METHOD
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A contender in a cell: mean score over `seeds` random seeds, from rows that were used for no choice.
+    """A contender in a cell: mean score over `seeds` random seeds, on rows that were not used for any choice.
 
     `shortfall` is the distance from the best contender of the cell in points, `error` its standard error.
     `pace` is processor time per token over that of full fine-tuning in the same cell, None without it.
