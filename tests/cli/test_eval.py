@@ -329,7 +329,7 @@ def test_predictions_as_json_lines_beside_the_scores(explora, here: None, tmp_pa
 def test_text_has_no_predictions_and_the_scores_are_not_lost(explora, here: None) -> None:
     done = explora("eval", "text", "--predictions", "out.csv", "--json")
     assert done.code == 2
-    assert "text makes no predictions" in done.err
+    assert "text has no predictions" in done.err
     assert done.objects[0]["scores"]["perplexity"] > 1
 
 

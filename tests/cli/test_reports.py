@@ -135,7 +135,7 @@ def test_rows_without_labels_have_no_report(explora, on_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--track mlflow", "a tracker is one of tensorboard, trackio, wandb"),
+        ("--track mlflow", "choose one of tensorboard, trackio, wandb"),
         ("--track tensorboard --lora 4,8", "--track follows a single run"),
     ],
 )

@@ -230,7 +230,7 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(
         ("--lora 4 --full", "--method lora,full"),
         ("--seed 1,2 --seeds 2", "--seed 1,2 and --seeds 2 both choose the seeds"),
         ("--jobs 2", "--jobs belongs to a sweep, and this is a single run"),
-        ("--lora 2,4 --shard 3/2", "--shard 3/2 is not a shard"),
+        ("--lora 2,4 --shard 3/2", "--shard 3/2 is not NUMBER/COUNT"),
         ("--lora 2,4 --shard 1/2 --overwrite", "--overwrite would remove the cells of other shards"),
         ("--lora 2,4 --jobs 999", "--jobs 999: this process may use"),
         ("--lora 2,4 --max-length 999,20", "the base reads at most 192 tokens"),

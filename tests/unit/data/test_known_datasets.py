@@ -260,7 +260,7 @@ def test_without_a_public_source_the_error_says_where_to_get_it(
 
 def test_a_variable_that_names_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(datasets.VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="EXPLORA_DATA names no folder"):
+    with pytest.raises(DataError, match="EXPLORA_DATA is not a folder"):
         datasets.locate("sst")
 
 

@@ -244,7 +244,7 @@ def test_sonnets_are_written_as_the_course_does_and_can_be_read_again(sonnet: Pa
 
 def test_a_task_without_predictions_has_none_to_write(tiny_base: Path, tmp_path: Path) -> None:
     session = open_folder("text", tiny_base)
-    with pytest.raises(UsageError, match="text makes no predictions"):
+    with pytest.raises(UsageError, match="text has no predictions"):
         write_predictions(tmp_path / "out.csv", session, evaluated(session, []))
     assert list(tmp_path.iterdir()) == []
 

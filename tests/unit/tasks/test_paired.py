@@ -76,7 +76,7 @@ def test_an_infinite_perplexity_leaves_the_other_runs_alone() -> None:
 
 
 def test_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"the same examples, not \[1, 200\]"):
+    with pytest.raises(ValueError, match=r"the same examples, but their numbers are \[1, 200\]"):
         compare([GOOD], [accuracy([1], [1])])
 
 
