@@ -196,7 +196,7 @@ def test_a_budget_chooses_options_to_paste(explora, check_schema, budget: str) -
 def test_a_budget_names_the_largest_batch(explora) -> None:
     words = ["params", "--model", "gpt2", "--length", "64"]
     shown = explora(*words, "--budget", "1.5GB").out
-    found = re.search(r"largest batch: (\d+) with 10% of the memory kept free, (\d+) without", shown)
+    found = re.search(r"largest batch: (\d+) with 10 % of the memory kept free, (\d+) without", shown)
     assert found is not None
     free, full = map(int, found.groups())
     assert 1 <= free < full
