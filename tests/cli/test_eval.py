@@ -342,7 +342,7 @@ def test_text_has_no_predictions_and_the_scores_are_not_lost(explora, here: None
         ("sentiment --threads -1", 2, "--threads must be at least 1"),
         ("sentiment --amp fp8", 2, "amp 'fp8' is not one of"),
         ("sentiment --format foo", 2, "format 'foo' is not one of"),
-        ("sentiment --device gpu9", 2, "no device 'gpu9'"),
+        ("sentiment --device gpu9", 2, "no device is called 'gpu9'"),
         ("sentiment runs/none", 1, "runs/none"),
         ("sentiment --data none.csv", 1, "none.csv: no such file"),
         ("sentiment --model gpt3", 1, "gpt3"),

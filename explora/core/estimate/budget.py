@@ -15,8 +15,7 @@ from explora.core.estimate.memory import Memory, predict
 # Products of at least so many rows are about as fast as larger ones: down to there, smaller batches cost less
 # time than checkpointing, which computes a third more.
 EFFICIENT_TOKENS = 512
-MOST_ROWS = 4096  # of a batch
-HEADROOM = 0.1  # kept free: predictions were up to a tenth too low (benchmarks/results/memory.md)
+HEADROOM = 0.1  # stays free, because predictions were up to a tenth too low (benchmarks/results/memory.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +109,9 @@ def least(
 ) -> Choice:
     """Return the choice that takes least memory."""
     return min(_choices(run, shape, length, classes, runtime), key=lambda choice: choice.memory.peak)
+
+
+MOST_ROWS = 4096  # of a batch
 
 
 def largest_batch(

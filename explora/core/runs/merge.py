@@ -180,7 +180,7 @@ def _write_header(session: Session, staged: Path) -> None:
 
 
 def _write_card(session: Session, staged: Path, dtype: str, result: Merged) -> None:
-    """Write the model card. Text from the user is indented, so that Markdown shows it verbatim."""
+    """Write the model card. Text from the user is indented, so that Markdown shows it unchanged."""
     labels = session.task.labels if session.model.score is not None else ()
     answer = "class" if labels else "token"
     template = None if labels else session.encoding.template

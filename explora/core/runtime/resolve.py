@@ -78,7 +78,7 @@ def _find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device: no device {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
+        raise UsageError(f"no device is called {name!r}", "devices: auto, cpu, cuda, cuda:1, mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("this torch sees no CUDA device", "leave --device out, or use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():

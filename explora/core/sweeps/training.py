@@ -56,7 +56,7 @@ def _train(run: TrainRun, folder: Path, tell: Tell, *, with_samples: bool, machi
     started = run if record is None else record.run
     # A cluster may send SIGTERM to every process, and our parent sends one.
     with owning(folder), Signals(once=True) as signals:
-        signals.at_once = True  # nothing is lost before the first step
+        signals.at_once = True  # before the first step, nothing can be lost
         resolved = with_resolved_runtime(started)
         running = start_run(resolved, folder, machine=machine)
         signals.at_once = False
