@@ -72,7 +72,7 @@ Budget = Annotated[
 OF_MEMORY = ("optimizer", "batch_size", "accumulate", "dropout", "amp", "grad_checkpoint")
 
 
-@with_settings("model", *METHOD, *OF_MEMORY)
+@with_settings("model", *METHOD, *OF_MEMORY, defaults={"amp": "off"})
 def params(
     task: o.OptionalTask = o.USUAL_TASK,
     *,
