@@ -34,6 +34,7 @@ FAILURE = 1
 BUG = 70
 READER_GONE = 141  # 128 + SIGPIPE, as a shell would report it
 
+WRITES_RUNS = "explora.core.runs.running"  # no run writes anything before this module is loaded
 HELP_OPTIONS = ["-h", "--help"]
 
 app = typer.Typer(
@@ -173,7 +174,8 @@ def _signals_raise() -> Iterator[None]:
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     interrupt = Interrupted(signal_number)
     if _is_importing(frame):  # where an exception may be swallowed: torch would go on without numpy
-        console.stopped(interrupt.message, "give the same command again")
+        saved = "" if WRITES_RUNS in sys.modules else "; nothing was saved"
+        console.stopped(f"{interrupt.message}{saved}", "give the same command again")
         os._exit(interrupt.exit_code)
     raise interrupt
 

@@ -26,6 +26,7 @@ Settings = Mapping[str, Any]
 FRAGMENTATION = "fragmentation: freed memory that the allocator cannot reuse"
 # What torch writes when an allocation fails, on a CPU and on a GPU.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+KEPT_FREE = f"{100 * HEADROOM:.0f} %"
 NO_ACTIVATIONS = "activations 0: memory peaks while no activations are stored"
 
 
@@ -55,7 +56,7 @@ def choose(
     ]
     raise TrainingError(
         f"{run.method.name} with {_rows_of_step(run)} rows of {length} tokens per optimizer step needs at "
-        f"least {size(smallest.needs)}, with {HEADROOM:.0%} kept free ({smallest.options}); --budget allows "
+        f"least {size(smallest.needs)}, with {KEPT_FREE} kept free ({smallest.options}); --budget allows "
         f"{size(budget)}",
         f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
     )
@@ -129,7 +130,7 @@ def show_budget(choice: Choice, shape: Shape, budget: int, classes: int | None, 
         largest_batch(choice.run, shape, choice.length, budget, classes=classes, headroom=headroom)
         for headroom in (HEADROOM, 0.0)
     )
-    console.result(f"largest batch: {free:,} with {HEADROOM:.0%} of the memory kept free, {full:,} without\n")
+    console.result(f"largest batch: {free:,} with {KEPT_FREE} of the memory kept free, {full:,} without\n")
 
 
 def _command(choice: Choice, settings: Settings) -> str:

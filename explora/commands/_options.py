@@ -72,6 +72,7 @@ Seed = Annotated[
     int,
     typer.Option(
         "--seed",
+        metavar="N",
         min=0,
         rich_help_panel="Sampling",
         show_default=False,

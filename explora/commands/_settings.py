@@ -158,11 +158,11 @@ def completion(words: tuple[str, ...]) -> Callable[[str], list[str]] | None:
 
 
 def _help(item: Setting, default: str | None) -> str:
-    """Return the help with the default and, for a setting of some methods, their names."""
-    facts = [f"default: {default or item.about.default or _defaults(item)}"]
+    """Return the help with, for a setting of some methods, their names, and the default."""
+    text = item.about.help.removesuffix(".")
     if item.name in method_settings() and (users := methods_with(item.name)) != list(METHODS):
-        facts.insert(0, ", ".join(users))
-    return f"{item.about.help.removesuffix('.')} ({'; '.join(facts)})."
+        text += f". Only for {', '.join(users)}"
+    return f"{text} (default: {default or item.about.default or _defaults(item)})."
 
 
 def _defaults(item: Setting) -> str:

@@ -72,7 +72,7 @@ Budget = Annotated[
 OF_MEMORY = ("optimizer", "batch_size", "accumulate", "dropout", "amp", "grad_checkpoint")
 
 
-@with_settings("model", *METHOD, *OF_MEMORY)
+@with_settings("model", *METHOD, *OF_MEMORY, defaults={"amp": "off"})
 def params(
     task: o.OptionalTask = o.USUAL_TASK,
     *,
@@ -163,7 +163,7 @@ def _positive_size(text: str) -> int:
     """Return the bytes of --budget. Raises UsageError."""
     if size := parse_size(text):
         return size
-    raise UsageError(f"--budget {text} leaves no memory", "--budget 2GB")
+    raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
 
 
 def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:

@@ -133,7 +133,7 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         ("--memory --length 2000", 2, "at most 1024 tokens"),
         ("--memory --amp auto", 2, "--amp bf16 or --amp off"),
         ("--budget 2gibberish", 2, "'2gibberish' is not a size"),
-        ("--budget off", 2, "leaves no memory"),
+        ("--budget off", 2, "leaves nothing"),
         ("--full --budget 1GB --length 64", 1, "this fits: --lora 8 --batch-size"),
         ("--budget 100MB", 1, "a smaller base"),
     ],
@@ -196,7 +196,7 @@ def test_a_budget_chooses_options_to_paste(explora, check_schema, budget: str) -
 def test_a_budget_names_the_largest_batch(explora) -> None:
     words = ["params", "--model", "gpt2", "--length", "64"]
     shown = explora(*words, "--budget", "1.5GB").out
-    found = re.search(r"largest batch: (\d+) with 10% of the memory kept free, (\d+) without", shown)
+    found = re.search(r"largest batch: (\d+) with 10 % of the memory kept free, (\d+) without", shown)
     assert found is not None
     free, full = map(int, found.groups())
     assert 1 <= free < full

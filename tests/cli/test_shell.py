@@ -155,7 +155,11 @@ def test_a_signal_that_an_import_would_swallow_ends_the_command_too(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, "", "interrupted\nhint: give the same command again\n")
+    assert (process.returncode, out, err) == (
+        130,
+        "",
+        "interrupted; nothing was saved\nhint: give the same command again\n",
+    )
 
 
 def test_ctrl_c_while_the_command_line_is_loaded_is_one_line(tmp_path):

@@ -59,7 +59,7 @@ def test_every_option_has_a_panel_and_help_with_the_default_in_one_form(name):
         assert "Default" not in option.help, option.name
         is_flag = not is_argument and option.is_flag and not option.secondary_opts
         is_required = option.required or "(required)" in option.help
-        has_default = re.search(r"[(;] ?default: [^()]+(\([^()]*\)[^()]*)*\)\.$", option.help)
+        has_default = re.search(r"\(default: [^()]+(\([^()]*\)[^()]*)*\)\.$", option.help)
         assert (is_flag or is_required) != bool(has_default), (option.name, option.help)
 
 

@@ -147,8 +147,8 @@ def test_a_recorded_flag_can_be_switched_off(
 
 def test_help_shows_the_default_of_each_method() -> None:
     shown = {option.name: option.help for option in PARAMETERS}
-    assert "; default: 8, for " in shown["rank"] and "for miss 16" in shown["rank"]
-    assert shown["blocks"].endswith("(top; default: 2).")
+    assert "(default: 8, for " in shown["rank"] and "for miss 16" in shown["rank"]
+    assert shown["blocks"].endswith("Only for top (default: 2).")
 
 
 def test_the_learning_rate_is_told_with_its_origin(explora: Callable[..., Any]) -> None:

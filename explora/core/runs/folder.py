@@ -73,7 +73,7 @@ def prepare_place(run: TrainRun, folder: Path, *, replace: bool) -> Path:
     """
     check_utf8(run, folder.resolve())
     settle_folder(real_folder(folder))
-    found = _look_into(folder, to_replace=replace)
+    found = _look_before_start(folder, to_replace=replace)
     if found.holds is not Holds.PENDING:
         discard_pending(folder)  # a killed process may have left one without a record
     if not replace or found.holds is Holds.NOTHING:
@@ -103,7 +103,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
     It may if the folder is new or empty, or, with `overwrite`, if it is a run folder.
     """
-    found = _look_into(folder, to_replace=overwrite)
+    found = _look_before_start(folder, to_replace=overwrite)
     if found.holds is Holds.NOTHING:
         return
     if not overwrite:
@@ -121,7 +121,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _look_into(folder: Path, *, to_replace: bool) -> Found:
+def _look_before_start(folder: Path, *, to_replace: bool) -> Found:
     """Look into a folder; a run with a damaged record can be replaced like one that is unfinished."""
     try:
         return look_into(folder)
