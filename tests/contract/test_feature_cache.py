@@ -28,7 +28,7 @@ from explora.errors import WriteError
 from tests.tiny_models import SHAPE, finish, randomise, tiny_run, until_step
 
 Prepare = Callable[..., TrainRun]
-STEPS = 52  # of 6, 5 (sonnet) or 3 (accumulated) an epoch
+STEPS = 22  # of 6, 5 (sonnet) or 3 (accumulated) an epoch
 TOP = {"method": "lora", "layers": Blocks.parse("1-1"), "rank": 4}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sentiment last-linear": ("sentiment", {"method": "last-linear"}),

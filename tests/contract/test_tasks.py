@@ -26,6 +26,8 @@ from explora.core.tasks.contract import Batch, Evaluation, Example, Split, find_
 from explora.errors import UsageError
 from tests.tiny_models import PAIRS
 
+pytestmark = pytest.mark.usefixtures("short_poems")
+
 BATCH = 5
 FEW = 3  # examples to evaluate, since poems are generated one token a time
 SAMPLES = DataConfig()

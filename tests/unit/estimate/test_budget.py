@@ -15,7 +15,7 @@ from explora.core.estimate.memory import predict
 
 GPT2 = MODELS["gpt2"].shape
 MIB = 1 << 20
-BUDGETS = [size * MIB for size in range(400, 8000, 100)]
+BUDGETS = [size * MIB for size in range(400, 8000, 400)]
 PAIRS = [(task, method) for task in TASKS for method in ("lora", "full")]
 
 
