@@ -286,7 +286,7 @@ def _course_ids(task: str, course_labels: str | None, predictions: Path | None) 
 def _show(scored: Scored, with_predictions: bool) -> None:
     evaluation = scored.evaluation
     if evaluation.scores is None:
-        console.note(f"{evaluation.examples:,} rows without labels: no scores")
+        console.note("the rows have no labels: no scores")
         if with_predictions:
             for item in evaluation.predictions:
                 console.result_json(item)

@@ -192,7 +192,7 @@ def test_rows_without_labels_give_predictions_in_order(
     assert done.code == 0
     assert [item["id"] for item in done.objects] == [str(line) for line in range(1, 8)]
     assert {item["prediction"] for item in done.objects} <= {"0", "1"}
-    assert "7 rows without labels: no scores" in done.err
+    assert "the rows have no labels: no scores" in done.err
     stdin(rows)
     (value,) = explora("eval", "paraphrase", "--data", "-", "--json").objects
     check_schema("eval", value)

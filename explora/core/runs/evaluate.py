@@ -37,7 +37,8 @@ class Rows:
         """Description of the rows for messages."""
         count, data = len(self.found.examples), "the sample data" if self.data == SAMPLES else self.data
         if self.split == "all":
-            return f"all {count:,} rows of {'standard input' if data == STDIN else data}"
+            rows = "the only row" if count == 1 else f"all {count:,} rows"
+            return f"{rows} of {'standard input' if data == STDIN else data}"
         if self.held_out:
             return f"the {count:,} rows of {data} that are held out from training"
         return f"the {count:,} {self.split} rows of {data}"
