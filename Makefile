@@ -57,6 +57,8 @@ study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes o
 	$(BIN)/python -m benchmarks.study floors --data $(EXPLORA_DATA)
 	$(BIN)/python -m benchmarks.study run --data $(EXPLORA_DATA) --hours $(HOURS)
 	$(BIN)/python -m benchmarks.study tables
+	$(BIN)/python -m benchmarks.study.ship
+	$(BIN)/python -m benchmarks.study.leave_one_out
 
 docs: .venv/with-docs  ## the documentation site, in build/site; any warning or broken local link is an error
 	@$(REFERENCE) | diff docs/commands.md - || { echo "docs/commands.md is out of date: run make reference"; exit 1; }
