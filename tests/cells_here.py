@@ -1,6 +1,6 @@
 """The cells of a bench without their processes: the same modules, the same JSON; and made-up figures.
 
-The matrix peak comes from one small product: its figure matters to no test.
+The matrix peak is measured on one small product, because no test depends on its value.
 """
 
 from __future__ import annotations

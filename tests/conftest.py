@@ -36,7 +36,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what the imports made: each cell of a bench and many tests run it."""
+    """Exclude what the imports created from garbage collection, which every cell of a bench runs."""
     gc.collect()
     gc.freeze()
 
@@ -65,7 +65,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def few_resamples() -> Iterator[None]:
-    """A training ends with intervals, and a thousand resamples of each take longer than a tiny training."""
+    """Draw 100 bootstrap resamples by default: the usual 1000 take longer than a tiny training."""
     from explora.core.tasks.metrics import Score
 
     defaults = Score.interval.__kwdefaults__
@@ -77,7 +77,7 @@ def few_resamples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def short_poems() -> Iterator[None]:
-    """Cut the continuations of sonnets short: random weights end neither a line nor a poem."""
+    """Limit the continuations of sonnets to 32 tokens: random weights end neither a line nor a poem."""
     from explora.core.tasks import sonnet
 
     with pytest.MonkeyPatch.context() as patch:

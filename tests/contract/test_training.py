@@ -138,7 +138,7 @@ def test_only_what_the_method_trains_gets_gradients_and_moves(
 
 
 def test_the_same_seed_gives_the_same_bytes(prepare: Prepare, reference: Reference, tmp_path: Path) -> None:
-    """Of the other tasks and methods an interrupted run shows it below."""
+    """The interrupted runs below prove this for every task and method."""
     torch.manual_seed(99)  # the process has drawn other numbers by then
     train(prepare(), tmp_path / "run")
     assert_same_run(tmp_path / "run", reference(prepare())[0])

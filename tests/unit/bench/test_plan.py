@@ -23,7 +23,9 @@ from tests.tiny_models import tiny_run
 
 
 def plan(count: int = 5, **changes: Any) -> Plan:
-    contenders = tuple(Contender(run=resolve("paraphrase", {"rank": rank + 1})[0]) for rank in range(count))
+    run, _ = resolve("paraphrase", {})
+    methods = [dataclasses.replace(run.method, rank=rank + 1) for rank in range(count)]
+    contenders = tuple(Contender(run=dataclasses.replace(run, method=method)) for method in methods)
     return Plan(**{"contenders": contenders, "repeats": 3, "steps": None, **changes})
 
 
