@@ -215,7 +215,7 @@ def test_bad_rows_stop_or_are_counted(explora, here: None, tmp_path: Path) -> No
     file.write_text("sentence1,sentence2,label\na,b,1\nc,,0\nd,e,perhaps\nf,g,0\n", encoding="utf-8")
     stopped = explora("eval", "paraphrase", "--data", "pairs.csv", "--json")
     assert (stopped.code, stopped.out) == (1, "")
-    assert "error: pairs.csv:3: column sentence2: empty" in stopped.err
+    assert "error: pairs.csv:3: column sentence2: the value is empty" in stopped.err
     done = explora("eval", "paraphrase", "--data", "pairs.csv", "--json", "--skip-bad")
     assert (done.objects[0]["examples"], done.objects[0]["skipped"]) == (2, 2)
     assert "warning: skipped: pairs.csv:4: column label: 'perhaps': use yes/no, true/false or 1/0" in done.err

@@ -182,7 +182,7 @@ def test_no_prompts_are_no_answers(explora, here: None, stdin: Stdin) -> None:
         ('fine\n{"prompt": \n', "<stdin>:2: a line that starts with { should be a JSON object"),
         ('fine\n\n{"text": "x"}\n', "<stdin>:3: a line that starts with {"),
         ('{"prompt": 3}\n', "<stdin>:1: column prompt: prompt should be a string, not 3"),
-        ('{"prompt": "a\\u0000b"}\n', "<stdin>:1: a NUL byte"),
+        ('{"prompt": "a\\u0000b"}\n', "<stdin>:1: the text has a NUL byte"),
         ('fine\n{"prompt": "\\ud83d"}\n', "<stdin>:2: half a surrogate pair"),
         ('{"a":' * 100_000 + "\n", "<stdin>:1: a line that starts with {"),
         (b"fine\nna\xefve\n", "<stdin>:2: byte 0xEF is not UTF-8"),

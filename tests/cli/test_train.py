@@ -758,7 +758,7 @@ def test_a_run_is_used_and_resumed_from_another_directory(
     monkeypatch.chdir("elsewhere")
     assert explora("train", "sentiment", "--resume", "-o", "../runs/sentiment").code == 0
     scored = explora("eval", "sentiment", "../runs/sentiment", "--json")
-    assert (scored.code, scored.objects[0]["data"]) == (0, str(tmp_path / "train.csv"))
+    assert (scored.code, scored.objects[0]["data"]) == (0, str(tmp_path / "dev.csv"))
     (tmp_path / "base").rename(tmp_path / "moved")
     shutil.copytree("../runs/sentiment", "copy")
     record = json.loads(Path("copy/run.json").read_text())

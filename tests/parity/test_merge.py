@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from explora.core.base.find import WEIGHTS
 from explora.core.base.tokenizer import load_tokenizer
 from explora.core.config.method import Method
+from explora.core.config.registry import PARAPHRASE_TEMPLATE
 from explora.core.methods.last_linear import LastLinear
 from explora.core.methods.lora import LoRA
 from explora.core.methods.lora_layers import LoRALinear
@@ -376,10 +377,10 @@ def test_what_is_no_adapter_is_refused(base: Path, tmp_path: Path) -> None:
         merge(tmp_path / "empty", tmp_path / "merged", base)
 
 
-def test_the_card_keeps_user_text_verbatim(base: Path, tmp_path: Path) -> None:
+def test_the_card_quotes_user_text_as_json(base: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", base, KEY_VALUE, "paraphrase", ("0", "1"))
     merge(tmp_path / "run", tmp_path / "merged", base)
     card = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: transformers\ntags: [gpt2, paraphrase, explora]\n---\n")
-    assert '\n    Is "{sentence1}" a paraphrase of "{sentence2}"?' in card
+    assert f"\n    {json.dumps(PARAPHRASE_TEMPLATE)}\n" in card
     assert "AutoModelForCausalLM" in card

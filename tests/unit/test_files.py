@@ -47,7 +47,7 @@ WRITES |= {"save_file", "save_pretrained", "savefig"}
 FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT"}
 # What other modules write, and why a WriteError would make no sense there.
 ELSEWHERE = {
-    "console.py": {"open"},  # /dev/null, in the place of closed streams
+    "streams.py": {"open"},  # /dev/null, in the place of closed streams
     "core/cache.py": {"mkdir"},  # finds out whether the cache can be written
     "core/runs/ownership.py": {"mkdir"},  # the folder of a lock, before anything is written
     "core/machine/facts.py": {"write_text"},  # resets a counter of the kernel
