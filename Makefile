@@ -57,6 +57,7 @@ study: .venv/with-study  ## train the study (benchmarks/study): hours; it goes o
 	$(BIN)/python -m benchmarks.study floors --data $(EXPLORA_DATA)
 	$(BIN)/python -m benchmarks.study run --data $(EXPLORA_DATA) --hours $(HOURS)
 	$(BIN)/python -m benchmarks.study tables
+	$(BIN)/python -m benchmarks.paper tables
 	$(BIN)/python -m benchmarks.study.ship
 	$(BIN)/python -m benchmarks.study.leave_one_out
 

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     plan = read_plan(asked.plan)
+    if asked.base:
+        plan = plan.on(asked.base)
     try:
         for line in ACTIONS[asked.what](plan, asked):
             print(time.strftime("%H:%M:%S"), line, flush=True)
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=list(ACTIONS))
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("plan.toml"))
+    parser.add_argument("--base", help="a base, as --model takes it (default: those of the plan)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of rows, tables and figures")
     parser.add_argument("--rows", type=Path, help="file of rows (default: rows.jsonl in --results); it grows")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="rows of other machines or shards")

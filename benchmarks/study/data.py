@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.study.plan import ALL, Data
+from benchmarks.study.plan import ALL, CONTROL, Data
 from explora.core.config.concerns import DataConfig
 from explora.core.data.splits import Row, read_table
 from explora.core.files import write_atomically
 
 ROOT = Path(__file__).parent.parent.parent  # git archive takes a path from the root
 # The second version of the embedded base, which read plain text alone.
-CONTROL = "148404ee8df36f42845579d82993c1d378d2dddb:explora/assets/base"
+CONTROL_COMMIT = "148404ee8df36f42845579d82993c1d378d2dddb:explora/assets/base"
 SHUFFLE_SEED = 0
 
 
@@ -64,13 +64,13 @@ def _write(file: Path, rows: Sequence[Row]) -> Path:
 
 
 def find_base(name: str, folder: Path) -> str:
-    """Return what `--model` takes for a base of the study: "embedded", or the folder of the control."""
-    if name != "control":
+    """Return what `--model` takes for a base of a plan: its own name, or the folder of the control."""
+    if name != CONTROL:
         return name
     target = folder / "control-base"
     if not target.is_dir():
         archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", CONTROL], capture_output=True, check=True
+            ["git", "-C", str(ROOT), "archive", CONTROL_COMMIT], capture_output=True, check=True
         )
         partial = folder / "control-base.partial"
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:

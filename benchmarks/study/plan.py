@@ -10,9 +10,11 @@ from typing import Any
 
 from benchmarks.study.rows import Row, best_power, powers_of
 from explora.api import configure
+from explora.core.config.registry import EMBEDDED
 
 PLAN = Path(__file__).with_name("plan.toml")
 ALL = "all"
+CONTROL = "control"  # the base of data.find_base; its shape is that of the embedded one
 FIRST_SEED = 1
 
 
@@ -76,7 +78,8 @@ class Cell:
         if "patience" in self.settings:
             special.append(f"patience{self.settings['patience']}")
         rate = f"lr{self.settings['learning_rate']:g}"
-        return "/".join([self.base, "-".join([data, *special]), self.contender, f"{rate}-seed{self.seed}"])
+        base = Path(self.base).name  # never a folder outside of the runs
+        return "/".join([base, "-".join([data, *special]), self.contender, f"{rate}-seed{self.seed}"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,10 @@ class Plan:
     contenders: Mapping[str, Mapping[str, Any]]
     stages: tuple[Stage, ...]
     costs: tuple[str, ...] = ()
+
+    def on(self, base: str) -> Plan:
+        """Return the plan with another base for every stage."""
+        return replace(self, stages=tuple(replace(stage, base=base) for stage in self.stages))
 
     def stage(self, name: str) -> Stage:
         """Return a stage by its name, with what it takes from the stage that it refers to."""
@@ -145,7 +152,8 @@ class Plan:
     def _cell(self, stage: Stage, contender: str, power: int, seed: int) -> Cell:
         data = self.data[stage.data]
         method = dict(self.contenders[contender])
-        default = configure(data.task, method).optimizer.learning_rate  # the bases have the same width
+        base = EMBEDDED if stage.base == CONTROL else stage.base
+        default = configure(data.task, method | {"model": base}).optimizer.learning_rate
         settings = method | {
             "learning_rate": float(f"{default * self.factor**power:.2g}"),
             "epochs": stage.epochs or data.epochs,
