@@ -51,7 +51,7 @@ def all_tables(material: Material) -> str:
         "## Table 1: SST and CFIMDB, accuracy", scores(sentiment, material),
         "## Table 2: Quora as a cloze, LoRA on key and value, accuracy", scores(quora, material),
         "## Table 3: sonnets, LoRA on attention and feed-forward", chrf(material),
-        "Perplexity of the embedded base by the number of given lines:", perplexity(material),
+        "Perplexity by the number of given lines:", perplexity(material),
         "## Table 4: parameters, training time and memory of GPT-2's shape", costs(material),
         "## Price of what is left", prices(material),
         "## All published figures", published(material.published),
@@ -62,8 +62,11 @@ def all_tables(material: Material) -> str:
 def scores(stages: Sequence[Stage], material: Material) -> str:
     """Return a line for each contender and batch size of classification stages."""
     lines = []
-    ordered = sorted(_cells(stages), key=lambda cell: (cell[0].data, cell[1], _batch_size(cell[0], material)))
-    for stage, contender in ordered:
+    order = list(material.plan.contenders)
+    for stage, contender in sorted(
+        _cells(stages),
+        key=lambda cell: (cell[0].data, order.index(cell[1]), _batch_size(cell[0], material)),
+    ):
         figure = material.published.of(stage.data, contender)
         own = trained(material.rows, stage, contender)
         small = _studied(stage, contender, material)
@@ -87,39 +90,38 @@ def chrf(material: Material) -> str:
     lines = []
     for floor in _sonnet_floors(material):
         for label, found in _untrained(floor, CHRF[0]):
-            lines.append([label, "", "", "", _digits(found[CHRF[0]]), "", _digits(found[CHRF[1]])])
+            whole, alone = (_digits(found[scale]) for scale in CHRF)
+            lines.append([label, "", "", "", "", whole, "", alone])
     for stage, contender in _sonnets(material):
         figure = material.published.of(stage.data, contender)
         own = trained(material.rows, stage, contender)
         small = _studied(stage, contender, material)
-        value = None if small is None else _mean(small, CHRF[0])
+        whole, alone = _means(small, CHRF)
+        difference = _minus(_mean(small, CHRF[0]), figure.value if figure else None, 2)
         lines.append(
             [contender, _paper(stage.data, contender, material),
              f"{figure.value:.2f} ({figure.source})" if figure else UNKNOWN,
-             NOT_RUN if own is None else _digits(_mean(own, CHRF[0])),
-             NOT_RUN if small is None else _digits(value),
-             _minus(value, figure.value if figure else None, 2),
-             NOT_RUN if small is None else _digits(_mean(small, CHRF[1]))]
+             *_means(own, CHRF), whole, difference, alone]
         )  # fmt: skip
     header = (
-        "answer or method", "the paper", "published by others, whole poem", "gpt2 here, whole poem",
-        "embedded base, whole poem", "embedded minus published", "embedded base, continuation only",
+        "answer or method", "the paper, continuation only", "published by others, whole poem",
+        "gpt2 here, whole poem", "gpt2 here, continuation only", "embedded base, whole poem",
+        "embedded minus published", "embedded base, continuation only",
     )  # fmt: skip
     return table(header, lines)
 
 
 def perplexity(material: Material) -> str:
-    """Return the perplexity of the embedded base after each number of given lines."""
+    """Return the perplexity of each base after each number of given lines."""
     names = [f"perplexity_given_{given}" for given in GIVEN]
     lines = []
     for floor in _sonnet_floors(material):
         for label, found in _untrained(floor, names[0]):
-            lines.append([label, *(_digits(found[name]) for name in names)])
+            lines.append([label, EMBEDDED, *(_digits(found[name]) for name in names)])
     for stage, contender in _sonnets(material):
-        small = _studied(stage, contender, material)
-        cells = [NOT_RUN] * len(names) if small is None else [_digits(_mean(small, name)) for name in names]
-        lines.append([contender, *cells])
-    return table(("answer or method", *(f"{given} given" for given in GIVEN)), lines)
+        lines.append([contender, EMBEDDED, *_means(_studied(stage, contender, material), names)])
+        lines.append([contender, stage.base, *_means(trained(material.rows, stage, contender), names)])
+    return table(("answer or method", "base", *(f"{given} given" for given in GIVEN)), lines)
 
 
 def costs(material: Material) -> str:
@@ -212,7 +214,13 @@ def _circumstances(result: Result) -> str:
     return f"({training_rows(result):,} rows, {result.learning_rate:g}, {many})"
 
 
-def _mean(result: Result, metric: str) -> float | None:
+def _means(result: Result | None, metrics: Sequence[str]) -> list[str]:
+    return [NOT_RUN if result is None else _digits(_mean(result, metric)) for metric in metrics]
+
+
+def _mean(result: Result | None, metric: str) -> float | None:
+    if result is None:
+        return None
     found = [row["scores"][metric] for row in result.rows if row.get("scores")]
     return fmean(found) if found else None
 
