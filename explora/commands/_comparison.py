@@ -147,6 +147,9 @@ def _show_comparison(entry: Entry, against: Entry, comparison: Comparison) -> No
     console.result(
         f"by row: better on {comparison.wins:,}, worse on {comparison.losses:,}, equal on {max(0, even):,}"
     )
+    console.note(
+        "This compares two models. To compare their settings, train and rank several seeds (--seeds 3)."
+    )
 
 
 def _show_mistake(mistake: Mistake) -> None:

@@ -99,7 +99,7 @@ def params(
 
     `explora params --model gpt2 --memory --batch-size 8 --length 256 --amp bf16`
 
-    `explora params --model gpt2 --full --budget 2GB`
+    `explora params --model gpt2 --full --budget 3GB`
     """
     if classes is not None and task not in WITH_HEAD:
         raise UsageError(f"--classes belongs to {', '.join(WITH_HEAD)}; {task} has no classes to choose")
