@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: 2)")
     parser.add_argument("--shard", default="1/1", help="part I of N: I/N")
     parser.add_argument("--device", default="auto", help="cpu or cuda (default: auto)")
+    parser.add_argument("--commit", help="commit of the code, where it is not a git repository")
     return parser
 
 
@@ -82,12 +83,18 @@ def _run(plan: Plan, asked: argparse.Namespace) -> Iterator[str]:
     from explora.core.config.concerns import RuntimeConfig
 
     part, _, parts = asked.shard.partition("/")
-    places = Places(source=asked.data, work=asked.work, output=_rows_file(asked), others=tuple(asked.others))
+    places = Places(
+        source=asked.data,
+        work=asked.work.resolve(),  # a run records absolute paths
+        output=_rows_file(asked),
+        others=tuple(asked.others),
+    )
     session = Session(
         jobs=asked.jobs,
         deadline=time.monotonic() + 3600 * asked.hours,
         shard=(int(part), int(parts)),
         runtime=RuntimeConfig(device=asked.device, threads=1),
+        commit=asked.commit,
     )
     study = Study(plan, places, session)
     yield from study.run(asked.stages or [stage.name for stage in plan.stages])

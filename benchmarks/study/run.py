@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.study.data import ROOT, Splits, find_base, write_splits
 from benchmarks.study.plan import Cell, Plan
 from benchmarks.study.rows import Row, append_row, pack, read_rows
@@ -26,6 +28,7 @@ from explora.core.machine.facts import describe_machine
 from explora.core.ranking.candidates import find_candidates
 from explora.core.ranking.forgetting import GeneralText
 from explora.core.ranking.scoring import Entry, Scoring, Setup
+from explora.core.runs.record import read_dev_scores
 from explora.core.runs.result import TrainResult
 from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
 from explora.core.sweeps.jobs import Jobs, Order, Report
@@ -51,12 +54,16 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How long and where to train: `deadline` by time.monotonic, `shard` is (part, parts)."""
+    """How long and where to train: `deadline` by time.monotonic, `shard` is (part, parts).
+
+    commit: of the code, where it is not a git repository.
+    """
 
     jobs: int
     deadline: float
     shard: tuple[int, int]
     runtime: RuntimeConfig
+    commit: str | None = None
 
 
 class Study:
@@ -67,7 +74,7 @@ class Study:
         self.session = replace(session, runtime=resolve_runtime(session.runtime))
         self.general_text = GeneralText()
         self.scorings: dict[tuple[str, str], Scoring] = {}
-        self.circumstances = _circumstances()
+        self.circumstances = _circumstances(self.session)
 
     def run(self, stages: Sequence[str]) -> Iterator[str]:
         """Train stage by stage, and yield a line for people after each cell and each stage."""
@@ -154,6 +161,7 @@ class Study:
             "metric": entry.metric,
             "higher_is_better": entry.score.higher_is_better,
             "dev": outcome.dev,
+            "curve": read_dev_scores(order.folder),
             "score": score,
             "scores": evaluation.scores,
             "trivial": evaluation.floors.get(entry.metric),
@@ -234,13 +242,18 @@ class Study:
         )
 
 
-def _circumstances() -> dict[str, Any]:
+def _circumstances(session: Session) -> dict[str, Any]:
     """Return what all rows of a session share: date, commit, versions, machine."""
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    has_gpu = session.runtime.device == "cuda"
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
+        "commit": session.commit or _commit(),
         "versions": {"python": platform.python_version(), "torch": importlib.metadata.version("torch")},
         "machine": describe_machine(),
+        "gpu": torch.cuda.get_device_name() if has_gpu else None,
     }
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

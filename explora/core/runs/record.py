@@ -166,6 +166,23 @@ def read_losses(folder: Path) -> list[float]:
     return [float(loss) for loss in losses if loss is not None]
 
 
+def read_dev_scores(folder: Path) -> list[tuple[int, float]]:
+    """Return step and dev score of each evaluation from metrics.jsonl."""
+    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
+    return [(line["step"], _score_of(line)) for line in lines if "best" in line]
+
+
+def read_best_dev_score(folder: Path) -> float | None:
+    """Return the dev score of the step that was kept, from metrics.jsonl; None without evaluations."""
+    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
+    best = [_score_of(line) for line in lines if line.get("best")]
+    return best[-1] if best else None
+
+
+def _score_of(line: Mapping[str, Any]) -> float:
+    return next(float(value) for name, value in line.items() if name not in ("step", "best"))
+
+
 class MetricsLog:
     """The log of a run, metrics.jsonl, with one line for each step and each evaluation."""
 

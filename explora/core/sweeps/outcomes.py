@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import Any
 
 from explora.core.config.run_config import TrainRun
 from explora.core.files import write_atomically
-from explora.core.runs.record import METRICS_FILE, read_record
+from explora.core.runs.record import read_best_dev_score, read_record
 from explora.errors import UsageError
 
 FAILURE_FILE = "failed.txt"
@@ -46,7 +45,7 @@ def read_outcome(folder: Path, run: TrainRun) -> Outcome:
     if record is not None and _as_planned(record.run, run) != run:
         raise UsageError(f"{folder} has another run than the plan", "choose another folder: -o FOLDER")
     if record is not None and record.result:
-        return Outcome(state=State.FINISHED, result=record.result, dev=_best_score(folder))
+        return Outcome(state=State.FINISHED, result=record.result, dev=read_best_dev_score(folder))
     if failure.is_file():
         return Outcome(state=State.FAILED, error=failure.read_text(encoding="utf-8").splitlines()[0])
     return Outcome(state=State.WAITING if record is None else State.STOPPED)
@@ -59,15 +58,6 @@ def _as_planned(recorded: TrainRun, planned: TrainRun) -> TrainRun:
         training = replace(training, max_steps=planned.training.max_steps)
     runtime = replace(recorded.runtime, threads=planned.runtime.threads)
     return replace(recorded, training=training, runtime=runtime)
-
-
-def _best_score(folder: Path) -> float | None:
-    """Return the dev score of the step that was kept, from the log of the run."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    best = [line for line in map(json.loads, lines) if line.get("best")]
-    if not best:
-        return None
-    return next(float(value) for name, value in best[-1].items() if name not in ("step", "best"))
 
 
 def record_failure(folder: Path, message: str, details: str) -> None:

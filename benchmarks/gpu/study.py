@@ -1,0 +1,70 @@
+"""Train the cells of the study on one GPU: several chains of stages at once, each in a process of its own.
+
+    python3 benchmarks/gpu/study.py DATA OUT --minutes 7
+
+A small model leaves most of a GPU idle, so many runs share it. A stage that needs the learning rates of another
+one comes later, in the same chain or in another one. Each chain appends to a file of its own in OUT. The same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CHAINS = (
+    ("quora-rates", "quora-seeds", "quora-all", "quora-targets"),
+    ("sst-rates", "sst-seeds", "sst-250", "sst-1000", "sst-others", "sst-batch-64", "sst-batch-4"),
+    ("sonnets-rates", "sonnets-seeds", "sonnets-targets", "sonnets-others", "cfimdb-rates"),
+    ("control-rates", "quora-others", "quora-1000", "quora-250", "quora-16000", "quora-convergence"),
+)
+GRACE = 20.0  # seconds for runs to save their state
+
+
+def main() -> int:
+    """Start every chain, and wait until all have ended or the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("out", type=Path, help="folder of the rows, rows-1.jsonl and so on, and of the logs")
+    parser.add_argument("--minutes", type=float, default=7.0, help="time limit (default: 7)")
+    parser.add_argument("--jobs", type=int, default=4, help="runs at once in each chain (default: 4)")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks" / "study" / "plan.toml")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "study", help="folder for what can be lost"
+    )
+    parser.add_argument("--commit", help="commit of the code, where it is not a git repository")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * asked.minutes
+    chains = [start(number, asked) for number in range(len(CHAINS))]
+    for chain in chains:
+        try:
+            chain.wait(max(0.0, until + GRACE - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            chain.kill()
+    return max(abs(chain.returncode) for chain in chains)
+
+
+def start(number: int, asked: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """Start a chain. It knows the rows of the others, so that no cell is trained twice."""
+    files = [asked.out / f"rows-{each + 1}.jsonl" for each in range(len(CHAINS))]
+    own = files.pop(number)
+    command = [sys.executable, "-m", "benchmarks.study", "run", "--data", asked.data, "--work", asked.work]
+    command += ["--plan", asked.plan, "--rows", own, "--others", *files, "--stages", *CHAINS[number]]
+    command += ["--jobs", asked.jobs, "--hours", asked.minutes / 60, "--device", asked.device]
+    command += ["--commit", asked.commit] if asked.commit else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with own.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [str(each) for each in command], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
