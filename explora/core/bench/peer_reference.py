@@ -42,7 +42,7 @@ def export(request: Mapping[str, Any]) -> dict[str, Any]:
     collated = [(chosen, session.task.collate(chosen, epoch)) for epoch, chosen in wanted]
     session.model.eval()
     with torch.no_grad():
-        first = collated[0][1]
+        first = collated[0][1].to(session.model.device)
         loss = float(session.task.loss(session.model, first)) / max(1, first.weight)
     return {
         "base": str(session.base.folder or _write_base(session, Path(request["folder"]))),
