@@ -75,10 +75,10 @@ class LoRALinear(AdaptedLayer):
         self.parts = parts if parts is not None else (0,)
         self.scale, self.dropout = scale, dropout
         device = base.weight.device
-        a = torch.empty(len(self.parts) * rank, fan_in, device=device)
-        self.lora_A = nn.Parameter(a)
+        a = torch.empty(len(self.parts) * rank, fan_in)  # drawn on the CPU: the same start on every device
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        self.lora_A = nn.Parameter(a.to(device))
         self.lora_B = nn.Parameter(torch.zeros(len(self.parts), span(fan_out, parts), rank, device=device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer's output, (..., out), for x (..., in)."""

@@ -109,8 +109,9 @@ def assemble(
     model.grad_checkpoint = runtime.grad_checkpoint
     model.limit_plain_attention(runtime.plain_attention)
     if classes is not None and fresh_head:
-        model.score = nn.Linear(model.shape.n_embd, classes, bias=False, device=model.device)
-        nn.init.normal_(model.score.weight, std=0.02)
+        head = nn.Linear(model.shape.n_embd, classes, bias=False)  # on the CPU, as in LoRALinear
+        nn.init.normal_(head.weight, std=0.02)
+        model.score = head.to(model.device)
     parts.method.apply(model)
     return Session(model=model, **vars(parts))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -57,12 +59,29 @@ def resolve_for_answers(config: RuntimeConfig) -> RuntimeConfig:
 def compute_deterministically() -> None:
     """Choose kernels on a GPU that give the same bits in every run. Call it before the first product.
 
-    If an operation has no such kernel, torch warns. cuBLAS needs workspaces of a fixed size for it.
+    If an operation has no such kernel, torch warns; see also `require_determinism`. cuBLAS needs workspaces
+    of a fixed size.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # torch would fill new tensors, which costs time and only helps to find bugs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def require_determinism(device: torch.device) -> Iterator[None]:
+    """Raise RuntimeError inside this context if an operation on a GPU has no deterministic kernel.
+
+    Only then does attention choose a deterministic backward pass: where torch may merely warn, it warns.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _resolve_device(name: str) -> torch.device:

@@ -16,6 +16,7 @@ from explora.core.config.run_config import TrainRun
 from explora.core.data.batching import epoch_batches
 from explora.core.model.gpt2 import GPT2
 from explora.core.runtime.processes import Processes
+from explora.core.runtime.resolve import require_determinism
 from explora.core.tasks.contract import Batch, Example, Task
 from explora.core.training.adamw import Optimizer
 from explora.core.training.checkpoint import (
@@ -225,14 +226,15 @@ class Training:
 
     def accumulate(self, batches: Sequence[Batch], items: int) -> list[Tensor]:
         """Add up the gradients of the mean loss over all `items`. Returns each batch's part of that loss."""
-        losses = []
-        for batch in batches:
-            with self.phase("forward"):
-                loss = self.task.loss(self.model, batch) / items
-            with self.phase("backward"):
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-        return losses
+        with require_determinism(self.model.device):
+            return [self._accumulate(batch, items) for batch in batches]
+
+    def _accumulate(self, batch: Batch, items: int) -> Tensor:
+        with self.phase("forward"):
+            loss = self.task.loss(self.model, batch) / items
+        with self.phase("backward"):
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def clip(self) -> Tensor:
         """Clip the gradients. Returns their norm before clipping."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from explora.core.config.concerns import RuntimeConfig
-from explora.core.runtime.resolve import resolve_for_answers, resolve_runtime
+from explora.core.runtime.resolve import require_determinism, resolve_for_answers, resolve_runtime
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -34,6 +34,17 @@ def test_a_gpu_computes_deterministically(resolve: object, monkeypatch: pytest.M
     assert is_deterministic()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_step_insists_on_determinism_on_a_gpu_alone() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with require_determinism(torch.device("cpu")):
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    with pytest.raises(ZeroDivisionError), require_determinism(torch.device("cuda")):
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        raise ZeroDivisionError
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_a_workspace_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
