@@ -2,9 +2,9 @@
 
     python3 benchmarks/gpu/study.py DATA OUT --minutes 7
 
-A small model leaves most of a GPU idle, so many runs share it. A stage that needs the learning rates of another
-one comes later, in the same chain or in another one. Each chain appends to a file of its own in OUT. The same
-command goes on where it stopped.
+A small model leaves most of a GPU idle, so many runs share it. A stage that needs the learning rates of
+another one comes later, in the same chain or in another one. Each chain appends to a file of its own in OUT.
+The same command goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from benchmarks.study.learning_rates import FULL
 from benchmarks.study.markdown import estimate, figure, score, table, title
-from benchmarks.study.plan import Plan
+from benchmarks.study.plan import Plan, Stage
 from benchmarks.study.results import best_result, difference, result_of_stage
 from benchmarks.study.rows import Row
 
 LORA = ("lora-r16-six", "lora-r8-kv")
 SIZES = ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all")
+SST_SIZES = ("sst-250", "sst-1000", "sst-rates")
+LENGTHS = ("quora-rates", "quora-3-epochs", "sst-rates", "sst-4-epochs", "sonnets-rates")
 TARGETS = ("kv", "attention", "mlp", "six")
 RANKS = (1, 4, 8, 16)
 
@@ -46,21 +49,55 @@ def below_zero_shot(plan: Plan, rows: Sequence[Row], floors: Sequence[Row]) -> s
 
 
 def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
-    """Return the difference between LoRA and full fine-tuning by the number of training rows of Quora."""
+    """Return the difference between LoRA and full fine-tuning by the number of training rows."""
     lines = []
-    for stage in map(plan.stage, SIZES):
+    for stage in map(plan.stage, (*SIZES, *SST_SIZES)):
         pairs = {each: result_of_stage(rows, stage, each) for each in (FULL, *LORA)}
         full = pairs.pop(FULL)
         for contender, found in pairs.items():
             if full is not None and found is not None:
                 first = found.rows[0]
                 lines.append(
-                    [str(stage.rows or "all"), contender, str(len(found.rows)), figure(full.score, first),
-                     figure(found.score, first), estimate(difference(found, full), first)]
+                    [stage.data, str(stage.rows or "all"), contender, str(len(found.rows)),
+                     figure(full.score, first), figure(found.score, first), estimate(difference(found, full), first)]
                 )  # fmt: skip
     return table(
-        ("training rows", "method", "seeds", "full", "method's score", "difference, 95 % interval"), lines
+        ("data", "training rows", "method", "seeds", "full", "method's score", "difference, 95 % interval"),
+        lines,
     )
+
+
+def by_seconds(plan: Plan, rows: Sequence[Row], costs: Sequence[Row]) -> str:
+    """Return the scores of trainings of several lengths, in the order of their seconds on an idle machine."""
+    lines = []
+    for stage in map(plan.stage, LENGTHS):
+        full = best_result(rows, stage.best_of or stage.name, FULL)
+        for contender in stage.contenders:
+            found = result_of_stage(rows, stage, contender)
+            pace = _tokens_per_second(stage, contender, costs)
+            if full is None or found is None or pace is None:
+                continue
+            first = found.rows[0]
+            seconds = (found.mean("tokens") or 0) / pace
+            is_reference = contender == FULL and stage.best_of is None
+            cells = [
+                title(stage), contender, str(first["settings"]["epochs"]), f"{seconds:,.0f}",
+                figure(found.score, first), "" if is_reference else estimate(difference(found, full), first),
+            ]  # fmt: skip
+            lines.append((stage.data, seconds, cells))
+    lines.sort(key=lambda line: line[:2])
+    header = ("data", "method", "epochs", "seconds", "score", "minus full as in the sweep, 95 % interval")
+    return table(header, [cells for *_, cells in lines])
+
+
+def _tokens_per_second(stage: Stage, contender: str, costs: Sequence[Row]) -> float | None:
+    """Return the speed of a contender that was measured on an idle machine, with both cores."""
+    found = [
+        row["tokens_per_second"]
+        for row in costs
+        if f"--data {stage.data} --model {stage.base} " in row["command"] and _contender(row) == contender
+    ]
+    return median(found) if found else None
 
 
 def by_targets(plan: Plan, rows: Sequence[Row]) -> str:

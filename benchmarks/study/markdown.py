@@ -20,7 +20,8 @@ def title(stage: Stage) -> str:
     size = "all rows" if stage.rows in (None, "all") else f"{stage.rows:,} rows"
     base = "" if stage.base == "embedded" else f", the {stage.base} base"
     batch = "" if stage.batch_size is None else f", batch size {stage.batch_size}"
-    return f"{stage.data}, {size}{base}{batch}"
+    note = f", {stage.note}" if stage.note else ""
+    return f"{stage.data}, {size}{base}{batch}{note}"
 
 
 def figure(value: float, row: Row) -> str:

@@ -51,6 +51,7 @@ class Stage:
     batch_size: int | None = None
     evaluations: int | None = None
     patience: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.study.comparisons import below_zero_shot, by_data_size, by_targets, cost_table, to_convergence
+from benchmarks.study.comparisons import (
+    below_zero_shot,
+    by_data_size,
+    by_seconds,
+    by_targets,
+    cost_table,
+    to_convergence,
+)
 from benchmarks.study.learning_rates import best_rates, rates, regrets
 from benchmarks.study.markdown import figure, score, title
 from benchmarks.study.plan import Plan, Stage
@@ -29,6 +36,7 @@ def all_tables(
     parts += ["## Regret of the default learning rates", regrets(plan, rows)]
     parts += ["## Does full fine-tuning fall below zero-shot?", below_zero_shot(plan, rows, floors)]
     parts += ["## LoRA minus full fine-tuning, by number of training rows", by_data_size(plan, rows)]
+    parts += ["## Scores by seconds of training", by_seconds(plan, rows, costs)]
     parts += [
         "## Targets and ranks, at the best learning rate of rank 16 on six targets",
         by_targets(plan, rows),
