@@ -44,5 +44,5 @@ def _are_labels(values: Sequence[str]) -> bool:
 
 
 def _can_be_named(name: str) -> bool:
-    """Return whether --columns can name a column; a number is more likely a value of a file without a header."""
+    """Return whether --columns can name a column. A number is probably a value: the file has no header."""
     return bool(name) and not name.isdecimal() and not {",", "="} & {*name}

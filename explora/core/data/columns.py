@@ -32,8 +32,8 @@ def match_columns(
 
     The task's columns and those in `given` are required; the label and the id are optional. A canonical name
     takes precedence over an alias. With `by_position`, `given` may refer to a column by its number, from 1.
-    Raises one DataError for all missing columns, with the names that the `sample` of rows suggests, and UsageError if `given` names a column that the task does
-    not have.
+    Raises one DataError for all missing columns, with the names that the `sample` of rows suggests. Raises
+    UsageError if `given` names a column that the task does not have.
     """
     named, is_recorded = orient(given, row), isinstance(given, RecordedColumns)
     required = {*row.columns, *(() if is_recorded else named)}
