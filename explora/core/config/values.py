@@ -89,7 +89,7 @@ def parse_columns(text: str) -> dict[str, str]:
         if not (ours and equals and theirs):
             raise UsageError(
                 f"--columns {text!r}: {part!r} is not OURS=THEIRS",
-                f"write the task's column before each column of the file: OURS={'THEIRS' if equals else ours}",
+                f"write the task's column first: OURS={'THEIRS' if equals else ours}",
             )
         if ours in columns:
             raise UsageError(f"--columns {text!r} names {ours!r} twice")
