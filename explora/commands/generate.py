@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 128  # prompts read before they are sorted by length and answered
 BATCH_SIZE = 32
-POEMS = "sonnet"  # the task whose continuations have a number of lines
 WRITERS = [name for name, row in TASKS.items() if row.classes is None]
 
 
@@ -136,8 +135,8 @@ def generate(
                 _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
         written += answers
-    if task == POEMS and data is not None:
-        _note_short(written)
+    if data is not None and (lines := TASKS[task].lines):
+        _note_short(written, lines)
     if predictions is not None:
         _write(predictions, session, written)
 
@@ -239,13 +238,11 @@ def _show(answer: Answer, json: bool, *, is_only: bool) -> None:
         console.result("")
 
 
-def _note_short(answers: list[Answer]) -> None:
-    """Note how many poems ended before their last line; blank lines do not count."""
-    from explora.core.tasks.verse_form import SONNET_LINES
-
+def _note_short(answers: list[Answer], wanted: int) -> None:
+    """Note how many texts have fewer lines than are wanted; blank lines do not count."""
     lines = [sum(bool(line.strip()) for line in f"{it.prompt}{it.text}".split("\n")) for it in answers]
-    if short := sum(count < SONNET_LINES for count in lines):
-        console.note(f"{short:,} of {len(answers):,} poems have fewer than {SONNET_LINES} lines")
+    if short := sum(count < wanted for count in lines):
+        console.note(f"{short:,} of {len(answers):,} texts have fewer than {wanted} lines")
 
 
 def _write(file: Path, session: Session, answers: list[Answer]) -> None:

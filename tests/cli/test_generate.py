@@ -297,7 +297,7 @@ def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) ->
         f"{value['id']}\n\n{value['prompt']}" + value["text"].rstrip("\n") + "\n\n" for value in done.objects
     ]
     assert plain.out == "".join(whole)
-    assert "2 of 2 poems have fewer than 14 lines" in plain.err
+    assert "2 of 2 texts have fewer than 14 lines" in plain.err
 
 
 def test_only_short_poems_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,9 +305,9 @@ def test_only_short_poems_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
         Answer(id="1", prompt="one\n", text="\nnext" * lines, tokens=1, tokens_per_second=1.0, seed=0)
         for lines in (13, 12)
     )
-    _note_short([whole, short])
-    assert "1 of 2 poems have fewer than 14 lines" in capsys.readouterr().err
-    _note_short([whole])
+    _note_short([whole, short], 14)
+    assert "1 of 2 texts have fewer than 14 lines" in capsys.readouterr().err
+    _note_short([whole], 14)
     assert capsys.readouterr().err == ""
 
 

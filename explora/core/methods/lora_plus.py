@@ -19,10 +19,6 @@ class LoRAPlus(LoRA):
     summary = "LoRA whose B has a higher learning rate than its A (Hayou et al. 2024)"
     # A first guess: at the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
     learning_rate = LoRA.learning_rate / 4
-    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **LoRA.task_defaults,
-        "paraphrase": {**LoRA.task_defaults["paraphrase"], "learning_rate": 1e-4},
-    }
 
     lr_ratio: float = setting(
         16.0, "Learning rate of B, divided by that of A.", metavar="RATIO", range=at_least(1)
