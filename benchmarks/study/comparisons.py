@@ -59,7 +59,8 @@ def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
                 first = found.rows[0]
                 lines.append(
                     [stage.data, str(stage.rows or "all"), contender, str(len(found.rows)),
-                     figure(full.score, first), figure(found.score, first), estimate(difference(found, full), first)]
+                     figure(full.score, first), figure(found.score, first),
+                     estimate(difference(found, full), first)]
                 )  # fmt: skip
     return table(
         ("data", "training rows", "method", "seeds", "full", "method's score", "difference, 95 % interval"),
