@@ -54,11 +54,8 @@ def rates(stage: Stage, rows: Sequence[Row]) -> str:
         by_power = {row["power"]: row for row in own if row["contender"] == name}
         if by_power:
             lines.append([name, *(score(by_power[power]) if power in by_power else "" for power in powers)])
-    header = (
-        "score, by learning rate over the middle of the grid",
-        *(f"{3.0**power:.2g}" for power in powers),
-    )
-    return table(header, lines)
+    multiples = [f"{3.0**power:.2g}" for power in powers]
+    return table(("score, by learning rate over the middle of the grid", *multiples), lines)
 
 
 def regrets(plan: Plan, rows: Sequence[Row]) -> str:
