@@ -43,7 +43,7 @@ class Stage:
     contenders: tuple[str, ...] = ()
     base: str = "embedded"
     rows: int | str | None = None
-    powers: tuple[int, ...] = ()
+    powers: tuple[float, ...] = ()
     best_of: str | None = None
     rate_of: str | None = None
     default_rates: bool = True
@@ -64,7 +64,7 @@ class Cell:
     data: Data
     rows: int | str
     contender: str
-    power: int
+    power: float
     seed: int
     settings: Mapping[str, Any] = field(hash=False)
 
@@ -129,7 +129,7 @@ class Plan:
         ]
         return list({cell.name: cell for cell in cells}.values())
 
-    def _powers(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+    def _powers(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         if stage.best_of is None:
             yield from stage.powers
             yield from self._grown(stage, contender, rows)
@@ -140,7 +140,7 @@ class Plan:
             if stage.default_rates:
                 yield self.default_power(stage, contender)
 
-    def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+    def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         """Yield the learning rates beyond the grid: one more than was tried, where the best is at an end."""
         tried = powers_of(rows, stage.name, contender)
         yield from sorted(tried - set(stage.powers))
@@ -167,7 +167,7 @@ class Plan:
         settings = dict(self.contenders[contender]) | {"model": base}
         return configure(self.data[stage.data].task, settings).optimizer.learning_rate
 
-    def _cell(self, stage: Stage, contender: str, power: int, seed: int) -> Cell:
+    def _cell(self, stage: Stage, contender: str, power: float, seed: int) -> Cell:
         data = self.data[stage.data]
         settings = dict(self.contenders[contender]) | {
             "learning_rate": float(f"{self._middle(stage, contender) * self.factor**power:.2g}"),

@@ -21,7 +21,7 @@ class Result:
     """A contender at one learning rate on one data set, over the seeds that were trained."""
 
     contender: str
-    power: int
+    power: float
     rows: Sequence[Row]
 
     @property
@@ -88,7 +88,7 @@ def group_of(row: Row) -> str:
     return group
 
 
-def result(rows: Sequence[Row], group: str, contender: str, power: int) -> Result | None:
+def result(rows: Sequence[Row], group: str, contender: str, power: float) -> Result | None:
     """Return a contender's result at one learning rate; None where it was not trained."""
     found = [
         row for row in rows if (row["contender"], row["power"], group_of(row)) == (contender, power, group)
@@ -120,7 +120,7 @@ def difference(first: Result, second: Result) -> Estimate:
     return compare(first.scores(), second.scores())
 
 
-def regret(rows: Sequence[Row], stage: str, contender: str, power: int) -> Regret | None:
+def regret(rows: Sequence[Row], stage: str, contender: str, power: float) -> Regret | None:
     """Return the regret of the learning rate at `power`; None where something is not trained yet."""
     best = best_result(rows, stage, contender)
     if best is None:
