@@ -138,7 +138,7 @@ class Plan:
         if best is not None:
             yield best
             if stage.default_rates:
-                yield self.default_power(stage, contender)
+                yield round(self.default_power(stage, contender))
 
     def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         """Yield the learning rates beyond the grid: one more than was tried, where the best is at an end."""
@@ -152,9 +152,9 @@ class Plan:
         elif best == min(tried):
             yield best - 1
 
-    def default_power(self, stage: Stage, contender: str) -> int:
-        """Return the power whose learning rate is nearest to today's default."""
-        return round(math.log(self._default(stage, contender) / self._middle(stage, contender), self.factor))
+    def default_power(self, stage: Stage, contender: str) -> float:
+        """Return the power of today's default learning rate; in general it is not a whole number."""
+        return math.log(self._default(stage, contender) / self._middle(stage, contender), self.factor)
 
     def _middle(self, stage: Stage, contender: str) -> float:
         """Return the learning rate of power 0; for a base that the plan does not name, the default."""

@@ -121,12 +121,14 @@ def difference(first: Result, second: Result) -> Estimate:
 
 
 def regret(rows: Sequence[Row], stage: str, contender: str, power: float) -> Regret | None:
-    """Return the regret of the learning rate at `power`; None where something is not trained yet."""
+    """Return the regret of the trained learning rate that is nearest to `power`; None if rows are missing."""
     best = best_result(rows, stage, contender)
     if best is None:
         return None
     first = best.rows[0]
-    default = result(rows, group_of(first), contender, power)
+    group = group_of(first)
+    tried = {row["power"] for row in rows if (row["contender"], group_of(row)) == (contender, group)}
+    default = result(rows, group, contender, min(tried, key=lambda each: abs(each - power)))
     if default is None or any(row["score"] is None for row in default.rows):
         return None
     pairs = [(one, other) for one in best.rows for other in default.rows if one["seed"] == other["seed"]]
