@@ -60,7 +60,7 @@ class LoRA(TargetedMethod):
     untrained = "every lora_B is zero"
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paraphrase": {"targets": KEY_AND_VALUE},
-        "sentiment": ON_ALL,
+        "sentiment": {**ON_ALL, "learning_rate": 6e-4},
         "sonnet": ON_ALL,
         "text": ON_ALL,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from explora.core.config.method import ModuleNames
 from explora.core.config.setting import at_least, setting
@@ -20,6 +20,10 @@ class LoRAPlus(LoRA):
     # A first guess: at the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
     learning_rate = LoRA.learning_rate / 4
     learning_rate_on_key_and_value = LoRA.learning_rate_on_key_and_value / 4
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **LoRA.task_defaults,
+        "sentiment": {**LoRA.task_defaults["sentiment"], "learning_rate": 1.5e-4},
+    }
 
     lr_ratio: float = setting(
         16.0, "Learning rate of B, divided by that of A.", metavar="RATIO", range=at_least(1)
