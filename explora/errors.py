@@ -100,8 +100,14 @@ class Interrupted(ExploraError):
         self.exit_code = 128 + signal_number
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the nearest of `known`, whatever its case; None if none is near."""
+    folded = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return folded[found[0]] if found else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the nearest of `known`, or an empty string."""
-    folded = {each.casefold(): each for each in known}
-    nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return f"; did you mean {folded[nearest[0]]}?" if nearest else ""
+    found = nearest(name, known)
+    return "" if found is None else f"; did you mean {found}?"

@@ -83,7 +83,7 @@ def _by_contender(stage: Stage, rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _rate_response(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:
-    """Draw the score over the learning rate, in multiples of the default."""
+    """Draw the score over the learning rate, in multiples of the middle of the grid."""
     for name, own in _by_contender(stage, rows).items():
         axes.plot(
             [3.0 ** row["power"] for row in own], [row["score"] for row in own],
@@ -91,7 +91,7 @@ def _rate_response(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:
         )  # fmt: skip
     axes.axvline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
-    axes.set_xlabel("learning rate / default")
+    axes.set_xlabel("learning rate / middle of the grid")
 
 
 def _forgetting(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:

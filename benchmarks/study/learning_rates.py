@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.study.markdown import estimate, figure, score, table, title
 from benchmarks.study.plan import Plan, Stage
-from benchmarks.study.results import Result, best_result, difference, regret
+from benchmarks.study.results import Regret, Result, best_result, difference, regret
 from benchmarks.study.rows import Row
 
 FULL = "full"
@@ -17,7 +17,7 @@ def best_rates(stage: Stage, rows: Sequence[Row]) -> str:
     results = [found for name in stage.contenders if (found := best_result(rows, stage.name, name))]
     full = next((found for found in results if found.contender == FULL), None)
     header = (
-        "method", "learning rate", "times the default", "seeds", "score", "sd of seeds",
+        "method", "learning rate", "over the middle", "seeds", "score", "sd of seeds",
         "minus full, 95 % interval", "forgetting", "trained", "file", "processor seconds",
     )  # fmt: skip
     return table(header, (_best_line(found, full, stage, rows) for found in results))
@@ -46,7 +46,7 @@ def _best_line(found: Result, full: Result | None, stage: Stage, rows: Sequence[
 
 
 def rates(stage: Stage, rows: Sequence[Row]) -> str:
-    """Return the score of the first seed at each learning rate, in multiples of the default."""
+    """Return the score of the first seed at each learning rate, in multiples of the middle of the grid."""
     own = [row for row in rows if row["stage"] == stage.name]
     powers = sorted({row["power"] for row in own})
     lines = []
@@ -54,39 +54,43 @@ def rates(stage: Stage, rows: Sequence[Row]) -> str:
         by_power = {row["power"]: row for row in own if row["contender"] == name}
         if by_power:
             lines.append([name, *(score(by_power[power]) if power in by_power else "" for power in powers)])
-    return table(
-        ("score, by learning rate over the default", *(f"{3.0**power:.2g}" for power in powers)), lines
-    )
+    multiples = [f"{3.0**power:.2g}" for power in powers]
+    return table(("score, by learning rate over the middle of the grid", *multiples), lines)
 
 
 def regrets(plan: Plan, rows: Sequence[Row]) -> str:
-    """Return how much each default learning rate loses against the best one, on rows that chose nothing."""
-    found = [
-        (title(stage), lost)
-        for stage in plan.sweeping()
-        for contender in stage.contenders
-        if (lost := regret(rows, stage.name, contender))
-    ]
+    """Return how much the defaults lose against the best learning rate, on rows that chose nothing.
+
+    The defaults before the study are in the middle of the grid.
+    """
     header = (
-        "data", "method", "default", "best", "seeds", "regret", "paired standard error", "limit", "verdict",
+        "data", "method", "seeds", "best", "default before", "regret", "limit", "verdict",
+        "default now", "regret", "limit",
     )  # fmt: skip
-    return table(
-        header,
-        (
-            [
-                name,
-                lost.contender,
-                f"{lost.default.learning_rate:g}",
-                f"{lost.best.learning_rate:g}",
-                str(min(len(lost.best.rows), len(lost.default.rows))),
-                f"{lost.value:.2f} {_unit(lost.best)}",
-                f"{lost.error:.2f}",
-                f"{lost.limit:.2f}",
-                "stays" if lost.is_accepted else "loses too much",
-            ]
-            for name, lost in found
-        ),
-    )
+    lines = []
+    for stage in plan.sweeping():
+        for contender in stage.contenders:
+            before = regret(rows, stage.name, contender, 0)
+            now = regret(rows, stage.name, contender, plan.default_power(stage, contender))
+            if before and now:
+                lines.append([title(stage), contender, *_regret_cells(before, now)])
+    return table(header, lines)
+
+
+def _regret_cells(before: Regret, now: Regret) -> list[str]:
+    is_same = before.default.power == now.default.power
+    return [
+        str(min(len(before.best.rows), len(before.default.rows))),
+        f"{before.best.learning_rate:g}",
+        f"{before.default.learning_rate:g}",
+        *_lost(before),
+        "stays" if before.is_accepted else "loses too much",
+        *(("same", "", "") if is_same else (f"{now.default.learning_rate:g}", *_lost(now))),
+    ]
+
+
+def _lost(found: Regret) -> tuple[str, str]:
+    return f"{found.value:.2f} {_unit(found.best)}", f"{found.limit:.2f}"
 
 
 def _unit(found: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -42,7 +43,7 @@ class Stage:
     contenders: tuple[str, ...] = ()
     base: str = "embedded"
     rows: int | str | None = None
-    powers: tuple[int, ...] = ()
+    powers: tuple[float, ...] = ()
     best_of: str | None = None
     rate_of: str | None = None
     default_rates: bool = True
@@ -56,14 +57,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One training: `power` is the exponent of its learning rate, 0 for the default."""
+    """One training: `power` is the exponent of its learning rate, 0 for the middle of the grid."""
 
     stage: str
     base: str
     data: Data
     rows: int | str
     contender: str
-    power: int
+    power: float
     seed: int
     settings: Mapping[str, Any] = field(hash=False)
 
@@ -93,6 +94,7 @@ class Plan:
     contenders: Mapping[str, Mapping[str, Any]]
     stages: tuple[Stage, ...]
     costs: tuple[str, ...] = ()
+    middle: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def on(self, base: str) -> Plan:
         """Return the plan with another base for every stage."""
@@ -127,7 +129,7 @@ class Plan:
         ]
         return list({cell.name: cell for cell in cells}.values())
 
-    def _powers(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+    def _powers(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         if stage.best_of is None:
             yield from stage.powers
             yield from self._grown(stage, contender, rows)
@@ -136,9 +138,9 @@ class Plan:
         if best is not None:
             yield best
             if stage.default_rates:
-                yield 0
+                yield round(self.default_power(stage, contender))
 
-    def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[int]:
+    def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         """Yield the learning rates beyond the grid: one more than was tried, where the best is at an end."""
         tried = powers_of(rows, stage.name, contender)
         yield from sorted(tried - set(stage.powers))
@@ -150,13 +152,25 @@ class Plan:
         elif best == min(tried):
             yield best - 1
 
-    def _cell(self, stage: Stage, contender: str, power: int, seed: int) -> Cell:
-        data = self.data[stage.data]
-        method = dict(self.contenders[contender])
+    def default_power(self, stage: Stage, contender: str) -> float:
+        """Return the power of today's default learning rate; in general it is not a whole number."""
+        return math.log(self._default(stage, contender) / self._middle(stage, contender), self.factor)
+
+    def _middle(self, stage: Stage, contender: str) -> float:
+        """Return the learning rate of power 0; for a base that the plan does not name, the default."""
+        if stage.base in (EMBEDDED, CONTROL) and self.middle:
+            return self.middle[self.data[stage.data].task][self.contenders[contender]["method"]]
+        return self._default(stage, contender)
+
+    def _default(self, stage: Stage, contender: str) -> float:
         base = EMBEDDED if stage.base == CONTROL else stage.base
-        default = configure(data.task, method | {"model": base}).optimizer.learning_rate
-        settings = method | {
-            "learning_rate": float(f"{default * self.factor**power:.2g}"),
+        settings = dict(self.contenders[contender]) | {"model": base}
+        return configure(self.data[stage.data].task, settings).optimizer.learning_rate
+
+    def _cell(self, stage: Stage, contender: str, power: float, seed: int) -> Cell:
+        data = self.data[stage.data]
+        settings = dict(self.contenders[contender]) | {
+            "learning_rate": float(f"{self._middle(stage, contender) * self.factor**power:.2g}"),
             "epochs": stage.epochs or data.epochs,
             "batch_size": stage.batch_size or data.batch_size,
         }
@@ -182,6 +196,7 @@ def read_plan(file: Path = PLAN) -> Plan:
         grow=found["grow"],
         data={name: Data(name=name, **values) for name, values in found["data"].items()},
         contenders=found["contenders"],
+        middle=found.get("middle", {}),
         costs=tuple(each["options"] for each in found.get("cost", ())),
         stages=tuple(
             Stage(**{key: _frozen(value) for key, value in each.items()}) for each in found["stage"]

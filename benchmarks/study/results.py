@@ -21,7 +21,7 @@ class Result:
     """A contender at one learning rate on one data set, over the seeds that were trained."""
 
     contender: str
-    power: int
+    power: float
     rows: Sequence[Row]
 
     @property
@@ -64,8 +64,9 @@ class Result:
 class Regret:
     """How much better the best learning rate is than the default: positive where the default is worse.
 
-    For accuracy in percentage points, for perplexity in percent of the best. value: the median over seeds;
-    error: the paired standard error, the median over seeds; limit: the largest that is accepted.
+    default: trained at the learning rate of the grid that is nearest to the default. value: in percentage
+    points of accuracy, or percent of the best perplexity, the median over seeds; error: the paired standard
+    error, the median over seeds; limit: the largest value that is accepted.
     """
 
     contender: str
@@ -87,7 +88,7 @@ def group_of(row: Row) -> str:
     return group
 
 
-def result(rows: Sequence[Row], group: str, contender: str, power: int) -> Result | None:
+def result(rows: Sequence[Row], group: str, contender: str, power: float) -> Result | None:
     """Return a contender's result at one learning rate; None where it was not trained."""
     found = [
         row for row in rows if (row["contender"], row["power"], group_of(row)) == (contender, power, group)
@@ -119,16 +120,20 @@ def difference(first: Result, second: Result) -> Estimate:
     return compare(first.scores(), second.scores())
 
 
-def regret(rows: Sequence[Row], stage: str, contender: str) -> Regret | None:
-    """Return the regret of a contender's default learning rate; None where something is not trained yet."""
+def regret(rows: Sequence[Row], stage: str, contender: str, power: float) -> Regret | None:
+    """Return the regret of the trained learning rate that is nearest to `power`; None if rows are missing."""
     best = best_result(rows, stage, contender)
     if best is None:
         return None
     first = best.rows[0]
-    default = result(rows, group_of(first), contender, 0)
+    group = group_of(first)
+    tried = {row["power"] for row in rows if (row["contender"], group_of(row)) == (contender, group)}
+    default = result(rows, group, contender, min(tried, key=lambda each: abs(each - power)))
     if default is None or any(row["score"] is None for row in default.rows):
         return None
     pairs = [(one, other) for one in best.rows for other in default.rows if one["seed"] == other["seed"]]
+    if not pairs:
+        return None
     values, errors = zip(*(_lost(one, other) for one, other in pairs), strict=True)
     limit = max(POINT if first["higher_is_better"] else 100 * SHARE, median(errors))
     return Regret(

@@ -59,12 +59,12 @@ def unpack(packed: Mapping[str, Any]) -> Score:
     return Score(np.array([[0, 1], [1, 1]]), hits, share)
 
 
-def powers_of(rows: Sequence[Row], stage: str, contender: str) -> set[int]:
+def powers_of(rows: Sequence[Row], stage: str, contender: str) -> set[float]:
     """Return the learning rates that a stage has tried for a contender, as powers."""
     return {row["power"] for row in rows if row["stage"] == stage and row["contender"] == contender}
 
 
-def best_power(rows: Sequence[Row], stage: str, contender: str) -> int | None:
+def best_power(rows: Sequence[Row], stage: str, contender: str) -> float | None:
     """Return the power of the learning rate with the best score on the choosing rows; None without rows.
 
     Runs that diverged have no score.
@@ -77,5 +77,5 @@ def best_power(rows: Sequence[Row], stage: str, contender: str) -> int | None:
     if not tried:
         return None
     sign = 1 if tried[0]["higher_is_better"] else -1
-    power: int = max(tried, key=lambda row: sign * row["dev"])["power"]
+    power: float = max(tried, key=lambda row: sign * row["dev"])["power"]
     return power

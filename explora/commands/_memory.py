@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from explora import console
@@ -14,7 +14,16 @@ from explora.commands._short_forms import short_form
 from explora.core.config.registry import Shape
 from explora.core.config.run_config import TrainRun
 from explora.core.config.setting import spelled
-from explora.core.estimate.budget import HEADROOM, Choice, find_shortage, fit, largest_batch, least, smaller
+from explora.core.estimate.budget import (
+    HEADROOM,
+    Choice,
+    find_shortage,
+    fit,
+    largest_batch,
+    least,
+    smaller,
+    with_one_row,
+)
 from explora.core.estimate.memory import predict
 from explora.errors import TrainingError
 from explora.quantities import size
@@ -30,6 +39,16 @@ KEPT_FREE = f"{100 * HEADROOM:.0f} %"
 NO_ACTIVATIONS = "activations 0: memory peaks while no activations are stored"
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """A changed run that may need less memory, with its options and its longest rows in tokens."""
+
+    run: TrainRun
+    settings: Settings
+    shape: Shape
+    length: int
+
+
 def choose(
     run: TrainRun,
     shape: Shape,
@@ -37,29 +56,37 @@ def choose(
     budget: int | None,
     *,
     classes: int | None,
-    others: Iterable[TrainRun],
+    alternatives: Iterable[Alternative],
 ) -> Choice:
     """Return the run unchanged, or with a `budget`, in bytes, with the batches that fit.
 
-    `others` are runs of other methods, to name where none fits. Raises TrainingError with the smallest
-    memory that it needs.
+    Raises TrainingError with the least memory that the run needs, and the command of the first of the
+    `alternatives` that fits.
     """
     if budget is None:
         return Choice(run=run, length=length, memory=predict(run, shape, length, classes=classes))
     if (found := fit(run, shape, length, budget, classes=classes)) is not None:
         return found
     smallest = least(run, shape, length, classes=classes)
-    fitting = [
-        f"{short_form(choice.run.method)} {choice.options}"
-        for other in others
-        if (choice := fit(other, shape, length, budget, classes=classes)) is not None
-    ]
+    rows, what = f"rows of {length} tokens", f"{run.method.name} with"
+    one_row = least(with_one_row(run), shape, length, classes=classes)
+    if one_row.needs > budget:
+        smallest, what = one_row, f"no batch size fits: {what} {rows}"
+    else:
+        what = f"{what} {_rows_of_step(run)} {rows} per optimizer step"
     raise TrainingError(
-        f"{run.method.name} with {_rows_of_step(run)} rows of {length} tokens per optimizer step needs at "
-        f"least {size(smallest.needs)}, with {KEPT_FREE} kept free ({smallest.options}); --budget allows "
-        f"{size(budget)}",
-        f"this fits: {'; '.join(fitting)}" if fitting else "a smaller base (--model) or shorter rows may fit",
+        f"{what} needs at least {size(smallest.needs)}, including {KEPT_FREE} to keep free "
+        f"({smallest.options}); --budget allows {size(budget)}",
+        _what_fits(alternatives, budget, classes),
     )
+
+
+def _what_fits(alternatives: Iterable[Alternative], budget: int, classes: int | None) -> str:
+    """Return a hint with the command of the first alternative that fits into `budget` bytes."""
+    for each in alternatives:
+        if (choice := fit(each.run, each.shape, each.length, budget, classes=classes)) is not None:
+            return f"this fits: {_command(choice, each.settings)}"
+    return "a larger --budget, a smaller base (--model) or shorter rows (--length) may fit"
 
 
 def warn_if_short(running: Running) -> None:

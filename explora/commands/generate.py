@@ -20,6 +20,7 @@ from explora.commands._prompts import Asked, read_prompts
 from explora.commands._settings import with_settings
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import TASKS
+from explora.core.data.known_datasets import SOURCES
 from explora.core.data.text_files import what_is_wrong
 from explora.errors import DataError, UsageError
 
@@ -75,6 +76,11 @@ def generate(
             "give --prompt TEXT, --prompt - or --data FILE", f'explora generate {task} --prompt "..."'
         )
 
+    if data in SOURCES and not Path(data).exists():
+        raise UsageError(
+            f"--data {data}: generate reads a file, not a data set by its name",
+            "give the path of one of its files",
+        )
     if predictions is not None:
         check_writable("--predictions", predictions, reads=[data])
     if predictions is not None and (data is None or num > 1):
@@ -129,6 +135,8 @@ def generate(
                 _show(answer, json, is_only=len(answers) == 1 and index == 0)
         index += len(portion)
         written += answers
+    if data is not None and (lines := TASKS[task].lines):
+        _note_short(written, lines)
     if predictions is not None:
         _write(predictions, session, written)
 
@@ -228,6 +236,13 @@ def _show(answer: Answer, json: bool, *, is_only: bool) -> None:
     console.result(answer.prompt + answer.text.rstrip("\n"))
     if not is_only:
         console.result("")
+
+
+def _note_short(answers: list[Answer], wanted: int) -> None:
+    """Note how many texts have fewer lines than are wanted; blank lines do not count."""
+    lines = [sum(bool(line.strip()) for line in f"{it.prompt}{it.text}".split("\n")) for it in answers]
+    if short := sum(count < wanted for count in lines):
+        console.note(f"{short:,} of {len(answers):,} texts have fewer than {wanted} lines")
 
 
 def _write(file: Path, session: Session, answers: list[Answer]) -> None:

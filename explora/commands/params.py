@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -9,12 +11,14 @@ import typer
 from explora import console
 from explora.commands import _memory
 from explora.commands import _options as o
+from explora.commands._memory import Alternative
 from explora.commands._settings import METHOD, with_settings
 from explora.core.config.precedence import resolve
-from explora.core.config.registry import METHODS, TASKS, Shape, method_class
+from explora.core.config.registry import METHODS, MODELS, TASKS, Shape, method_class
 from explora.core.config.run_config import TrainRun, foreign_settings
 from explora.core.config.setting import spelled
 from explora.core.config.values import parse_size
+from explora.core.estimate.budget import with_one_row
 from explora.core.estimate.parameters import Count, count
 from explora.core.runs.adapter import Header, with_digest
 from explora.errors import UsageError
@@ -22,6 +26,8 @@ from explora.quantities import size, sizes
 
 # Stands in for the digest of a base that has not been read: the size of the file depends on its length only.
 NO_DIGEST = "0" * 64
+
+SHORT_ROWS = 64  # tokens; the hint of a budget proposes no shorter rows
 
 WITH_HEAD = {name: row.classes for name, row in TASKS.items() if row.own_head}
 
@@ -113,13 +119,11 @@ def params(
     run.method.check_fit(shape)
     run.method.check_use(shape)
     counted = _count(run, shape, classes)
-    others = [
-        _with_method(task, name, settings) for name in METHODS if not TASKS[task].refuses(method_class(name))
-    ]
     choice, limit = None, None if budget is None else _positive_size(budget)
     if wants_memory:
         length = _length(length, run, shape)
-        choice = _memory.choose(run, shape, length, limit, classes=classes, others=others)
+        alternatives = _alternatives(run, settings, shape, length)
+        choice = _memory.choose(run, shape, length, limit, classes=classes, alternatives=alternatives)
     if json:
         predicted = None if choice is None else choice.to_json(is_chosen=budget is not None)
         console.result_json(counted.to_json() | {"memory": predicted})
@@ -135,7 +139,7 @@ def params(
         console.result(f"\n{_file(run)} about {size(counted.adapter_bytes)}")
         return
     console.result("")
-    _show_methods([(each, _count(each, shape, classes)) for each in others])
+    _show_methods([(each, _count(each, shape, classes)) for each, _ in _other_methods(task, settings)])
 
 
 def _refuse_idle(names: list[str]) -> None:
@@ -166,12 +170,45 @@ def _positive_size(text: str) -> int:
     raise UsageError(f"--budget {text} leaves nothing", "--budget 2GB")
 
 
-def _with_method(task: str, method: str, settings: dict[str, Any]) -> TrainRun:
-    """Resolve a run of another method, without the options that it does not take."""
-    foreign = {*foreign_settings(method_class(method), settings)}
-    return _resolve(
-        task, {name: settings[name] for name in settings if name not in foreign} | {"method": method}
-    )
+def _alternatives(
+    run: TrainRun, settings: dict[str, Any], shape: Shape, length: int
+) -> Iterator[Alternative]:
+    """Yield changes that save memory: those that keep the method first, then the other methods."""
+
+    with suppress(UsageError):  # not every method trains with Muon
+        muon = settings | {"optimizer": "muon"}
+        yield Alternative(_resolve(run.task, muon), muon, shape, length)
+    for shorter in (length // 2, length // 4):
+        if shorter >= SHORT_ROWS:
+            yield Alternative(run, settings, shape, shorter)
+    for name in _smaller_bases(run.model, shape):
+        with suppress(UsageError):  # --layers may name blocks that this base does not have
+            smaller, small = settings | {"model": name}, MODELS[name].shape
+            run.method.check_fit(small)
+            yield Alternative(_resolve(run.task, smaller), smaller, small, length)
+    yield Alternative(with_one_row(run), settings, shape, length)
+    for other, own in _other_methods(run.task, settings):
+        yield Alternative(other, own, shape, length)
+
+
+def _smaller_bases(model: str, shape: Shape) -> list[str]:
+    """Return the published bases that are smaller than a published one, the largest first."""
+
+    def size_of(each: Shape) -> int:
+        return each.n_layer * each.n_embd**2
+
+    names = [name for name, row in MODELS.items() if size_of(row.shape) < size_of(shape)]
+    return sorted(names, key=lambda name: -size_of(MODELS[name].shape)) if model in MODELS else []
+
+
+def _other_methods(task: str, settings: dict[str, Any]) -> Iterator[tuple[TrainRun, dict[str, Any]]]:
+    """Yield a run of each method of a task with its settings, without the options that it does not take."""
+    for method in METHODS:
+        if TASKS[task].refuses(method_class(method)):
+            continue
+        foreign = foreign_settings(method_class(method), settings)
+        own = {name: value for name, value in settings.items() if name not in foreign} | {"method": method}
+        yield _resolve(task, own), own
 
 
 def _count(run: TrainRun, shape: Shape, classes: int | None) -> Count:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from explora.commands.generate import Answer, _note_short
 from explora.core.base.model_folder import write_model
 from explora.core.base.tokenizer import Tokenizer, load_tokenizer
 from explora.core.model.gpt2 import GPT2
@@ -296,6 +297,18 @@ def test_poems_are_continued_from_a_file(explora, here: None, tmp_path: Path) ->
         f"{value['id']}\n\n{value['prompt']}" + value["text"].rstrip("\n") + "\n\n" for value in done.objects
     ]
     assert plain.out == "".join(whole)
+    assert "2 of 2 texts have fewer than 14 lines" in plain.err
+
+
+def test_only_short_poems_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, short = (
+        Answer(id="1", prompt="one\n", text="\nnext" * lines, tokens=1, tokens_per_second=1.0, seed=0)
+        for lines in (13, 12)
+    )
+    _note_short([whole, short], 14)
+    assert "1 of 2 texts have fewer than 14 lines" in capsys.readouterr().err
+    _note_short([whole], 14)
+    assert capsys.readouterr().err == ""
 
 
 def test_predictions_are_a_submission_of_the_course(explora, here: None, tmp_path: Path) -> None:
@@ -410,6 +423,7 @@ def test_a_reader_that_leaves_early_is_no_error(runs: Path, tmp_path: Path) -> N
         ("text --prompt x --threads -1", 2, "threads must be at least 1"),
         ("text --prompt x --amp fp8", 2, "amp 'fp8' is not one of"),
         ("sonnet --data none.txt", 1, "none.txt: no such file"),
+        ("sonnet --data sonnets", 2, "generate reads a file, not a data set by its name"),
         ("poems --prompt x", 2, "no task 'poems'"),
     ],
 )

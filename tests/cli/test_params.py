@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from explora.commands.params import params
 from explora.core.config.precedence import resolve
 from explora.core.config.registry import METHODS, Shape
 from explora.core.model.gpt2 import GPT2
@@ -134,7 +135,19 @@ def test_adapter_bytes_are_those_of_the_file_as_written(explora, tmp_path: Path,
         ("--memory --amp auto", 2, "--amp bf16 or --amp off"),
         ("--budget 2gibberish", 2, "'2gibberish' is not a size"),
         ("--budget off", 2, "leaves nothing"),
-        ("--full --budget 1GB --length 64", 1, "this fits: --lora 8 --batch-size"),
+        ("--full --budget 2.6GB", 1, "256 tokens per optimizer step needs at least 2.7 GB, including 10 %"),
+        (
+            "--full --budget 2.6GB",
+            1,
+            "this fits: explora train paraphrase --full --model gpt2 --optimizer muon",
+        ),
+        (
+            "--full --budget 2GB --length 64",
+            1,
+            "this fits: explora train paraphrase --full --model distilgpt2",
+        ),
+        ("--full --budget 1GB --length 64", 1, "this fits: explora train paraphrase --lora 8 --model gpt2"),
+        ("--budget 100MB", 1, "no batch size fits: lora with rows of 256 tokens needs at least "),
         ("--budget 100MB", 1, "a smaller base"),
     ],
 )
@@ -146,6 +159,12 @@ def test_what_cannot_be_is_refused_in_one_line(explora, arguments: str, code: in
     assert (done.code, done.out) == (code, "")
     assert told in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("example", re.findall(r"`explora (params .+)`", params.__doc__ or ""))
+def test_an_example_of_the_help_works(explora, example: str) -> None:
+    done = explora(*shlex.split(example))
+    assert (done.code, done.err) == (0, "")
 
 
 def test_memory_by_part(explora, check_schema) -> None:

@@ -456,6 +456,12 @@ def test_bad_values_are_usage_errors(parse, text):
     assert caught.value.message
 
 
+def test_a_column_without_the_task_s_gets_no_other_task_s_example():
+    with pytest.raises(UsageError) as caught:
+        values.parse_columns("review,stars")
+    assert caught.value.hint == "write the task's column first: OURS=review"
+
+
 def test_only_what_was_given_is_an_option():
     options = {"layers": "2-3", "alpha": None, "skip_bad": False, "columns": None, "epochs": 0}
     assert given(options) == {"layers": Blocks.parse("2-3"), "skip_bad": False, "epochs": 0}

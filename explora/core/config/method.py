@@ -76,6 +76,11 @@ class Method(ABC):
         """Return the defaults of any setting for a task, learning rate included, by setting name."""
         return {"learning_rate": cls.learning_rate, **cls.task_defaults.get(task, {})}
 
+    def usual_learning_rate(self, task: str) -> float:
+        """Return the default learning rate for a task, for a base of GPT-2's width."""
+        rate: float = self.defaults(task)["learning_rate"]
+        return rate
+
     @property
     def label(self) -> str:
         """Short name of the method with its main setting, for tables: `lora r=8`."""

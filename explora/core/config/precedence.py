@@ -43,10 +43,11 @@ def resolve(
     known = all_settings(method)
     refuse_unknown(options, {"method"} | known.keys() | method_settings().keys(), "the command")
     _refuse_pointless(task, method, options)
+    of_method = f"{task} with {name}"
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("option", options),
         ("config file", from_file),
-        (f"{task} with {name}", method.defaults(task)),
+        (of_method, method.defaults(task)),
         (task, row.defaults),
     ]
     values: dict[str, Any] = {}
@@ -58,6 +59,8 @@ def resolve(
             continue
         origins[setting], values[setting] = found[0], _typed(known.get(setting), found[1])
     run = _build(task, method, values)
+    if origins["learning_rate"] == of_method:
+        run = _with_learning_rate(run, run.method.usual_learning_rate(task))
     validate(run)
     return run, origins
 
@@ -111,8 +114,12 @@ def fit_learning_rate(
     if origins["learning_rate"] in ("option", "config file") or width == DEFAULTS_WIDTH:
         return run, dict(origins)
     rate = float(f"{run.optimizer.learning_rate * DEFAULTS_WIDTH / width:.2g}")
-    fitted = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
+    fitted = _with_learning_rate(run, rate)
     return fitted, {**origins, "learning_rate": f"{origins['learning_rate']}, for a width of {width}"}
+
+
+def _with_learning_rate(run: TrainRun, rate: float) -> TrainRun:
+    return dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
 
 
 def _refuse_pointless(task: str, method: type[Method], options: Mapping[str, Any]) -> None:

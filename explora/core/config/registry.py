@@ -99,7 +99,8 @@ class TaskRow:
     Answers: `classes` is the number of classes (a default if the data decides), None for language modelling.
     `own_head` means that a classification head answers, whatever the method; otherwise the tied head does.
     `sampling` holds defaults of `generate`, by option (1 for the others). `floor_needs_train` means that some
-    trivial answers are scored from training rows.
+    trivial answers are scored from training rows. `lines` is the number of lines of a whole text, None for
+    any number.
 
     Settings: `defaults` are values of settings, by name; a method has its own. `no_head` is the reason why a
     method that trains only a linear head makes no sense for this task, or empty if it does. `course_ids` are
@@ -119,6 +120,7 @@ class TaskRow:
     own_head: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)
     floor_needs_train: bool = False
+    lines: int | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
     no_head: str = ""
     course_ids: Mapping[str, str] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class TaskRow:
         return classes or self.classes
 
 
+SONNET_LINES = 14
 PARAPHRASE_TEMPLATE = 'Is "{sentence1}" a paraphrase of "{sentence2}"? Answer "yes" or "no": '
 
 TASKS: dict[str, TaskRow] = {
@@ -190,6 +193,7 @@ TASKS: dict[str, TaskRow] = {
         # chosen for metre, without repeated lines: benchmarks/results/decoding-2026-11-26.md
         sampling={"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2},
         floor_needs_train=True,
+        lines=SONNET_LINES,
         defaults={
             "epochs": 10,
             "batch_size": 8,

@@ -87,7 +87,10 @@ def parse_columns(text: str) -> dict[str, str]:
     for part in text.split(","):
         ours, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not (ours and equals and theirs):
-            raise UsageError(f"--columns {text!r}: {part!r} is not OURS=THEIRS", "--columns label=is_dup")
+            raise UsageError(
+                f"--columns {text!r}: {part!r} is not OURS=THEIRS",
+                f"write the task's column first: OURS={'THEIRS' if equals else ours}",
+            )
         if ours in columns:
             raise UsageError(f"--columns {text!r} names {ours!r} twice")
         columns[ours] = theirs

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence, Sized
+from types import MappingProxyType
 
 from explora.core.config.registry import TaskRow
+from explora.core.data.column_proposals import Sample, propose
 from explora.core.data.records import ID
 from explora.errors import DataError, UsageError, did_you_mean
 
 Columns = dict[str, str]  # the task's column -> its name in the file
+NAME = "NAME"  # stands for a name in a hint
 
 
 class RecordedColumns(dict[str, str]):
@@ -16,14 +20,20 @@ class RecordedColumns(dict[str, str]):
 
 
 def match_columns(
-    there: Sequence[str], row: TaskRow, given: Mapping[str, str], file: str, *, by_position: bool
+    there: Sequence[str],
+    row: TaskRow,
+    given: Mapping[str, str],
+    file: str,
+    *,
+    by_position: bool,
+    sample: Sample = MappingProxyType({}),
 ) -> Columns:
     """Find the columns of a task among those of a file.
 
     The task's columns and those in `given` are required; the label and the id are optional. A canonical name
     takes precedence over an alias. With `by_position`, `given` may refer to a column by its number, from 1.
-    Raises one DataError for all missing columns, and UsageError if `given` names a column that the task does
-    not have.
+    Raises one DataError for all missing columns, with the names that the `sample` of rows suggests. Raises
+    UsageError if `given` names a column that the task does not have.
     """
     named, is_recorded = orient(given, row), isinstance(given, RecordedColumns)
     required = {*row.columns, *(() if is_recorded else named)}
@@ -42,7 +52,8 @@ def match_columns(
         elif canonical in required:
             missing[canonical] = names[0]
     if missing:
-        raise _no_columns(missing, found, there, row, file, by_position=by_position)
+        proposed = _propose(missing, found, named, row, {name: sample.get(name, ()) for name in there})
+        raise _no_columns(missing, proposed, there, row, file, may_lack_header=by_position and not found)
     for name in found.values():
         if there.count(name) > 1:
             raise DataError(f"{there.count(name)} columns have this name", file=file, line=1, column=name)
@@ -93,18 +104,33 @@ def _wanted(row: TaskRow) -> list[str]:
     return [*row.columns, *([row.label] if row.label else []), ID]
 
 
+def _propose(missing: Columns, found: Columns, named: Columns, row: TaskRow, sample: Sample) -> Columns:
+    """Return the columns to name: those that the user named rightly, and proposals or NAME for the others."""
+    kept = {ours: theirs for ours, theirs in found.items() if ours in named}
+    lacking = [*missing, *_missing_label(missing, found, row)]
+    asked = {ours: theirs for ours, theirs in missing.items() if ours in named}
+    free = {name: values for name, values in sample.items() if name not in found.values()}
+    return kept | dict.fromkeys(lacking, NAME) | propose(lacking, asked, free, row.label)
+
+
 def _no_columns(
-    missing: Columns, found: Columns, there: Sequence[str], row: TaskRow, file: str, *, by_position: bool
+    missing: Columns,
+    proposed: Columns,
+    there: Sequence[str],
+    row: TaskRow,
+    file: str,
+    *,
+    may_lack_header: bool,
 ) -> DataError:
     names = list(missing.values())
     what = f"column {names[0]!r}" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
     near = did_you_mean(names[0], there) if len(names) == 1 else ""
     shown = [repr(name[:40]) for name in there[:12]]
-    lacking = [*missing, *_missing_label(missing, found, row)]
-    hint = f"name {_them(lacking)}: --columns {','.join(f'{name}=NAME' for name in lacking)}"
-    if len(lacking) > len(missing):
+    pairs = ",".join(f"{ours}={theirs}" for ours, theirs in proposed.items())
+    hint = f"name {_them(proposed)}: --columns {shlex.quote(pairs)}"
+    if row.label not in missing and proposed.get(row.label or "") == NAME:
         hint += f" (leave {row.label} out if the rows have no labels)"
-    if by_position and not found:  # perhaps there is no header
+    if may_lack_header:
         shown = [f"{number} {name}" for number, name in enumerate(shown, 1)]
         hint += f"; if line 1 is a row of data, give positions: --columns {_positions(there, row)}"
     return DataError(f"no {what}{near} (there are {', '.join(shown)})", hint, file=file, line=1)
@@ -115,7 +141,7 @@ def _missing_label(missing: Columns, found: Columns, row: TaskRow) -> list[str]:
     return [row.label] if row.label and row.label not in {*missing, *found} else []
 
 
-def _them(names: Sequence[str]) -> str:
+def _them(names: Sized) -> str:
     return "it" if len(names) == 1 else "them"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from explora.core.config.registry import TaskRow
+from explora.core.data.column_proposals import SAMPLE
 from explora.core.data.columns import match_columns
 from explora.core.data.records import SKIP_HINT, Parsed, checked
 from explora.errors import DataError
@@ -37,7 +38,9 @@ def parse_json(text: str, row: TaskRow, given: Mapping[str, str], file: str) -> 
     if not keys:
         raise next((item for _, item in objects if isinstance(item, DataError)), _no_keys(file))
     _refuse_wrapped(objects, file)
-    columns = match_columns(list(keys), row, given, file, by_position=False)
+    head = [item for _, item in objects[:SAMPLE] if isinstance(item, dict)]
+    sample = {key: [str(item[key]) for item in head if key in item] for key in keys}
+    columns = match_columns(list(keys), row, given, file, by_position=False, sample=sample)
     for line, item in objects:
         if isinstance(item, DataError):
             yield item

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from explora.core.config.registry import TaskRow
+from explora.core.data.column_proposals import SAMPLE
 from explora.core.data.columns import count_known, match_columns, numbered_header
 from explora.core.data.records import ID, SKIP_HINT, Parsed, checked
 from explora.errors import DataError
@@ -82,7 +83,10 @@ def parse_delimited(
         rows = itertools.chain([(number, first)], rows)
     else:
         header = [name.strip() for name in first]
-    columns = match_columns(header, row, given, file, by_position=True)
+    head = list(itertools.islice(rows, SAMPLE))
+    rows = itertools.chain(head, rows)
+    sample = _columns_of(header, [fields for _, fields in head if isinstance(fields, list)])
+    columns = match_columns(header, row, given, file, by_position=True, sample=sample)
     positions = {canonical: header.index(name) for canonical, name in columns.items()}
     least = len(_without_empty_end(header, 1))
     for number, fields in rows:
@@ -98,6 +102,11 @@ def parse_delimited(
             cells = {name: fields[position] for name, position in positions.items()}
             values = {name: _unquoted(cell) if quoted else cell for name, cell in cells.items()}
             yield checked(values, columns, row, file, number)
+
+
+def _columns_of(header: list[str], rows: list[list[str]]) -> dict[str, list[str]]:
+    """Return the values of each column, without the rows that are too short to have one."""
+    return {name: [fields[at] for fields in rows if at < len(fields)] for at, name in enumerate(header)}
 
 
 def _without_empty_end(fields: list[str], least: int) -> list[str]:

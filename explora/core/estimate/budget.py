@@ -127,6 +127,12 @@ def largest_batch(
     return bisect.bisect_left(range(1, MOST_ROWS + 1), True, key=is_too_large)
 
 
+def with_one_row(run: TrainRun) -> TrainRun:
+    """Return the run with one row per optimizer step, which needs least memory of all batch sizes."""
+    training = dataclasses.replace(run.training, batch_size=1, accumulate=1)
+    return dataclasses.replace(run, training=training)
+
+
 def _with_batch(run: TrainRun, rows: int) -> TrainRun:
     return dataclasses.replace(run, training=dataclasses.replace(run.training, batch_size=rows))
 

@@ -38,7 +38,7 @@ class IA3(TargetedMethod):
 
     name = "ia3"
     summary = "vectors that rescale keys, values and inner activations (Liu et al. 2022)"
-    learning_rate = 3e-3
+    learning_rate = 9e-3
     untrained = "every ia3_l is one"
 
     targets: tuple[str, ...] = targets_setting(("key", "value", "mlp-down"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from explora.core.config import values
 from explora.core.config.method import ModuleNames, Product, Tensors
-from explora.core.config.registry import TARGETS, Shape
+from explora.core.config.registry import TARGETS, Shape, task_row
 from explora.core.config.setting import FRACTION, POSITIVE, at_least, setting
 from explora.core.config.values import Blocks
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 N = TypeVar("N", int, float)
 ALL_TARGETS = ("query", "key", "value", "attn-out", "mlp-up", "mlp-down")
 ON_ALL = {"targets": ALL_TARGETS}
+KEY_AND_VALUE = ("key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,12 @@ class LoRA(TargetedMethod):
 
     name = "lora"
     summary = "low-rank adapters beside frozen weights (Hu et al. 2021)"
-    learning_rate = 1e-3
+    learning_rate = 4e-4
+    learning_rate_on_key_and_value: ClassVar[float] = 1.2e-3  # alone; docs/guidelines.md has the scores
     untrained = "every lora_B is zero"
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paraphrase": {"targets": ("key", "value"), "learning_rate": 4e-4},
-        "sentiment": ON_ALL,
+        "paraphrase": {"targets": KEY_AND_VALUE},
+        "sentiment": {**ON_ALL, "learning_rate": 6e-4},
         "sonnet": ON_ALL,
         "text": ON_ALL,
     }
@@ -73,7 +75,7 @@ class LoRA(TargetedMethod):
         range=POSITIVE,
     )
     lora_dropout: float = setting(0.0, "Dropout on the adapters' input.", metavar="P", range=FRACTION)
-    targets: tuple[str, ...] = targets_setting(("key", "value"))
+    targets: tuple[str, ...] = targets_setting(KEY_AND_VALUE)
     layers: Blocks | None = layers_setting()
     rank_pattern: Mapping[str, int] = setting(
         {},
@@ -95,6 +97,14 @@ class LoRA(TargetedMethod):
         default="none",
         choices=BIASES,
     )
+
+    def usual_learning_rate(self, task: str) -> float:
+        """Return the default learning rate; adapters on key and value alone need a higher one.
+
+        This does not hold for a task with a head of its own, which learns at the same rate.
+        """
+        is_narrow = set(self.targets) <= set(KEY_AND_VALUE) and not task_row(task).own_head
+        return self.learning_rate_on_key_and_value if is_narrow else super().usual_learning_rate(task)
 
     @staticmethod
     def usual_alpha(rank: int) -> float:

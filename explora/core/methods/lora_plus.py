@@ -19,9 +19,10 @@ class LoRAPlus(LoRA):
     summary = "LoRA whose B has a higher learning rate than its A (Hayou et al. 2024)"
     # A first guess: at the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
     learning_rate = LoRA.learning_rate / 4
+    learning_rate_on_key_and_value = LoRA.learning_rate_on_key_and_value / 4
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **LoRA.task_defaults,
-        "paraphrase": {**LoRA.task_defaults["paraphrase"], "learning_rate": 1e-4},
+        "sentiment": {**LoRA.task_defaults["sentiment"], "learning_rate": 1.5e-4},
     }
 
     lr_ratio: float = setting(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import fmean
 
+from explora.core.config.registry import SONNET_LINES
 from explora.core.tasks.metrics import Score, bleu, chrf, signatures
 from explora.core.tasks.pronunciation import INSTALL, has_dictionary
 from explora.core.tasks.trivial import values_of
-from explora.core.tasks.verse_form import BY_SOUND, SONNET_LINES, Poem, form_scores
+from explora.core.tasks.verse_form import BY_SOUND, Poem, form_scores
 
 DRAWS = 20  # random poems whose ends are scored for every poem
 ANOTHER_POEM = "another poem's end"

@@ -82,8 +82,8 @@ class Score:
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return Wilson's interval for a share, else the percentile bootstrap interval (Efron 1979).
 
-        The bootstrap is over the examples. The same seed gives the same interval. If every resample has the
-        same value, as with one example or equal ones, there is no interval: both ends are NaN.
+        The bootstrap is over the examples. The same seed gives the same interval. If its ends are equal, as
+        with one example or only right answers, resampling shows no spread: both ends are NaN.
         """
         if self.formula is share:
             hits, examples = self.sums
@@ -91,10 +91,9 @@ class Score:
         generator = np.random.default_rng(seed)
         times = self.times
         values = sorted(self.formula(_resample(times, generator) @ self.counts) for _ in range(resamples))
-        if math.isclose(values[0], values[-1], rel_tol=1e-9):
-            return math.nan, math.nan
         tail = int(resamples * (1 - level) / 2)
-        return values[tail], values[-1 - tail]
+        low, high = values[tail], values[-1 - tail]
+        return (math.nan, math.nan) if math.isclose(low, high, rel_tol=1e-9) else (low, high)
 
 
 def wilson_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from explora.core.config.concerns import DataConfig
+from explora.core.config.registry import SONNET_LINES
 from explora.core.data.batching import in_length_order, pad
 from explora.core.data.prompts import PROMPT_LINES, first_lines, first_lines_of
 from explora.core.data.splits import Row, load_split, read_table
@@ -39,7 +40,6 @@ from explora.core.tasks.poem_scores import (
     perplexities,
     trivial_perplexities,
 )
-from explora.core.tasks.verse_form import SONNET_LINES
 from explora.errors import DataError
 
 MOST_GIVEN = 12

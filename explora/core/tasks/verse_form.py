@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from explora.core.config.registry import SONNET_LINES
 from explora.core.tasks.metrics import Score, ratio_or_zero, share
 from explora.core.tasks.pronunciation import has_dictionary, rhymes, stresses, words
 
-SONNET_LINES = 14
 RHYMING_LINES = ((0, 2), (1, 3), (4, 6), (5, 7), (8, 10), (9, 11), (12, 13))  # ABAB CDCD EFEF GG
 COUPLET = RHYMING_LINES[-1]
 PENTAMETER = 10  # syllables

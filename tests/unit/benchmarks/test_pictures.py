@@ -43,7 +43,7 @@ def test_the_session_shows_what_the_commands_print_now(explora):
         printed = explora(*command.split()[1:])
         assert printed.code == 0
         for line in (printed.err + printed.out).splitlines():
-            if not PROGRESS.match(line):
+            if not PROGRESS.match(line) and not line.startswith("warning"):  # one step learns nothing
                 assert plain(line) in shown, f"{line!r} is not in the picture: run make pictures"
 
 

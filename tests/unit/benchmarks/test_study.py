@@ -10,6 +10,7 @@ import pytest
 from benchmarks.study.plan import Plan, read_plan
 from benchmarks.study.results import regret
 from benchmarks.study.rows import Row, append_row, best_power, pack, read_rows, unpack
+from explora.core.methods.full import Full
 from explora.core.tasks.metrics import accuracy, perplexity
 
 STAGE = "sst-rates"
@@ -143,11 +144,20 @@ def test_rows_of_several_files_count_once(tmp_path: Any) -> None:
 
 def test_regret_is_the_loss_of_the_default_and_decides(plan: Plan) -> None:
     rows = trained(plan, STAGE, {-1: 0.5, 0: 0.56, 1: 0.6})
-    lost = regret(rows, STAGE, "full")
+    lost = regret(rows, STAGE, "full", 0)
     assert lost is not None
     assert lost.value == pytest.approx(4.0)
     # paired: the better run is right wherever the other one is, so 40 of 1,000 rows differ
     assert lost.error == pytest.approx(100 * (0.04 * 0.96 / 1000) ** 0.5, rel=0.1)
     assert not lost.is_accepted
-    close = regret(trained(plan, STAGE, {0: 0.597, 1: 0.6}), STAGE, "full")
+    close = regret(trained(plan, STAGE, {0: 0.597, 1: 0.6}), STAGE, "full", 0)
     assert close is not None and close.is_accepted
+
+
+def test_a_new_default_moves_no_cell(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = plan.stage(STAGE)
+    names = [cell.name for cell in plan.cells(stage, [])]
+    assert plan.default_power(stage, "full") == pytest.approx(0)
+    monkeypatch.setattr(Full, "learning_rate", 3 * Full.learning_rate)
+    assert [cell.name for cell in plan.cells(stage, [])] == names
+    assert plan.default_power(stage, "full") == pytest.approx(1)

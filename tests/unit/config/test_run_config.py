@@ -264,7 +264,7 @@ def test_every_origin_tells_the_truth(task: str, method: str) -> None:
     run, origins = resolve(task, {"method": method})
     row, flat = TASKS[task], settings_of(run)
     fields = settings_of(TrainRun(task=task, method=method_class(method)()))
-    own = method_class(method).defaults(task)
+    own = method_class(method).defaults(task) | {"learning_rate": run.method.usual_learning_rate(task)}
     sources = {task: row.defaults, f"{task} with {method}": own, "default": fields}
     assert origins.pop("method") == "option"
     assert origins.keys() == flat.keys() - {"method"}
@@ -275,6 +275,23 @@ def test_every_origin_tells_the_truth(task: str, method: str) -> None:
 @pytest.mark.parametrize(("task", "method"), PAIRS)
 def test_every_method_has_a_learning_rate_of_its_own(task: str, method: str) -> None:
     assert resolve(task, {"method": method})[1]["learning_rate"] == f"{task} with {method}"
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "rate"),
+    [
+        ("paraphrase", ("key", "value"), LoRA.learning_rate_on_key_and_value),
+        ("paraphrase", ("value",), LoRA.learning_rate_on_key_and_value),
+        ("paraphrase", ("key", "value", "mlp-up"), LoRA.learning_rate),
+        ("sonnet", ("key", "value"), LoRA.learning_rate_on_key_and_value),
+        ("sentiment", ("key", "value"), 6e-4),  # a new head learns at the same rate
+    ],
+)
+def test_adapters_on_key_and_value_alone_have_a_higher_default(
+    task: str, targets: tuple[str, ...], rate: float
+) -> None:
+    assert resolve(task, {"targets": targets})[0].optimizer.learning_rate == rate
+    assert resolve(task, {"targets": targets, "learning_rate": 0.5})[0].optimizer.learning_rate == 0.5
 
 
 def test_registry_defaults_are_settings() -> None:
@@ -295,7 +312,7 @@ def test_a_default_rate_grows_as_the_base_gets_narrower() -> None:
     default = LoRA.learning_rate
     assert rate_for(768, {}) == (default, "text with lora")
     assert rate_for(256, {}) == (pytest.approx(3 * default), "text with lora, for a width of 256")
-    assert rate_for(1600, {})[0] == pytest.approx(0.48 * default)
+    assert rate_for(1600, {})[0] == float(f"{0.48 * default:.2g}")
     assert rate_for(7, {})[0] == float(f"{default * 768 / 7:.2g}")  # two digits are told and used
 
 

@@ -62,6 +62,29 @@ def test_all_missing_columns_are_listed_with_the_ways_to_name_them() -> None:
     assert caught.value.hint == "name them: --columns sentence1=NAME,sentence2=NAME"
 
 
+REVIEWS = {"review": ["Good film", "Bad film", "Dull", "Fun"], "stars": ["4", "1", "2", "4"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "sample", "proposed"),
+    [
+        ({}, REVIEWS, "sentence=review,label=stars"),
+        ({}, {"stars": REVIEWS["stars"], "review": REVIEWS["review"]}, "sentence=review,label=stars"),
+        ({"sentence": "Review", "label": "star"}, REVIEWS, "sentence=review,label=stars"),
+        ({}, {"good": ["a", "b"], "bad": ["c", "d"]}, "sentence=NAME,label=NAME"),  # both are texts
+        ({}, {**REVIEWS, "year": ["1999"]}, "sentence=NAME,label=NAME"),
+        ({}, {"my review": REVIEWS["review"], "label": []}, "'sentence=my review'"),
+        ({}, {"a, b": REVIEWS["review"], "label": []}, "sentence=NAME"),  # --columns cannot name it
+    ],
+)
+def test_a_clear_column_is_proposed(
+    given: dict[str, str], sample: dict[str, list[str]], proposed: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        match_columns(list(sample), SENTENCES, given, "a.csv", by_position=False, sample=sample)
+    assert caught.value.hint.split(" (")[0].split(": --columns ")[1] == proposed
+
+
 def test_a_recorded_mapping_applies_where_it_fits() -> None:
     recorded = RecordedColumns(MAPPING)
     assert match(HEADER, recorded) == MAPPING

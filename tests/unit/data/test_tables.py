@@ -364,7 +364,7 @@ def test_a_missing_column_names_those_there_are(write) -> None:
         "no column 'sentence1'; did you mean sentense1? (there are 'sentense1', 'sentence2', 'label')"
         in error.message
     )
-    assert error.hint == "name it: --columns sentence1=NAME"
+    assert error.hint == "name it: --columns sentence1=sentense1"
     error = fails(write("b.csv", "sentence1,sentence2,is_dupe\na,b,1\n"), columns={"label": "is_dup"})
     assert "no column 'is_dup'; did you mean is_dupe?" in error.message
 

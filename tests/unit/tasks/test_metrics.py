@@ -112,7 +112,13 @@ def test_an_interval_is_deterministic_and_depends_on_the_seed() -> None:
 
 
 def test_examples_that_do_not_differ_give_no_interval() -> None:
-    same = (perplexity([0.1] * 7, [3] * 7), macro_f1([0, 1] * 4, [0, 1] * 4), chrf(["ab"], ["abc"]))
+    all_right = positive_f1([0, 1] * 4, [0, 1] * 4)  # a few resamples have no positive row, and F1 is 0
+    same = (
+        perplexity([0.1] * 7, [3] * 7),
+        macro_f1([0, 1] * 4, [0, 1] * 4),
+        chrf(["ab"], ["abc"]),
+        all_right,
+    )
     for score in same:
         assert all(math.isnan(end) for end in score.interval())
     assert not any(math.isnan(end) for end in perplexity([0.1] * 7 + [0.2], [3] * 8).interval())
