@@ -34,8 +34,9 @@ class Expectation:
     """What the cells of the study let expect of a contender.
 
     `shortfall` is the weighted mean distance from the best of each cell in points (0.01 of accuracy, or 2 %
-    of perplexity). In a cell where it was not trained, the contender counts as the median of those that were:
-    a few easy cells do not make it look better. `error` is the weighted mean of the standard errors.
+    of perplexity); if no cell has the question's task, it is the largest distance, because tasks differ more
+    than a mean tells. In a cell where it was not trained, the contender counts as the median of those that
+    were: a few easy cells do not make it look better. `error` is the weighted mean of the standard errors.
     `learning_rate` is the weighted median, for the width of the study's base. `pace` is time per token over
     that of full fine-tuning, None if unknown. `outcomes` are the contender's own cells, the nearest first.
     """
@@ -92,10 +93,11 @@ def _expectation(
 ) -> Expectation:
     shortfalls = {**usual, **{outcome.cell: outcome.shortfall for outcome in outcomes}}
     weights = [weight(outcome.cell, question) for outcome in outcomes]
+    is_known = any(cell.task == question.task for cell in shortfalls)
     paced = [(each.pace, own) for each, own in zip(outcomes, weights, strict=True) if each.pace is not None]
     return Expectation(
         contender=contender,
-        shortfall=_mean([*shortfalls.values()], [weight(cell, question) for cell in shortfalls]),
+        shortfall=_weighted(shortfalls, question) if is_known else max(shortfalls.values()),
         error=_mean([each.error for each in outcomes], weights),
         learning_rate=_median([each.learning_rate for each in outcomes], weights),
         pace=_mean(*zip(*paced, strict=True)) if paced else None,
@@ -111,6 +113,10 @@ def choose(expected: Sequence[Expectation], costs: Mapping[str, float]) -> Expec
     least = min(each.shortfall for each in expected)
     tied = [each for each in expected if each.shortfall - least <= max(TIE, each.error)]
     return min(tied, key=lambda each: (costs[each.contender], each.shortfall))
+
+
+def _weighted(shortfalls: Mapping[Cell, float], question: Question) -> float:
+    return _mean([*shortfalls.values()], [weight(cell, question) for cell in shortfalls])
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

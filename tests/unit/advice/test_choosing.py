@@ -40,21 +40,30 @@ def test_two_percent_of_perplexity_is_a_point():
     assert outcome(study, "full").shortfall == 0.0
 
 
+TWO_TASKS = {"quora": ("paraphrase", 4000), "poems": ("sonnet", 4000)}
+OPPOSITE = [
+    trial("quora", "full", 0.80),
+    trial("quora", "lora", 0.77),
+    trial("poems", "full", 56.0),
+    trial("poems", "lora", 50.0),
+]
+
+
 def test_a_nearer_cell_counts_more():
-    study = make_study(
-        {"quora": ("paraphrase", 4000), "poems": ("sonnet", 4000)},
-        [
-            trial("quora", "full", 0.80),
-            trial("quora", "lora", 0.77),
-            trial("poems", "full", 56.0),
-            trial("poems", "lora", 50.0),
-        ],
-    )
-    expected = {each.contender: each for each in expect(SENTIMENT, find_outcomes(study))}
-    # weight 1/2 for another task of the same kind, 1/4 for another kind: (2 x 3 + 0) / 3 and (0 + 6) / 3
-    assert expected["lora"].shortfall == pytest.approx(2.0)
-    assert expected["full"].shortfall == pytest.approx(2.0)
+    study = make_study(TWO_TASKS, OPPOSITE)
+    question = Question(task="paraphrase", examples=4000, base="embedded")
+    expected = {each.contender: each for each in expect(question, find_outcomes(study))}
+    # weight 1 for the task itself, 1/4 for another kind of task: (4 x 3 + 0) / 5 and (0 + 6) / 5
+    assert expected["lora"].shortfall == pytest.approx(2.4)
+    assert expected["full"].shortfall == pytest.approx(1.2)
     assert [each.cell.name for each in expected["lora"].outcomes] == ["quora", "poems"]
+
+
+def test_for_a_new_task_the_worst_cell_counts():
+    study = make_study(TWO_TASKS, OPPOSITE)
+    expected = {each.contender: each for each in expect(SENTIMENT, find_outcomes(study))}
+    assert expected["lora"].shortfall == pytest.approx(3.0)
+    assert expected["full"].shortfall == pytest.approx(6.0)
 
 
 def test_tenfold_rows_halve_the_weight_and_the_learning_rate_is_the_weighted_median():
