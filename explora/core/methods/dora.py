@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from explora.core.config.method import ModuleNames, Product, Tensors
 from explora.core.config.registry import TARGETS, Shape
 from explora.core.estimate.parameters import FLOAT32_BYTES, block_modules
-from explora.core.methods.lora import LoRA
+from explora.core.methods.lora import ON_ALL, LoRA
 from explora.core.methods.lora_peft import rank_stabilised
 from explora.core.methods.portions import NUMBERS_AT_ONCE
 from explora.core.methods.targets import FUSED, FUSED_PARTS, span
@@ -36,6 +36,7 @@ class DoRA(LoRA):
     name = "dora"
     summary = "LoRA with trained magnitudes of the columns (Liu et al. 2024)"
     peft_variant = "use_dora"
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {**LoRA.task_defaults, "sentiment": ON_ALL}
 
     def trained_shapes(self, shape: Shape) -> Tensors:
         """Return LoRA's shapes, and one magnitude per column."""
