@@ -54,7 +54,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "last_linear": ("--last-linear", {"method": "last-linear"}, ""),
     "alpha": ("--alpha 3", {"alpha": 3.0}, ""),
     "lora_dropout": ("--lora-dropout 0.2", {"lora_dropout": 0.2}, ""),
-    "targets": ("--targets query,mlp_up", {"targets": ["query", "mlp-up"]}, ""),
+    # With a learning rate, because its default depends on the targets.
+    "targets": ("--targets query,mlp_up", {"targets": ["query", "mlp-up"]}, "paraphrase --lr 1e-3"),
     "layers": ("--layers 2-5,7", {"layers": [2, 3, 4, 5, 7]}, ""),
     "method": ("--method full", {"method": "full"}, ""),
     "rank": ("--rank 6", {"rank": 6}, ""),
