@@ -18,10 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHAINS = (
-    ("quora-rates", "quora-seeds", "quora-all", "quora-targets"),
-    ("sst-rates", "sst-seeds", "sst-250", "sst-1000", "sst-others", "sst-batch-64", "sst-batch-4"),
+    ("quora-rates", "quora-seeds", "quora-all", "quora-3-epochs", "quora-targets"),
+    ("sst-rates", "sst-seeds", "sst-finer-rates", "sst-4-epochs", "sst-250", "sst-1000", "sst-others"),
     ("sonnets-rates", "sonnets-seeds", "sonnets-targets", "sonnets-others", "cfimdb-rates"),
     ("control-rates", "quora-others", "quora-1000", "quora-250", "quora-16000", "quora-convergence"),
+    ("sst-batch-64", "sst-batch-4"),
 )
 GRACE = 20.0  # seconds for runs to save their state
 

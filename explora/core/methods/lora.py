@@ -99,10 +99,7 @@ class LoRA(TargetedMethod):
     )
 
     def usual_learning_rate(self, task: str) -> float:
-        """Return the default learning rate; adapters on key and value alone need a higher one.
-
-        This does not hold for a task with a head of its own, whose learning rate is the same.
-        """
+        """Return the default, higher on key and value alone, except for a task with a head of its own."""
         is_narrow = set(self.targets) <= set(KEY_AND_VALUE) and not task_row(task).own_head
         return self.learning_rate_on_key_and_value if is_narrow else super().usual_learning_rate(task)
 

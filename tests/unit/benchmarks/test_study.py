@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.study.data import ROOT
 from benchmarks.study.plan import Plan, read_plan
 from benchmarks.study.results import regret
 from benchmarks.study.rows import Row, append_row, best_power, pack, read_rows, unpack
@@ -161,3 +163,8 @@ def test_a_new_default_moves_no_cell(plan: Plan, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Full, "learning_rate", 3 * Full.learning_rate)
     assert [cell.name for cell in plan.cells(stage, [])] == names
     assert plan.default_power(stage, "full") == pytest.approx(1)
+
+
+def test_the_chains_of_a_gpu_have_every_stage_once(plan: Plan) -> None:
+    chains = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "study.py"))["CHAINS"]
+    assert sorted(name for chain in chains for name in chain) == sorted(stage.name for stage in plan.stages)
