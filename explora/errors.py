@@ -101,7 +101,7 @@ class Interrupted(ExploraError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the nearest of `known`, whatever its case; None if none is near."""
+    """Return the most similar of `known`, ignoring case; None if there is no similar one."""
     folded = {each.casefold(): each for each in known}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     return folded[found[0]] if found else None

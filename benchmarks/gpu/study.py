@@ -4,7 +4,7 @@
 
 A small model leaves most of a GPU idle, so many runs share it. A stage that needs the learning rates of
 another one comes later, in the same chain or in another one. Each chain appends to a file of its own in OUT.
-The same command goes on where it stopped.
+The same command continues a study that was stopped.
 """
 
 from __future__ import annotations

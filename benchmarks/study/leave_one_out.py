@@ -85,6 +85,8 @@ def _limits(tested: LeaveOneOut) -> Iterator[str]:
     yield "## What this does not show"
     yield (
         f"- The study has {tasks}, and the cells of one task are not independent. This is weak evidence.\n"
+        "- The rule for a new task was changed after looking at five of these cells, which favours it. The "
+        "rule before it was near the best in two of the five.\n"
         "- The best constant answer is chosen by looking at the same cells, which favours it.\n"
         "- The best method of a cell has the best of several noisy scores. Every rule looks a little worse.\n"
         "- Scores after equal time are missing: the rows hold the score of a whole training alone.\n"

@@ -161,22 +161,24 @@ def _parse_identity(file: Path, value: Mapping[str, Any]) -> Identity | None:
 
 def read_losses(folder: Path) -> list[float]:
     """Return the loss of each step from metrics.jsonl, without losses that were not finite."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    losses = [json.loads(line).get("loss") for line in lines]
+    losses = [line.get("loss") for line in _read_metrics(folder)]
     return [float(loss) for loss in losses if loss is not None]
 
 
 def read_dev_scores(folder: Path) -> list[tuple[int, float]]:
     """Return step and dev score of each evaluation from metrics.jsonl."""
-    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
-    return [(line["step"], _score_of(line)) for line in lines if "best" in line]
+    return [(line["step"], _score_of(line)) for line in _read_metrics(folder) if "best" in line]
 
 
 def read_best_dev_score(folder: Path) -> float | None:
     """Return the dev score of the step that was kept, from metrics.jsonl; None without evaluations."""
-    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
-    best = [_score_of(line) for line in lines if line.get("best")]
+    best = [_score_of(line) for line in _read_metrics(folder) if line.get("best")]
     return best[-1] if best else None
+
+
+def _read_metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _score_of(line: Mapping[str, Any]) -> float:
