@@ -1,6 +1,7 @@
 """Train the cells of the study on one GPU: several chains of stages at once, each in a process of its own.
 
     python3 benchmarks/gpu/study.py DATA OUT --minutes 7
+    python3 benchmarks/gpu/study.py DATA OUT --chain quora-rates quora-seeds --chain sst-rates
 
 A small model leaves most of a GPU idle, so many runs share it. A stage that needs the learning rates of
 another one comes later, in the same chain or in another one. Each chain appends to a file of its own in OUT.
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("out", type=Path, help="folder of the rows, rows-1.jsonl and so on, and of the logs")
     parser.add_argument("--minutes", type=float, default=7.0, help="time limit (default: 7)")
+    parser.add_argument(
+        "--chain", nargs="+", action="append", metavar="STAGE", help="a chain of stages (default: all of them)"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="runs at once in each chain (default: 4)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks" / "study" / "plan.toml")
@@ -41,9 +45,10 @@ def main() -> int:
     )
     parser.add_argument("--commit", help="commit of the code, where it is not a git repository")
     asked = parser.parse_args()
+    asked.chain = asked.chain or CHAINS
     asked.out.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * asked.minutes
-    chains = [start(number, asked) for number in range(len(CHAINS))]
+    chains = [start(number, asked) for number in range(len(asked.chain))]
     for chain in chains:
         try:
             chain.wait(max(0.0, until + GRACE - time.monotonic()))
@@ -54,10 +59,10 @@ def main() -> int:
 
 def start(number: int, asked: argparse.Namespace) -> subprocess.Popen[bytes]:
     """Start a chain. It knows the rows of the others, so that no cell is trained twice."""
-    files = [asked.out / f"rows-{each + 1}.jsonl" for each in range(len(CHAINS))]
+    files = [asked.out / f"rows-{each + 1}.jsonl" for each in range(len(asked.chain))]
     own = files.pop(number)
     command = [sys.executable, "-m", "benchmarks.study", "run", "--data", asked.data, "--work", asked.work]
-    command += ["--plan", asked.plan, "--rows", own, "--others", *files, "--stages", *CHAINS[number]]
+    command += ["--plan", asked.plan, "--rows", own, "--others", *files, "--stages", *asked.chain[number]]
     command += ["--jobs", asked.jobs, "--hours", asked.minutes / 60, "--device", asked.device]
     command += ["--commit", asked.commit] if asked.commit else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
