@@ -54,6 +54,7 @@ def main() -> int:
             chain.wait(max(0.0, until + GRACE - time.monotonic()))
         except subprocess.TimeoutExpired:
             chain.kill()
+            chain.wait()
     return max(abs(chain.returncode) for chain in chains)
 
 
