@@ -19,11 +19,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHAINS = (
-    ("quora-rates", "quora-seeds", "quora-all", "quora-3-epochs", "quora-targets"),
+    ("quora-rates", "quora-seeds", "quora-all", "quora-all-rates", "quora-3-epochs", "quora-targets"),
     ("sst-rates", "sst-seeds", "sst-finer-rates", "sst-4-epochs", "sst-250", "sst-1000", "sst-others"),
-    ("sonnets-rates", "sonnets-seeds", "sonnets-targets", "sonnets-others", "cfimdb-rates"),
-    ("control-rates", "quora-others", "quora-1000", "quora-250", "quora-16000", "quora-convergence"),
-    ("sst-batch-64", "sst-batch-4"),
+    ("sonnets-rates", "sonnets-seeds", "sonnets-targets", "sonnets-others", "cfimdb-rates", "cfimdb-seeds"),
+    (
+        "control-rates",
+        "control-seeds",
+        "quora-others",
+        "quora-1000",
+        "quora-250",
+        "quora-16000",
+        "quora-convergence",
+    ),
+    ("sst-batch-64", "sst-batch-8", "sst-batch-4"),
 )
 GRACE = 20.0  # seconds for runs to save their state
 
@@ -35,7 +43,11 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder of the rows, rows-1.jsonl and so on, and of the logs")
     parser.add_argument("--minutes", type=float, default=7.0, help="time limit (default: 7)")
     parser.add_argument(
-        "--chain", nargs="+", action="append", metavar="STAGE", help="a chain of stages (default: all of them)"
+        "--chain",
+        nargs="+",
+        action="append",
+        metavar="STAGE",
+        help="a chain of stages (default: all of them)",
     )
     parser.add_argument("--jobs", type=int, default=4, help="runs at once in each chain (default: 4)")
     parser.add_argument("--device", default="cuda")
