@@ -27,7 +27,7 @@ from explora.errors import ExploraError
 
 RESULTS = Path(__file__).parent.parent / "results" / "study"
 FLOORS, COSTS, TABLES = "floors.jsonl", "costs.jsonl", "tables.md"
-# As `explora train` does before torch is loaded; one thread a run.
+# For the processes of the cells, as `explora train` sets it for itself; one thread a run.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
@@ -38,8 +38,6 @@ ENVIRONMENT = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for."""
     asked = _parser().parse_args(arguments)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     plan = read_plan(asked.plan)
     if asked.base:
         plan = plan.on(asked.base)
@@ -79,6 +77,8 @@ def _rows_file(asked: argparse.Namespace) -> Path:
 
 
 def _run(plan: Plan, asked: argparse.Namespace) -> Iterator[str]:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from benchmarks.study.run import Places, Session, Study
     from explora.core.config.concerns import RuntimeConfig
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.data import ROOT
 from benchmarks.study.plan import Plan, read_plan
 from benchmarks.study.results import regret
@@ -168,3 +170,15 @@ def test_a_new_default_moves_no_cell(plan: Plan, monkeypatch: pytest.MonkeyPatch
 def test_the_chains_of_a_gpu_have_every_stage_once(plan: Plan) -> None:
     chains = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "study.py"))["CHAINS"]
     assert sorted(name for chain in chains for name in chain) == sorted(stage.name for stage in plan.stages)
+
+
+def test_costs_are_measured_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thread of a training's process was once inherited by `explora bench`."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seen: list[str | None] = []
+    monkeypatch.setattr(
+        "benchmarks.study.costs.measure_costs",
+        lambda *_: seen.append(os.environ.get("OMP_NUM_THREADS")) or [],
+    )
+    assert main(["costs", "--data", "none"]) == 0
+    assert seen == [None]
