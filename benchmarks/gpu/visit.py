@@ -88,17 +88,19 @@ def run(stage: Stage, out: Path) -> dict[str, Any]:
 
 
 def write_tests(out: Path) -> None:
-    """Turn the report of the tests into JSON lines: name, outcome, seconds, and the message of a failure."""
+    """Turn the report of the tests into JSON lines: name, outcome, seconds, figures, a failure's message."""
     report = out / FROM_TESTS
     if not report.exists():
         return
     lines = []
     for case in ElementTree.parse(report).iter("testcase"):
+        figures = {each.get("name"): each.get("value") for each in case.iter("property")}
         found = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         line = {
             "test": f"{case.get('classname')}::{case.get('name')}",
             "outcome": "passed" if found is None else found.tag,
             "seconds": float(case.get("time") or 0.0),
+            **figures,
         }
         if found is not None:
             line["message"] = (found.get("message") or "")[:2000]

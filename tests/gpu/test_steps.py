@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from explora.core.training.loop import Training
 from tests.gpu.conftest import Prepare
 from tests.tiny_models import ALLOWED, PAIRS
 
+Record = Callable[[str, object], None]  # into right.jsonl
 NOWHERE = Path("no-such-folder")
 PUBLISHED_ERROR = 0.1  # of the prediction of memory
 
@@ -81,7 +82,7 @@ def test_every_kernel_of_a_step_is_deterministic(
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("task", "method"), [pair for pair in ALLOWED if pair[0] in ("paraphrase", "text")])
 def test_the_predicted_memory_is_what_a_step_takes(
-    gpu: torch.device, task: str, method: str, checkpointing: bool, amp: str
+    gpu: torch.device, record_property: Record, task: str, method: str, checkpointing: bool, amp: str
 ) -> None:
     options = {"method": method, "amp": amp, "grad_checkpoint": checkpointing, "batch_size": 8}
     run, _ = resolve(task, {"model": "random:gpt2", "device": "cuda", **options})
@@ -95,4 +96,6 @@ def test_the_predicted_memory_is_what_a_step_takes(
     clocked.step(), clocked.step()
     measured = torch.cuda.max_memory_allocated() - others
     told = predict(run, session.model.shape, 128, evaluates=False).peak
+    record_property("predicted", told)
+    record_property("measured", measured)
     assert told == pytest.approx(measured, rel=PUBLISHED_ERROR)
