@@ -20,12 +20,30 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CHAINS = (
     ("quora-rates", "quora-seeds", "quora-all", "quora-all-rates", "quora-3-epochs", "quora-targets"),
-    ("sst-rates", "sst-seeds", "sst-finer-rates", "sst-4-epochs", "sst-250", "sst-1000", "sst-others"),
-    ("sonnets-rates", "sonnets-seeds", "sonnets-targets", "sonnets-others", "cfimdb-rates", "cfimdb-seeds"),
+    (
+        "sst-rates",
+        "sst-seeds",
+        "sst-finer-rates",
+        "sst-4-epochs",
+        "sst-250",
+        "sst-1000",
+        "sst-others",
+        "sst-others-seeds",
+    ),
+    (
+        "sonnets-rates",
+        "sonnets-seeds",
+        "sonnets-targets",
+        "sonnets-others",
+        "sonnets-others-seeds",
+        "cfimdb-rates",
+        "cfimdb-seeds",
+    ),
     (
         "control-rates",
         "control-seeds",
         "quora-others",
+        "quora-others-seeds",
         "quora-1000",
         "quora-250",
         "quora-16000",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.study.learning_rates import FULL
 from benchmarks.study.markdown import estimate, figure, score, table, title
 from benchmarks.study.plan import Plan, Stage
-from benchmarks.study.results import best_result, difference, result_of_stage
+from benchmarks.study.results import FULL, best_result, difference, result_of_stage, usual_full
 from benchmarks.study.rows import Row
 
 LORA = ("lora-r16-six", "lora-r8-kv")
 SIZES = ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all")
 SST_SIZES = ("sst-250", "sst-1000", "sst-rates")
-LENGTHS = ("quora-rates", "quora-3-epochs", "sst-rates", "sst-4-epochs", "sonnets-rates")
+LENGTHS = (
+    "quora-rates", "quora-3-epochs", "quora-others", "sst-rates", "sst-4-epochs", "sst-others",
+    "sonnets-rates", "sonnets-others",
+)  # fmt: skip
 TARGETS = ("kv", "attention", "mlp", "six")
 RANKS = (1, 4, 8, 16)
 
@@ -72,7 +74,7 @@ def by_seconds(plan: Plan, rows: Sequence[Row], costs: Sequence[Row]) -> str:
     """Return the scores of trainings of several lengths, in the order of their seconds on an idle machine."""
     lines = []
     for stage in map(plan.stage, LENGTHS):
-        full = best_result(rows, stage.best_of or stage.name, FULL)
+        full = usual_full(plan, stage, rows)
         for contender in stage.contenders:
             found = result_of_stage(rows, stage, contender)
             pace = _tokens_per_second(stage, contender, costs)

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from benchmarks.study.markdown import estimate, figure, score, table, title
 from benchmarks.study.plan import Plan, Stage
-from benchmarks.study.results import Regret, Result, best_result, difference, regret
+from benchmarks.study.results import FULL, Regret, Result, best_result, difference, regret, usual_full
 from benchmarks.study.rows import Row
 
-FULL = "full"
 
-
-def best_rates(stage: Stage, rows: Sequence[Row]) -> str:
+def best_rates(plan: Plan, stage: Stage, rows: Sequence[Row]) -> str:
     """Return one line for each contender at the learning rate that its dev scores chose."""
     results = [found for name in stage.contenders if (found := best_result(rows, stage.name, name))]
-    full = next((found for found in results if found.contender == FULL), None)
+    full = usual_full(plan, stage, rows)
     header = (
         "method", "learning rate", "over the middle", "seeds", "score", "sd of seeds",
         "minus full, 95 % interval", "forgetting", "trained", "file", "processor seconds",
@@ -29,7 +27,7 @@ def _best_line(found: Result, full: Result | None, stage: Stage, rows: Sequence[
         row["power"] for row in rows if row["stage"] == stage.name and row["contender"] == found.contender
     }
     end = " (end of the grid)" if found.power in (min(tried), max(tried)) and len(tried) > 1 else ""
-    against = "" if full is None or full is found else estimate(difference(found, full), first)
+    against = "" if full is None or found.contender == FULL else estimate(difference(found, full), first)
     return [
         found.contender,
         f"{found.learning_rate:g}{end}",

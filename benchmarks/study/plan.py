@@ -138,7 +138,7 @@ class Plan:
         if best is not None:
             yield best
             if stage.default_rates:
-                yield round(self.default_power(stage, contender))
+                yield round(self.default_power(stage, contender), 1)
 
     def _grown(self, stage: Stage, contender: str, rows: Sequence[Row]) -> Iterator[float]:
         """Yield the learning rates beyond the grid: one more than was tried, where the best is at an end."""

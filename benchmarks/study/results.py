@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from benchmarks.study.plan import Stage
+from benchmarks.study.plan import Plan, Stage
 from benchmarks.study.rows import Row, best_power, unpack
 from explora.core.tasks.metrics import Score
 from explora.core.tasks.paired import Estimate, PairedScores, compare
 
+FULL = "full"
 POINT = 0.5  # of accuracy, in percentage points: the largest regret of a default
 SHARE = 0.02  # of perplexity: the same
 
@@ -113,6 +114,19 @@ def result_of_stage(rows: Sequence[Row], stage: Stage, contender: str) -> Result
     power = best_power(rows, stage.best_of, stage.rate_of or contender)
     group = next((group_of(row) for row in rows if row["stage"] == stage.name), None)
     return None if power is None or group is None else result(rows, group, contender, power)
+
+
+def usual_full(plan: Plan, stage: Stage, rows: Sequence[Row]) -> Result | None:
+    """Return full fine-tuning at its chosen learning rate on the same rows, with the usual epochs."""
+    for other in map(plan.stage, [each.name for each in plan.stages]):
+        is_usual = other.epochs is None and other.patience is None and FULL in other.contenders
+        if is_usual and _setting(other) == _setting(stage):
+            return result_of_stage(rows, other, FULL)
+    return None
+
+
+def _setting(stage: Stage) -> tuple[object, ...]:
+    return stage.base, stage.data, stage.rows, stage.batch_size
 
 
 def difference(first: Result, second: Result) -> Estimate:

@@ -30,7 +30,7 @@ def all_tables(
             parts += [
                 f"## {title(stage)}",
                 _floors(stage, rows, floors),
-                best_rates(stage, rows),
+                best_rates(plan, stage, rows),
                 rates(stage, rows),
             ]
     parts += ["## Regret of the default learning rates", regrets(plan, rows)]
