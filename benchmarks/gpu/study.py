@@ -19,7 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHAINS = (
-    ("quora-rates", "quora-seeds", "quora-all", "quora-all-rates", "quora-3-epochs", "quora-targets"),
+    (
+        "quora-rates",
+        "quora-seeds",
+        "quora-all",
+        "quora-all-rates",
+        "quora-finer-rates",
+        "quora-3-epochs",
+        "quora-targets",
+    ),
     (
         "sst-rates",
         "sst-seeds",

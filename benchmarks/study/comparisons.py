@@ -125,9 +125,9 @@ def to_convergence(plan: Plan, rows: Sequence[Row]) -> str:
             first = longer.rows[0]
             lines.append(
                 [name, figure(usual.score, first), figure(longer.score, first), f"{first['best_step']:,}",
-                 f"{first['steps']:,}", f"{longer.mean('processor_seconds') or 0:,.0f}"]
+                 f"{first['steps']:,}"]
             )  # fmt: skip
-    header = ("method", "two epochs", "to convergence", "best step", "steps", "processor seconds")
+    header = ("method", "two epochs", "to convergence", "best step", "steps")
     return table(header, lines)
 
 

@@ -110,11 +110,12 @@ def _cost(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:
     """Draw the score at the chosen learning rate over the processor time of the run, with 95 % intervals."""
     for name in stage.contenders:
         found = best_result(rows, stage.name, name)
-        if found is None:
+        seconds = found and found.mean("processor_seconds")
+        if found is None or seconds is None:
             continue
         spread = [found.deviation] if found.deviation is not None else None
         axes.errorbar(
-            [found.mean("processor_seconds")], [found.score], yerr=spread, color=COLOURS[name],
+            [seconds], [found.score], yerr=spread, color=COLOURS[name],
             marker=MARKERS[name], linestyle="none", capsize=2, label=name,
         )  # fmt: skip
     axes.set_xlim(left=0)

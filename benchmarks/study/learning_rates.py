@@ -39,8 +39,13 @@ def _best_line(found: Result, full: Result | None, stage: Stage, rows: Sequence[
         "" if found.forgetting is None else f"{found.forgetting:+.3f}",
         f"{first['trainable']:,} ({100 * first['share']:.3g} %)",
         f"{first['file_bytes'] / 1e6:.2f} MB",
-        f"{found.mean('processor_seconds') or 0:.0f}",
+        _seconds(found),
     ]
+
+
+def _seconds(found: Result) -> str:
+    seconds = found.mean("processor_seconds")
+    return "on a GPU" if seconds is None else f"{seconds:.0f}"
 
 
 def rates(stage: Stage, rows: Sequence[Row]) -> str:

@@ -15,11 +15,15 @@ Row = Mapping[str, Any]
 
 
 def read_rows(files: Iterable[Path]) -> list[Row]:
-    """Return the rows of all files that exist; of a cell that several have, the first."""
+    """Return the rows of all files that exist; of a cell that several have, the first.
+
+    The processor seconds of a run on a GPU are left out: they are the host's, and compare with nothing.
+    """
     rows: dict[str, Row] = {}
     for file in files:
         for row in read_lines(file):
-            rows.setdefault(row["cell"], row)
+            on_gpu = {"processor_seconds": None} if row.get("gpu") else {}
+            rows.setdefault(row["cell"], {**row, **on_gpu})
     return list(rows.values())
 
 

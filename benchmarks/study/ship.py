@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.study.plan import Plan, read_plan
 from benchmarks.study.results import group_of
-from benchmarks.study.rows import Row, read_lines, unpack
+from benchmarks.study.rows import Row, read_rows, unpack
 from explora.core.advice.study import Trial, points, shipped_file
 from explora.core.base.find import open_base
 from explora.core.config.registry import EMBEDDED
@@ -35,7 +35,7 @@ OF_TRAINING = ("epochs", "batch_size", "learning_rate", "evaluations", "patience
 
 def pack_study(file: Path) -> dict[str, Any]:
     """Return what the package holds of a file of rows, as JSON data."""
-    rows = read_lines(file)
+    rows = read_rows([file])
     finished = [row for row in complete(read_plan(), rows) if row["score"] is not None]
     return {
         "source": {

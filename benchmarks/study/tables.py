@@ -49,7 +49,8 @@ def all_tables(
 def _circumstances(plan: Plan, rows: Sequence[Row]) -> str:
     """Return which rows there are, and where and when they were made."""
     hours = sum(row.get("processor_seconds") or 0 for row in rows) / 3600
-    machines = sorted({f"{row['machine']['processor']}, {row['amp']}" for row in rows})
+    on_gpu = sum(row.get("gpu") is not None for row in rows)
+    machines = sorted({f"{row.get('gpu') or row['machine']['processor']}, {row['amp']}" for row in rows})
     days = sorted({row["date"][:10] for row in rows})
     commits = sorted({row["commit"] for row in rows})
     done = {row["cell"] for row in rows}
@@ -61,7 +62,8 @@ def _circumstances(plan: Plan, rows: Sequence[Row]) -> str:
     digests = sorted({f"{row['base']} `{row['base_digest'][:12]}`" for row in rows})
     return "\n".join(
         [
-            f"{len(rows)} trained cells, {hours:.1f} processor hours of training; one thread each.",
+            f"{len(rows)} trained cells: {len(rows) - on_gpu} in {hours:.1f} processor hours, one thread "
+            f"each, and {on_gpu} on a GPU.",
             "",
             f"- Processor and precision: {'; '.join(machines)}",
             f"- Days: {', '.join(days)}; commits: {', '.join(commits)}",

@@ -12,6 +12,7 @@ from explora.core.advice.choosing import TIE, Expectation, Question, choose, exp
 from explora.core.advice.costs import cost_of, plan_run
 from explora.core.advice.outcomes import Outcome
 from explora.core.advice.study import Cell, Study
+from explora.core.config.registry import FULL_METHOD
 
 TARGET = 0.85  # of the cells
 
@@ -94,7 +95,10 @@ def _plain(verdict: Verdict | None) -> dict[str, Any] | None:
 
 
 def leave_one_out(study: Study, outcomes: Sequence[Outcome]) -> LeaveOneOut:
-    """Return the advice for each cell from the rows of the other tasks, and how good it would have been."""
+    """Return the advice for each cell from the rows of the other tasks, and how good it would have been.
+
+    A cell without full fine-tuning, or with nothing else, compares too little.
+    """
     by_cell: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_cell[outcome.cell.name].append(outcome)
@@ -116,7 +120,7 @@ def _answers(
         known = [each for each in outcomes if each.cell.task != cell.task and each.contender in trained]
         question = Question(task=cell.task, examples=cell.examples, base=cell.base)
         expected = expect(question, known)
-        if len(trained) < 2 or not expected:
+        if len(trained) < 2 or FULL_METHOD not in trained or not expected:
             continue
         costs = {each.contender: _cost(study, cell, each) for each in expected}
         advised = trained[choose(expected, costs).contender]

@@ -66,7 +66,7 @@ def _outcomes(cell: Cell, contenders: dict[str, list[Trial]]) -> list[Outcome]:
             ),
             error=fmean(trial.error or 0.0 for trial in trials),
             seeds=len(trials),
-            pace=None if full is None else paces[name] / full,
+            pace=_ratio(paces[name], full),
         )
         for name, trials in chosen.items()
     ]
@@ -84,8 +84,18 @@ def _at_best_rate(trials: Sequence[Trial], cell: Cell) -> list[Trial]:
     return [trial for trial in trials if trial.learning_rate == best.learning_rate]
 
 
-def _seconds_per_token(trials: Sequence[Trial]) -> float:
-    return fmean((trial.processor_seconds or 0.0) / (trial.tokens or 1) for trial in trials)
+def _seconds_per_token(trials: Sequence[Trial]) -> float | None:
+    """Return processor time per token; None if all trials ran on a GPU."""
+    known = [
+        trial.processor_seconds / trial.tokens
+        for trial in trials
+        if trial.processor_seconds is not None and trial.tokens
+    ]
+    return fmean(known) if known else None
+
+
+def _ratio(seconds: float | None, of_full: float | None) -> float | None:
+    return None if seconds is None or not of_full else seconds / of_full
 
 
 def _score(trials: Sequence[Trial]) -> float:

@@ -118,3 +118,13 @@ def expectation(contender: str, shortfall: float, error: float = 0.0) -> Expecta
 def test_the_cheapest_of_equals_is_chosen(shortfall, error, advised):
     expected = [expectation("dear", 0.1), expectation("cheap", 0.1 + shortfall, error)]
     assert choose(expected, {"dear": 2.0, "cheap": 1.0}).contender == advised
+
+
+def test_the_pace_comes_from_runs_on_a_cpu_alone():
+    """A run on a GPU has no processor time that could be compared."""
+    on_gpu = [*trial("quora", "lora", 0.79)[:-1], None]
+    study = make_study(QUORA, [trial("quora", "full", 0.8), on_gpu])
+    full, lora = find_outcomes(study)
+    assert (full.pace, lora.pace) == (1.0, None)
+    study = make_study(QUORA, [trial("quora", "full", 0.8), on_gpu, trial("quora", "lora", 0.79, seed=2)])
+    assert find_outcomes(study)[1].pace == pytest.approx(0.6)

@@ -56,3 +56,13 @@ def test_equal_scores_at_a_lower_cost_beat_the_constant_rule():
 def test_a_single_task_cannot_be_left_out():
     found = left_out(trial("quora", "full", 0.8), trial("quora", "lora", 0.7))
     assert (found.tasks, found.advice, found.constant, found.answers) == (1, None, None, ())
+
+
+def test_a_cell_without_full_fine_tuning_is_no_cell_of_the_test():
+    found = left_out(
+        trial("quora", "full", 0.80),
+        trial("quora", "lora", 0.70),
+        trial("sst", "lora", 0.50),
+        trial("sst", "last-linear", 0.49),
+    )
+    assert [each.cell for each in found.answers] == ["quora"]
