@@ -14,6 +14,8 @@ from explora.core.config.registry import EMBEDDED
 def studied(study: Plan, rows: Sequence[Row], data: str, contender: str, batch_size: int) -> Result | None:
     """Return the result of the study at its chosen learning rate, with most training rows; None without one.
 
+    Of two learning rates that two stages chose, the better one on the choosing rows counts.
+
     The data set, the contender and the batch size match. Runs to convergence do not count.
     """
     found = [
@@ -22,7 +24,7 @@ def studied(study: Plan, rows: Sequence[Row], data: str, contender: str, batch_s
         if _matches(study, stage, data, contender, batch_size)
         and (result := result_of_stage(rows, stage, contender)) is not None
     ]
-    return max(found, key=training_rows, default=None)
+    return max(found, key=lambda each: (training_rows(each), _dev(each)), default=None)
 
 
 def trained(rows: Sequence[Row], stage: Stage, contender: str) -> Result | None:
@@ -37,6 +39,12 @@ def _matches(study: Plan, stage: Stage, data: str, contender: str, batch_size: i
         and contender in stage.contenders
         and (stage.batch_size or study.data[data].batch_size) == batch_size
     )
+
+
+def _dev(result: Result) -> float:
+    """Return the first seed's score on the choosing rows; higher is better."""
+    first = result.rows[0]
+    return float(first["dev"] if first["higher_is_better"] else -first["dev"])
 
 
 def training_rows(result: Result) -> int:

@@ -10,8 +10,9 @@ from benchmarks.study.plan import Plan, Stage
 from benchmarks.study.results import FULL, best_result, difference, result_of_stage, usual_full
 from benchmarks.study.rows import Row
 
-LORA = ("lora-r16-six", "lora-r8-kv")
-SIZES = ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all")
+ALL_TARGETS = "lora-r16-six"
+LORA = (ALL_TARGETS, "lora-r8-kv")
+SIZES = ("quora-250", "quora-1000", "quora-rates", "quora-16000", "quora-all", "quora-all-rates")
 SST_SIZES = ("sst-250", "sst-1000", "sst-rates")
 LENGTHS = (
     "quora-rates", "quora-3-epochs", "quora-others", "sst-rates", "sst-4-epochs", "sst-others",
@@ -55,17 +56,26 @@ def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
     lines = []
     for stage in map(plan.stage, (*SIZES, *SST_SIZES)):
         pairs = {each: result_of_stage(rows, stage, each) for each in (FULL, *LORA)}
-        full = pairs.pop(FULL)
+        full = pairs.pop(FULL) or usual_full(plan, stage, rows)
         for contender, found in pairs.items():
             if full is not None and found is not None:
                 first = found.rows[0]
                 lines.append(
-                    [stage.data, str(stage.rows or "all"), contender, str(len(found.rows)),
-                     figure(full.score, first), figure(found.score, first),
+                    [stage.data, str(stage.rows or "all"), contender, f"{found.learning_rate:g}",
+                     str(len(found.rows)), figure(full.score, first), figure(found.score, first),
                      estimate(difference(found, full), first)]
                 )  # fmt: skip
     return table(
-        ("data", "training rows", "method", "seeds", "full", "method's score", "difference, 95 % interval"),
+        (
+            "data",
+            "training rows",
+            "method",
+            "learning rate",
+            "seeds",
+            "full",
+            "method's score",
+            "difference, 95 % interval",
+        ),
         lines,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.study.comparisons import LORA, SIZES
+from benchmarks.study.comparisons import ALL_TARGETS, SIZES, SST_SIZES
 from benchmarks.study.learning_rates import FULL
 from benchmarks.study.plan import Plan, Stage
 from benchmarks.study.results import best_result, difference, result_of_stage
@@ -123,14 +123,14 @@ def _cost(axes: Any, stage: Stage, rows: Sequence[Row]) -> None:
 
 
 def _data_scaling(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """Return LoRA minus full fine-tuning over the number of training rows of Quora, with 95 % intervals."""
+    """Return LoRA minus full fine-tuning over the number of training rows, with 95 % intervals."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     points = 0
-    for contender in LORA:
+    for data, stages in (("Quora", SIZES), ("SST", SST_SIZES)):
         sizes, values, ends = [], [], []
-        for stage in map(plan.stage, SIZES):
-            full, found = (result_of_stage(rows, stage, each) for each in (FULL, contender))
+        for stage in map(plan.stage, stages):
+            full, found = (result_of_stage(rows, stage, each) for each in (FULL, ALL_TARGETS))
             if full is None or found is None:
                 continue
             estimate = difference(found, full)
@@ -140,14 +140,13 @@ def _data_scaling(plan: Plan, rows: Sequence[Row]) -> Figure | None:
         points = max(points, len(sizes))
         if sizes:
             axes.errorbar(
-                sizes, values, yerr=list(zip(*ends, strict=True)), color=COLOURS[contender],
-                marker=MARKERS[contender], capsize=2, label=contender,
-            )  # fmt: skip
+                sizes, values, yerr=list(zip(*ends, strict=True)), marker="o", capsize=2, label=data
+            )
     if points < 2:
         return None
     axes.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
-    axes.set_xlabel("training rows of Quora")
-    axes.set_ylabel("accuracy minus full fine-tuning")
+    axes.set_xlabel("training rows")
+    axes.set_ylabel(f"accuracy of {ALL_TARGETS} minus full")
     axes.legend(frameon=False)
     return figure
