@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from explora.core.config.method import Method, Tensors
 from explora.core.config.registry import Shape
@@ -20,7 +21,8 @@ class BitFit(Method):
 
     name = "bitfit"
     summary = "only the biases (Ben Zaken et al. 2022)"
-    learning_rate = 1e-3  # a first guess: ten times that of full fine-tuning, like LoRA's
+    learning_rate = 3e-3
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sonnet": {"learning_rate": 9e-3}}
 
     def trained_shapes(self, shape: Shape) -> Tensors:
         """Return the shapes of all biases of the base."""
