@@ -10,11 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from explora.core.advice.outcomes import Outcome
 from explora.core.advice.study import Cell
-from explora.core.config.registry import TASKS
+from explora.core.config.registry import FULL_METHOD, TASKS
 
 TIE = 1.0  # points: smaller differences decide nothing
 NEAR = 1.0  # steps of distance: a contender must be known from a cell about as near as the nearest
@@ -35,8 +34,9 @@ class Expectation:
 
     `shortfall` is the weighted mean distance from the best of each cell in points (0.01 of accuracy, or 2 %
     of perplexity); if no cell has the question's task, it is the largest distance, because tasks differ more
-    than a mean tells. In a cell where it was not trained, the contender counts as the median of those that
-    were: a few easy cells do not make it look better. `error` is the weighted mean of the standard errors.
+    than a mean tells. In a cell where the contender was not trained, it counts as full fine-tuning there,
+    plus its mean difference from full fine-tuning elsewhere: neither easy cells nor weak rivals make it look
+    better. `error` is the weighted mean of the standard errors.
     `learning_rate` is the weighted median, for the width of the study's base. `pace` is time per token over
     that of full fine-tuning, None if unknown. `outcomes` are the contender's own cells, the nearest first.
     """
@@ -69,19 +69,17 @@ def weight(cell: Cell, question: Question) -> float:
 def expect(question: Question, outcomes: Iterable[Outcome]) -> list[Expectation]:
     """Return what to expect of each contender that is known from near cells, the best first."""
     by_contender: dict[str, list[Outcome]] = defaultdict(list)
-    by_cell: dict[Cell, list[float]] = defaultdict(list)
     for outcome in outcomes:
         by_contender[outcome.contender].append(outcome)
-        by_cell[outcome.cell].append(outcome.shortfall)
-    usual = {cell: median(shortfalls) for cell, shortfalls in by_cell.items()}
     if not by_contender:
         return []
+    of_full = {outcome.cell: outcome.shortfall for outcome in by_contender.get(FULL_METHOD, [])}
     for found in by_contender.values():
         found.sort(key=lambda outcome: distance(outcome.cell, question))
     nearest = {name: distance(found[0].cell, question) for name, found in by_contender.items()}
     limit = min(nearest.values()) + NEAR
     expected = [
-        _expectation(name, found, usual, question)
+        _expectation(name, found, of_full, question)
         for name, found in by_contender.items()
         if nearest[name] <= limit
     ]
@@ -89,12 +87,15 @@ def expect(question: Question, outcomes: Iterable[Outcome]) -> list[Expectation]
 
 
 def _expectation(
-    contender: str, outcomes: Sequence[Outcome], usual: Mapping[Cell, float], question: Question
+    contender: str, outcomes: Sequence[Outcome], of_full: Mapping[Cell, float], question: Question
 ) -> Expectation:
-    shortfalls = {**usual, **{outcome.cell: outcome.shortfall for outcome in outcomes}}
+    own = {outcome.cell: outcome.shortfall for outcome in outcomes}
+    beside_full = {cell: own[cell] - of_full[cell] for cell in own if cell in of_full}
+    extra = _weighted(beside_full, question) if beside_full else 0.0
+    shortfalls = {cell: max(0.0, value + extra) for cell, value in of_full.items()} | own
     weights = [weight(outcome.cell, question) for outcome in outcomes]
     is_known = any(cell.task == question.task for cell in shortfalls)
-    paced = [(each.pace, own) for each, own in zip(outcomes, weights, strict=True) if each.pace is not None]
+    paced = [(each.pace, most) for each, most in zip(outcomes, weights, strict=True) if each.pace is not None]
     return Expectation(
         contender=contender,
         shortfall=_weighted(shortfalls, question) if is_known else max(shortfalls.values()),

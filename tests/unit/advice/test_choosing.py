@@ -93,8 +93,24 @@ def test_a_method_that_was_trained_in_an_easy_cell_alone_is_no_better_for_it():
         ],
     )
     expected = {each.contender: each.shortfall for each in expect(SENTIMENT, find_outcomes(study))}
-    assert expected["full"] == 0.0
-    assert expected["lora"] == pytest.approx((0 + 4 / 2) / 1.5)  # the median of 0 and 8, at half the weight
+    assert (expected["full"], expected["lora"]) == (0.0, 0.0)
+    assert expected["last-linear"] == pytest.approx(8.0)  # in the easy cell, too
+
+
+def test_cells_of_close_rivals_do_not_hide_how_weak_a_method_is():
+    """Where only good methods were trained, a weak one once counted as the median of those."""
+    rivals = {f"rivals-{number}": ("sentiment", 4000) for number in range(9)}
+    study = make_study(
+        {"hard": ("sentiment", 4000), **rivals},
+        [
+            trial("hard", "full", 0.42),
+            trial("hard", "last-linear", 0.37),
+            *(trial(cell, name, 0.42) for cell in rivals for name in ("full", "lora")),
+        ],
+    )
+    expected = {each.contender: each.shortfall for each in expect(SENTIMENT, find_outcomes(study))}
+    assert expected["last-linear"] == pytest.approx(5.0)
+    assert expected["lora"] == pytest.approx(0.0)
 
 
 def test_a_method_that_is_known_from_far_cells_alone_is_left_out():
