@@ -17,7 +17,7 @@ class LoRAPlus(LoRA):
 
     name = "lora-plus"
     summary = "LoRA whose B has a higher learning rate than its A (Hayou et al. 2024)"
-    # A first guess: at the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
+    # At the default ratio, the geometric mean of the learning rates of A and B is LoRA's.
     learning_rate = LoRA.learning_rate / 4
     learning_rate_on_key_and_value = LoRA.learning_rate_on_key_and_value / 4
     task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from explora.core.methods.lora import LoRA
+from explora.core.methods.lora import ON_ALL, LoRA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class RSLoRA(LoRA):
     name = "rslora"
     summary = "LoRA with the scale alpha / sqrt(rank) (Kalajdzievski 2023)"
     peft_variant = "use_rslora"
+    task_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {**LoRA.task_defaults, "sentiment": ON_ALL}
 
     @staticmethod
     def usual_alpha(rank: int) -> float:

@@ -22,7 +22,7 @@ class Top(Method):
 
     name = "top"
     summary = "every weight of the last blocks and of the final norm"
-    learning_rate = 1e-4  # a first guess: the same as for full fine-tuning
+    learning_rate = 1e-4  # the same as for full fine-tuning
 
     blocks: int = setting(
         2, "Number of blocks to train, counted from the last.", metavar="K", range=at_least(1)
