@@ -14,9 +14,8 @@ from explora.core.config.registry import EMBEDDED
 def studied(study: Plan, rows: Sequence[Row], data: str, contender: str, batch_size: int) -> Result | None:
     """Return the result of the study at its chosen learning rate, with most training rows; None without one.
 
-    Of two learning rates that two stages chose, the better one on the choosing rows counts.
-
-    The data set, the contender and the batch size match. Runs to convergence do not count.
+    The data set, the contender and the batch size match. Runs to convergence do not count. Of two learning
+    rates that two stages chose, the better one on the choosing rows counts.
     """
     found = [
         result
