@@ -65,19 +65,11 @@ def by_data_size(plan: Plan, rows: Sequence[Row]) -> str:
                      str(len(found.rows)), figure(full.score, first), figure(found.score, first),
                      estimate(difference(found, full), first)]
                 )  # fmt: skip
-    return table(
-        (
-            "data",
-            "training rows",
-            "method",
-            "learning rate",
-            "seeds",
-            "full",
-            "method's score",
-            "difference, 95 % interval",
-        ),
-        lines,
-    )
+    header = (
+        "data", "training rows", "method", "learning rate", "seeds", "full", "method's score",
+        "difference, 95 % interval",
+    )  # fmt: skip
+    return table(header, lines)
 
 
 def by_seconds(plan: Plan, rows: Sequence[Row], costs: Sequence[Row]) -> str:

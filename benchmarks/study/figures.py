@@ -10,9 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.study.comparisons import ALL_TARGETS, SIZES, SST_SIZES
-from benchmarks.study.learning_rates import FULL
 from benchmarks.study.plan import Plan, Stage
-from benchmarks.study.results import best_result, difference, result_of_stage
+from benchmarks.study.results import FULL, best_result, difference, result_of_stage
 from benchmarks.study.rows import Row
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.

@@ -95,7 +95,7 @@ def _expectation(
     shortfalls = {cell: max(0.0, value + extra) for cell, value in of_full.items()} | own
     weights = [weight(outcome.cell, question) for outcome in outcomes]
     is_known = any(cell.task == question.task for cell in shortfalls)
-    paced = [(each.pace, most) for each, most in zip(outcomes, weights, strict=True) if each.pace is not None]
+    paced = [(each.pace, part) for each, part in zip(outcomes, weights, strict=True) if each.pace is not None]
     return Expectation(
         contender=contender,
         shortfall=_weighted(shortfalls, question) if is_known else max(shortfalls.values()),
